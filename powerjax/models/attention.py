@@ -1,0 +1,71 @@
+"""Attention over cached keys: one function, a switch for the kernel behind it."""
+
+import jax
+import jax.numpy as jnp
+
+_MASKED = -1e30  # finite: a softmax over -inf alone would be nan
+
+
+def attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    positions: jax.Array,
+    *,
+    implementation: str | None = None,
+) -> jax.Array:
+    """Causal attention of q[B,T,N,H] over k, v [B,K,S,H]; returns [B,T,N,H].
+
+    Key slot s is visible to a query at position p iff s <= p, whatever the row's history.
+
+    implementation: "xla" (any device and dtype; the default) or "cudnn" (NVIDIA, bfloat16 or
+        float16). cudnn serves single-token decoding and whole sequences (T == S, positions
+        0..T-1); a chunk of tokens over a cached prefix takes the xla path either way.
+    """
+    num_tokens, num_slots = q.shape[1], k.shape[2]
+    if implementation == "cudnn" and (num_tokens == 1 or num_tokens == num_slots):
+        return _cudnn(q, k, v, positions)
+    if implementation not in (None, "xla", "cudnn"):
+        raise ValueError(f"attention implementation {implementation!r}: use 'xla' or 'cudnn'")
+    return _xla(q, k, v, positions)
+
+
+def _xla(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array) -> jax.Array:
+    batch, num_tokens, num_heads, head_dim = q.shape
+    num_kv_heads, num_slots = k.shape[1:3]
+    groups = num_heads // num_kv_heads
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    precision = jax.lax.Precision.HIGHEST if q.dtype == wide else None
+
+    # The G query heads of a kv head and the T tokens become one axis of queries, so that both
+    # products are plain batched matmuls over [B,K] and K/V are never repeated.
+    queries = q.reshape(batch, num_tokens, num_kv_heads, groups, head_dim)
+    queries = queries.transpose(0, 2, 3, 1, 4).reshape(batch, num_kv_heads, -1, head_dim)
+    scores = jnp.einsum(
+        "bkqh,bksh->bkqs", queries, k, precision=precision, preferred_element_type=wide
+    )
+    scores = scores * (head_dim**-0.5)
+    scores = scores.reshape(batch, num_kv_heads, groups, num_tokens, num_slots)
+    visible = jnp.arange(num_slots) <= positions[:, :, None]  # [B,T,S]
+    scores = jnp.where(visible[:, None, None], scores, _MASKED)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    weights = weights.reshape(batch, num_kv_heads, -1, num_slots)
+    out = jnp.einsum(
+        "bkqs,bksh->bkqh", weights, v, precision=precision, preferred_element_type=wide
+    )
+    out = out.reshape(batch, num_kv_heads, groups, num_tokens, head_dim)
+    return out.transpose(0, 3, 1, 2, 4).reshape(q.shape).astype(q.dtype)
+
+
+def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array) -> jax.Array:
+    keys, values = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)  # [B,S,K,H]
+    if q.shape[1] == 1:
+        return jax.nn.dot_product_attention(
+            q,
+            keys,
+            values,
+            query_seq_lengths=jnp.ones_like(positions[:, 0]),
+            key_value_seq_lengths=positions[:, 0] + 1,
+            implementation="cudnn",
+        )
+    return jax.nn.dot_product_attention(q, keys, values, is_causal=True, implementation="cudnn")

@@ -1,0 +1,215 @@
+"""The decoder-only transformer of Qwen2 and Phi3, in Linen: cache in, cache out.
+
+Shape letters, here and in every file of this package: B rows, S cache slots, T tokens, N query
+heads, K kv heads, H head dim, D model, F ffw, V vocabulary, L layers. Kernels are [in, out].
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from powerjax.models import rope
+from powerjax.models.attention import attention
+from powerjax.models.cache import KVCache, write_layer
+from powerjax.models.config import ModelConfig
+
+
+def precision(dtype) -> jax.lax.Precision | None:
+    """Full precision for float32 and wider (no TF32, no bfloat16 passes); default below."""
+    return jax.lax.Precision.HIGHEST if jnp.dtype(dtype).itemsize >= 4 else None
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * scale, the mean square taken in float32."""
+
+    epsilon: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.dtype)
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.epsilon)
+        return scale * wide.astype(x.dtype)
+
+
+class Linear(nn.Module):
+    """x @ kernel[in,out] (+ bias)."""
+
+    features: int
+    config: ModelConfig
+    dtype: jnp.dtype
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = nn.initializers.normal(self.config.initializer_range)
+        kernel = self.param("kernel", init, (x.shape[-1], self.features), self.dtype)
+        y = jnp.matmul(x, kernel, precision=precision(self.dtype))
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,), self.dtype)
+        return y
+
+
+class SelfAttention(nn.Module):
+    """Grouped-query attention with rotary positions."""
+
+    config: ModelConfig
+    dtype: jnp.dtype
+    implementation: str | None = None
+
+    def setup(self):
+        c = self.config
+        self.q_proj = Linear(c.num_heads * c.head_dim, c, self.dtype, c.qkv_bias)
+        self.k_proj = Linear(c.num_kv_heads * c.head_dim, c, self.dtype, c.qkv_bias)
+        self.v_proj = Linear(c.num_kv_heads * c.head_dim, c, self.dtype, c.qkv_bias)
+        self.o_proj = Linear(c.hidden_size, c, self.dtype)
+
+    def __call__(self, x, positions, cos_sin, layer_cache):
+        """x[B,T,D] and one layer's (k, v) or None -> y[B,T,D] and that layer's new (k, v)."""
+        batch, num_tokens, _ = x.shape
+        head_dim = self.config.head_dim
+        q = self.q_proj(x).reshape(batch, num_tokens, -1, head_dim)
+        k = self.k_proj(x).reshape(batch, num_tokens, -1, head_dim)
+        v = self.v_proj(x).reshape(batch, num_tokens, -1, head_dim)
+        q, k = rope.rotate(q, *cos_sin), rope.rotate(k, *cos_sin)
+        if layer_cache is None:
+            keys, values = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+        else:
+            keys, values = write_layer(*layer_cache, k, v, positions)
+        out = attention(q, keys, values, positions, implementation=self.implementation)
+        return self.o_proj(out.reshape(batch, num_tokens, -1)), (keys, values)
+
+
+class MLP(nn.Module):
+    """down( silu(gate(x)) * up(x) )."""
+
+    config: ModelConfig
+    dtype: jnp.dtype
+
+    def setup(self):
+        c = self.config
+        self.gate_proj = Linear(c.intermediate_size, c, self.dtype)
+        self.up_proj = Linear(c.intermediate_size, c, self.dtype)
+        self.down_proj = Linear(c.hidden_size, c, self.dtype)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """One pre-norm layer."""
+
+    config: ModelConfig
+    dtype: jnp.dtype
+    implementation: str | None = None
+
+    def setup(self):
+        epsilon = self.config.rms_norm_eps
+        self.input_layernorm = RMSNorm(epsilon, self.dtype)
+        self.self_attn = SelfAttention(self.config, self.dtype, self.implementation)
+        self.post_attention_layernorm = RMSNorm(epsilon, self.dtype)
+        self.mlp = MLP(self.config, self.dtype)
+
+    def __call__(self, x, positions, cos_sin, layer_cache):
+        with jax.named_scope("attention"):
+            y, layer_cache = self.self_attn(
+                self.input_layernorm(x), positions, cos_sin, layer_cache
+            )
+            x = x + y
+        with jax.named_scope("mlp"):
+            x = x + self.mlp(self.post_attention_layernorm(x))
+        return x, layer_cache
+
+
+class Embedding(nn.Module):
+    """Token embedding [V,D]; `attend` is the tied unembedding."""
+
+    config: ModelConfig
+    dtype: jnp.dtype
+
+    def setup(self):
+        init = nn.initializers.normal(self.config.initializer_range)
+        shape = (self.config.vocab_size, self.config.hidden_size)
+        self.embedding = self.param("embedding", init, shape, self.dtype)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        return self.embedding[tokens]
+
+    def attend(self, hidden: jax.Array) -> jax.Array:
+        return jnp.einsum(
+            "...d,vd->...v",
+            hidden,
+            self.embedding,
+            precision=precision(self.dtype),
+            preferred_element_type=jnp.promote_types(self.dtype, jnp.float32),
+        )
+
+
+class Unembedding(nn.Module):
+    """Untied unembedding, kernel [D,V]."""
+
+    config: ModelConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array) -> jax.Array:
+        init = nn.initializers.normal(self.config.initializer_range)
+        shape = (self.config.hidden_size, self.config.vocab_size)
+        return jnp.matmul(
+            hidden,
+            self.param("kernel", init, shape, self.dtype),
+            precision=precision(self.dtype),
+            preferred_element_type=jnp.promote_types(self.dtype, jnp.float32),
+        )
+
+
+class CausalLM(nn.Module):
+    """Qwen2 or Phi3, by config. `long_context` selects longrope's long factors for the run.
+
+    `dtype` is that of parameters, activations and cache; logits are float32 (float64 for a
+    float64 model). `init` calls the whole path, unembedding included.
+    """
+
+    config: ModelConfig
+    dtype: jnp.dtype = jnp.float32
+    long_context: bool = False
+    implementation: str | None = None
+
+    def setup(self):
+        c = self.config
+        self.embed_tokens = Embedding(c, self.dtype)
+        self.layers = [Block(c, self.dtype, self.implementation) for _ in range(c.num_layers)]
+        self.norm = RMSNorm(c.rms_norm_eps, self.dtype)
+        if not c.tie_word_embeddings:
+            self.lm_head = Unembedding(c, self.dtype)
+
+    def __call__(
+        self, tokens: jax.Array, positions: jax.Array, cache: KVCache | None = None
+    ) -> tuple[jax.Array, KVCache]:
+        """tokens, positions int32[B,T] -> hidden[B,T,D] after the final norm, and the cache.
+
+        Without a cache the keys are the T fresh ones, positions must be 0..T-1 in each row, and
+        the cache returned holds exactly those T slots. With one, K/V are written at `positions`
+        first and attention then reads every slot <= the query's position.
+        """
+        if self.is_initializing():
+            self.unembed(jnp.zeros((1, self.config.hidden_size), self.dtype))
+        with jax.named_scope("embed"):
+            x = self.embed_tokens(tokens)
+        cos_sin = rope.cos_sin(positions, self.config, self.long_context)
+        keys, values = [], []
+        for i, layer in enumerate(self.layers):
+            layer_cache = None if cache is None else (cache.k[i], cache.v[i])
+            with jax.named_scope(f"layer_{i}"):
+                x, (k, v) = layer(x, positions, cos_sin, layer_cache)
+            keys.append(k)
+            values.append(v)
+        return self.norm(x), KVCache(tuple(keys), tuple(values))
+
+    def unembed(self, hidden: jax.Array) -> jax.Array:
+        """hidden[...,D] -> float32 logits[...,V]."""
+        with jax.named_scope("unembed"):
+            if self.config.tie_word_embeddings:
+                return self.embed_tokens.attend(hidden)
+            return self.lm_head(hidden)

@@ -1,0 +1,42 @@
+"""Rotary position embedding: default and longrope frequencies, halves rotated (not pairs)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from powerjax.models.config import ModelConfig
+
+
+def inverse_frequencies(config: ModelConfig, long_context: bool = False) -> np.ndarray:
+    """float32[rotary/2]: theta^(-2i/rotary), divided by longrope's factors where it is used.
+
+    `long_context` picks the long factors. It is chosen once per run, by the total length, so that
+    one cache never holds keys rotated by two sets of frequencies.
+    """
+    rope = config.rope
+    rotary = int(config.head_dim * rope.rotary_fraction)
+    exponent = np.arange(0, rotary, 2, dtype=np.float32) / np.float32(rotary)
+    frequencies = np.float32(rope.theta) ** exponent
+    if rope.kind == "longrope":
+        factors = rope.long_factor if long_context else rope.short_factor
+        frequencies = np.asarray(factors, np.float32) * frequencies
+    return (np.float32(1.0) / frequencies).astype(np.float32)
+
+
+def cos_sin(
+    positions: jax.Array, config: ModelConfig, long_context: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """cos and sin, float32[B,T,rotary/2] each, of int32 positions[B,T]; attention factor in."""
+    angles = positions[..., None].astype(jnp.float32) * inverse_frequencies(config, long_context)
+    factor = np.float32(config.rope.attention_factor)
+    return jnp.cos(angles) * factor, jnp.sin(angles) * factor
+
+
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """x[B,T,N,H] with its first `rotary` dimensions rotated; computed in float32 at least."""
+    half = cos.shape[-1]
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    cos, sin = cos[:, :, None, :], sin[:, :, None, :]
+    first, second, rest = wide[..., :half], wide[..., half : 2 * half], wide[..., 2 * half :]
+    rotated = [first * cos - second * sin, second * cos + first * sin]
+    return jnp.concatenate([*rotated, rest] if rest.shape[-1] else rotated, -1).astype(x.dtype)
