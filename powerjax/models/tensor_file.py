@@ -1,0 +1,100 @@
+"""Reading safetensors files by slices, straight into the wanted dtype and orientation.
+
+By hand rather than by memory map: pages of a map count as resident memory until they are dropped,
+and loading promises to hold no second copy of the weights.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+_DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+}
+_CHUNK_BYTES = 8 << 20
+
+
+class StoredTensor(NamedTuple):
+    """One tensor in a file: where its bytes begin, and what they are."""
+
+    path: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of one safetensors file, by name; refuses a truncated or foreign file."""
+    size = os.path.getsize(path)
+    again = "download it again"
+    with open(path, "rb") as file:
+        header_size = int.from_bytes(file.read(8), "little")
+        if size < 8 or header_size > size - 8:
+            raise ValueError(f"{path} is truncated or not a safetensors file: {again}")
+        try:
+            header = json.loads(file.read(header_size))
+        except ValueError as error:
+            raise ValueError(f"{path} is not a safetensors file: {again}") from error
+    header.pop("__metadata__", None)
+    start = 8 + header_size
+    end = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if size < end:
+        raise ValueError(f"{path} is truncated: {size} bytes of {end}; {again}")
+    return {
+        name: StoredTensor(
+            path, name, entry["dtype"], tuple(entry["shape"]), start + entry["data_offsets"][0]
+        )
+        for name, entry in header.items()
+    }
+
+
+def read_tensor(
+    tensor: StoredTensor,
+    dtype,
+    index: tuple[slice, ...] | None = None,
+    transpose: bool = False,
+) -> np.ndarray:
+    """The part `index` (slices over the stored shape) of a 1-D or 2-D tensor, as `dtype`.
+
+    At most a few MiB are held beside the result, whatever the conversion.
+    """
+    if tensor.dtype not in _DTYPES:
+        raise ValueError(
+            f"{tensor.name} in {tensor.path} has dtype {tensor.dtype}, "
+            f"only {', '.join(_DTYPES)} are read (no quantised checkpoints)"
+        )
+    stored = np.dtype(_DTYPES[tensor.dtype])
+    index = index or tuple(slice(None) for _ in tensor.shape)
+    bounds = [s.indices(n)[:2] for s, n in zip(index, tensor.shape, strict=True)]
+    row_start, row_stop = bounds[0]
+    columns = slice(*bounds[1]) if len(bounds) == 2 else ...
+    row_items = tensor.shape[1] if len(bounds) == 2 else 1
+    shape = tuple(stop - start for start, stop in bounds)
+    out = _aligned_empty(shape[::-1] if transpose else shape, np.dtype(dtype))
+    view = out.T if transpose else out
+    step = max(1, _CHUNK_BYTES // (row_items * stored.itemsize))
+    with open(tensor.path, "rb") as file:
+        file.seek(tensor.offset + row_start * row_items * stored.itemsize)
+        for start in range(row_start, row_stop, step):
+            count = min(step, row_stop - start)
+            chunk = np.fromfile(file, stored, count * row_items)
+            if len(bounds) == 2:
+                chunk = chunk.reshape(count, row_items)[:, columns]
+            view[start - row_start : start - row_start + count] = chunk
+    return out
+
+
+def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Uninitialised and 64-byte aligned, so that JAX on CPU takes the buffer without a copy."""
+    num_bytes = dtype.itemsize * int(np.prod(shape))
+    buffer = np.empty(num_bytes + 64, np.uint8)
+    offset = -buffer.ctypes.data % 64
+    return buffer[offset : offset + num_bytes].view(dtype).reshape(shape)
