@@ -7,7 +7,8 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from powerjax import text
 from powerjax.models import checkpoint
@@ -15,6 +16,8 @@ from powerjax.models.config import ModelConfig
 from powerjax.models.decoder import CausalLM
 
 _DTYPES = ("bfloat16", "float32", "float16")
+_SCORE_ROWS, _SCORE_TOKENS = 64, 8192  # one scoring batch; powers of two
+_SCORE_LOGITS = 1 << 26  # logits alive at once while scoring: 256 MiB
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -43,7 +46,7 @@ class LM:
 
     def encode(self, string: str) -> list[int]:
         """The token ids of a prompt, with the special tokens its tokenizer adds, if any."""
-        return list(self._tokenizer()(string)["input_ids"])
+        return self._ids(string)
 
     def decode(self, ids) -> str:
         """The text of token ids, special tokens left out."""
@@ -57,27 +60,147 @@ class LM:
         return self.tokenizer
 
     def logits(self, tokens, lengths=None) -> jax.Array:
-        """float32[B,T,V] of right-padded tokens[B,T]; rows are real up to lengths[B], then 0."""
+        """float32[B,T,V] of tokens[B,T], right-padded with anything past lengths[B].
+
+        Row b is real up to lengths[b] and 0 after it.
+        """
         tokens = np.asarray(tokens, np.int32)
+        if tokens.ndim != 2:
+            raise ValueError(f"tokens have shape {tokens.shape}: give one row per sequence, [B,T]")
         batch, width = tokens.shape
         lengths = np.full(batch, width) if lengths is None else np.asarray(lengths)
-        self.config.check_length(int(lengths.max(initial=0)))
-        padded = np.zeros((_bucket(batch, 1), _bucket(width, 16)), np.int32)
-        padded[:batch, :width] = np.where(np.arange(width) < lengths[:, None], tokens, 0)
-        model = self.model(self.config.long_context(int(lengths.max(initial=0))))
-        return _logits(model, self.params, padded)[:batch, :width]
+        real = np.arange(width) < lengths[:, None]
+        longest = int(lengths.max(initial=0))
+        self.config.check_length(longest)
+        self._check_ids(tokens[real])
+        padded = np.zeros((_bucket(batch), _bucket(width, 16)), np.int32)
+        padded[:batch, :width] = np.where(real, tokens, 0)
+        model = self.model(self.config.long_context(longest))
+        logits = _unembed(model, self.params, _hidden(model, self.params, self._rows(padded)))
+        return jnp.where(real[..., None], logits[:batch, :width], 0.0)
+
+    def score(self, prompts, completions, *, long_context: bool | None = None) -> list[np.ndarray]:
+        """log p(completion token | everything before it), float32, one array per completion.
+
+        Eq. 1: an array's sum is the self-reward of its completion; the reported one is its mean.
+        Prompts and completions are strings or token ids. A string is encoded alone and a string
+        completion gets no EOS: give ids to have EOS scored. `long_context` overrules the choice
+        of longrope's factors, which else goes by each sequence's own length.
+        """
+        prompts = [self._ids(prompt) for prompt in prompts]
+        completions = [self._ids(completion, special=False) for completion in completions]
+        if len(prompts) != len(completions):
+            raise ValueError(f"{len(prompts)} prompts but {len(completions)} completions")
+        groups = {}  # (long factors?, width) -> rows, so that each shape is compiled once
+        for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+            if not prompt:
+                raise ValueError(f"prompt {i} is empty: its first token would have no context")
+            total = len(prompt) + len(completion)
+            self.config.check_length(total)
+            long = self.config.long_context(total) if long_context is None else long_context
+            if completion:
+                groups.setdefault((long, _bucket(total - 1, 16)), []).append(i)
+        scores = [np.zeros(0, np.float32)] * len(prompts)
+        for (long, width), members in sorted(groups.items()):
+            size = max(1, min(_SCORE_ROWS, _SCORE_TOKENS // width))
+            for start in range(0, len(members), size):
+                batch = members[start : start + size]
+                found = self._score_batch(
+                    [(prompts[i], completions[i]) for i in batch], width, self.model(long)
+                )
+                for i, log_probs in zip(batch, found, strict=True):
+                    scores[i] = log_probs
+        return scores
+
+    def _score_batch(self, pairs, width: int, model: CausalLM) -> list[np.ndarray]:
+        tokens = np.zeros((_bucket(len(pairs)), width), np.int32)
+        counts = [len(completion) for _, completion in pairs]
+        # Flat places of the hidden states that predict completion tokens: no others are unembedded.
+        places = np.zeros(_bucket(sum(counts), 64), np.int32)
+        targets = np.zeros_like(places)
+        done = 0
+        for row, (prompt, completion) in enumerate(pairs):
+            fed = [*prompt, *completion[:-1]]
+            tokens[row, : len(fed)] = fed
+            stop = done + len(completion)
+            places[done:stop] = row * width + np.arange(len(prompt) - 1, len(fed))
+            targets[done:stop] = completion
+            done = stop
+        hidden = _hidden(model, self.params, self._rows(tokens))
+        log_probs = np.asarray(_token_log_probs(model, self.params, hidden, places, targets))
+        return np.split(log_probs[:done], np.cumsum(counts)[:-1])
+
+    def _ids(self, prompt, special: bool = True) -> list[int]:
+        if isinstance(prompt, str):
+            ids = self._tokenizer()(prompt, add_special_tokens=special)["input_ids"]
+            return list(ids)
+        ids = np.asarray(prompt, np.int64).reshape(-1)
+        self._check_ids(ids)
+        return ids.tolist()
+
+    def _check_ids(self, ids: np.ndarray) -> None:
+        # A lookup past the end would be clamped in silence.
+        if ids.size and not 0 <= ids.min() <= ids.max() < self.config.vocab_size:
+            raise ValueError(
+                f"token ids {ids.min()}..{ids.max()} do not fit the vocabulary of "
+                f"{self.config.vocab_size}: were they made by another tokenizer?"
+            )
+
+    def _rows(self, tokens: np.ndarray) -> jax.Array:
+        """tokens[B,T] on the devices, rows along the data axis where they divide."""
+        if self.mesh is None:
+            return jnp.asarray(tokens)
+        even = tokens.shape[0] % self.mesh.shape["data"] == 0
+        return jax.device_put(tokens, NamedSharding(self.mesh, P("data") if even else P()))
+
+    def __repr__(self) -> str:
+        c = self.config
+        where = jax.tree.leaves(self.params)[0].sharding
+        places = f"{len(where.device_set)} x {next(iter(where.device_set)).platform}"
+        return (
+            f"LM({self.name or 'unnamed'}: {c.architecture}, "
+            f"{self.num_parameters / 1e6:.3g} M parameters in {self.dtype.name} on {places}; "
+            f"{c.num_layers} layers, width {c.hidden_size}, {c.num_heads} heads "
+            f"({c.num_kv_heads} kv), vocabulary {c.vocab_size}, "
+            f"context {c.max_position_embeddings}; stop ids {list(self.stop_ids)}; "
+            f"{'no tokenizer' if self.tokenizer is None else type(self.tokenizer).__name__})"
+        )
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _logits(model: CausalLM, params: dict, tokens: jax.Array) -> jax.Array:
+def _hidden(model: CausalLM, params: dict, tokens: jax.Array) -> jax.Array:
+    """hidden[B,T,D] of whole sequences."""
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    hidden, _ = model.apply({"params": params}, tokens, positions)
+    return model.apply({"params": params}, tokens, positions)[0]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _unembed(model: CausalLM, params: dict, hidden: jax.Array) -> jax.Array:
     return model.apply({"params": params}, hidden, method="unembed")
 
 
-def _bucket(n: int, smallest: int) -> int:
+@functools.partial(jax.jit, static_argnums=0)
+def _token_log_probs(
+    model: CausalLM, params: dict, hidden: jax.Array, places: jax.Array, targets: jax.Array
+) -> jax.Array:
+    """log p(targets[M]) at the flat places[M] of hidden[B,T,D]; [chunk,V] logits at a time."""
+    chunk = 1 << max(0, (_SCORE_LOGITS // model.config.vocab_size).bit_length() - 1)
+    chunk = min(chunk, places.shape[0])
+
+    def log_probs(part):
+        rows, wanted = part
+        logits = model.apply({"params": params}, rows, method="unembed")
+        found = jnp.take_along_axis(logits, wanted[:, None], axis=-1)[:, 0]
+        return found - jax.nn.logsumexp(logits, axis=-1)
+
+    rows = hidden.reshape(-1, hidden.shape[-1])[places]
+    parts = rows.reshape(-1, chunk, rows.shape[-1]), targets.reshape(-1, chunk)
+    return jax.lax.map(log_probs, parts).reshape(-1)
+
+
+def _bucket(n: int, smallest: int = 1) -> int:
     """The next power of two, so that few shapes are compiled."""
-    return max(smallest, 1 << (n - 1).bit_length())
+    return max(smallest, 1 << max(0, n - 1).bit_length())
 
 
 def load(

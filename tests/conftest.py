@@ -1,0 +1,56 @@
+"""Options and fixtures that more than one folder of tests uses."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import pytest
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--parity",
+        action="store_true",
+        help="also compare with transformers running live (needs torch)",
+    )
+
+
+@pytest.fixture
+def parity(request):
+    """Skips a test that runs transformers models, unless --parity was given."""
+    if not request.config.getoption("--parity"):
+        pytest.skip("compares with torch live: run pytest --parity")
+    pytest.importorskip("torch", reason="--parity needs torch: pip install powerjax[test] torch")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of benchmark data: POWERJAX_DATA, else ../shared/data beside the repository."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("POWERJAX_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no data folder at {folder}: set POWERJAX_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen():
+    """A two-layer random Qwen2 in float32, vocabulary 97, stop id 0, no tokenizer."""
+    from powerjax import models
+    from powerjax.models import checkpoint
+
+    config = models.ModelConfig(
+        vocab_size=97,
+        hidden_size=32,
+        intermediate_size=64,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=8,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        initializer_range=0.3,
+    )
+    params = checkpoint.random_params(config, "float32", seed=1)
+    return models.LM(config, params, stop_ids=(0,), name="tiny_qwen")
