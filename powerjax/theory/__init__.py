@@ -1,0 +1,6 @@
+"""The paper's theory by exact enumeration in float64, on models small enough to write down."""
+
+from powerjax.theory import laws
+from powerjax.theory.exact import TabularModel
+
+__all__ = ["TabularModel", "laws"]

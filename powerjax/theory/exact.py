@@ -1,0 +1,303 @@
+"""Tabular autoregressive models, small enough that every completion can be written down.
+
+Letters: V vocabulary, T longest completion, A tokens after which a completion goes on (V, or V-1
+where the last token is EOS), Y completions. A live prefix of t tokens is the number whose base-A
+digits are its tokens, so the children of row r in the table of depth t are the rows r*A .. r*A+A-1
+of the next. Completions are ordered by length, then by prefix, then by last token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from powerjax.theory import laws
+
+MAX_COMPLETIONS = 2**22
+
+
+def count_completions(vocab_size: int, length: int, eos: bool) -> int:
+    """How many completions there are: V^T, or with EOS those that end early and those cut at T."""
+    if not eos:
+        return vocab_size**length
+    live = vocab_size - 1
+    return sum(live**t for t in range(length)) + live**length
+
+
+def check_size(vocab_size: int, length: int, eos: bool) -> None:
+    """Refuses a model that cannot be enumerated, before anything of its size is allocated."""
+    if vocab_size < 1 + eos or length < 1:
+        raise ValueError(
+            f"a model needs a token that goes on and a length >= 1, got vocab_size={vocab_size}, "
+            f"length={length}, eos={eos}"
+        )
+    count = count_completions(vocab_size, length, eos)
+    if count > MAX_COMPLETIONS:
+        raise ValueError(
+            f"a model of vocabulary {vocab_size} and length {length} has {count:,} completions; "
+            f"the limit for enumeration is {MAX_COMPLETIONS:,}: make either smaller"
+        )
+
+
+def sum_along(tables: Sequence[np.ndarray], eos: bool, depth: int = 0) -> np.ndarray:
+    """Sums numbers [A^t, V] along the suffix of each completion: [A^depth, suffixes' number].
+
+    With log-probabilities these are the suffix laws of the live prefixes of `depth` tokens.
+    """
+    vocab_size = tables[0].shape[1]
+    live = vocab_size - eos
+    current, ended = np.zeros((live**depth, 1)), []
+    for t in range(depth, len(tables)):
+        step = current[:, :, None] + tables[t].reshape(live**depth, -1, vocab_size)
+        if t == len(tables) - 1:
+            ended.append(step.reshape(live**depth, -1))
+        elif eos:
+            ended.append(step[:, :, -1])
+        current = step[:, :, :live].reshape(live**depth, -1)
+    return np.concatenate(ended, axis=1) if ended else current
+
+
+@dataclass(frozen=True)
+class TabularModel:
+    """The next-token law of every live prefix; a policy, a target and a proposal are all this.
+
+    log_p[t] is float64 [A^t, V], its rows normalised. With `eos` the last token ends a completion;
+    one that never draws it is cut at T.
+    """
+
+    log_p: tuple[np.ndarray, ...]
+    eos: bool = False
+
+    def __post_init__(self) -> None:
+        tables = [np.asarray(table, dtype=np.float64) for table in self.log_p]
+        if not tables or tables[0].ndim != 2:
+            raise ValueError("a model needs at least one table, log_p[0] of shape [1, V]")
+        vocab_size = tables[0].shape[1]
+        check_size(vocab_size, len(tables), self.eos)
+        live = vocab_size - self.eos
+        for t, table in enumerate(tables):
+            if table.shape != (live**t, vocab_size):
+                raise ValueError(
+                    f"the table of depth {t} must have shape {(live**t, vocab_size)}, "
+                    f"got {table.shape}"
+                )
+            laws.check_log_law(table, f"the next-token table of depth {t}")
+        object.__setattr__(self, "log_p", tuple(tables))
+
+    @classmethod
+    def from_probs(cls, tables: Sequence[np.ndarray], eos: bool = False) -> TabularModel:
+        """From probabilities, [A^t, V] for each depth t. Zeros are legal."""
+        if any((np.asarray(table) < 0).any() for table in tables):
+            raise ValueError("a next-token table holds a negative probability")
+        return cls(tuple(laws.log_of(table) for table in tables), eos)
+
+    @classmethod
+    def from_logits(cls, tables: Sequence[np.ndarray], eos: bool = False) -> TabularModel:
+        """From logits, [A^t, V] for each depth t; -inf is a token of probability zero."""
+        return cls(tuple(laws.normalise(np.asarray(t, dtype=np.float64)) for t in tables), eos)
+
+    @classmethod
+    def from_function(
+        cls,
+        next_logits: Callable[[tuple[int, ...]], Sequence[float]],
+        vocab_size: int,
+        length: int,
+        eos: bool = False,
+    ) -> TabularModel:
+        """From any function of a prefix to V logits, asked once for every live prefix."""
+        check_size(vocab_size, length, eos)
+        live = range(vocab_size - eos)
+        prefixes: list[tuple[int, ...]] = [()]
+        tables = []
+        for _ in range(length):
+            tables.append(np.array([next_logits(prefix) for prefix in prefixes], dtype=np.float64))
+            prefixes = [(*prefix, token) for prefix in prefixes for token in live]
+        return cls.from_logits(tables, eos)
+
+    @classmethod
+    def random(
+        cls,
+        rng: np.random.Generator,
+        vocab_size: int,
+        length: int,
+        eos: bool = False,
+        scale: float = 1.0,
+        zeros: float = 0.0,
+    ) -> TabularModel:
+        """Independent N(0, scale^2) logits; each token has probability zero with chance `zeros`."""
+        check_size(vocab_size, length, eos)
+        tables = []
+        for t in range(length):
+            logits = scale * rng.standard_normal(((vocab_size - eos) ** t, vocab_size))
+            dead = rng.random(logits.shape) < zeros
+            dead[np.arange(len(dead)), rng.integers(vocab_size, size=len(dead))] = False
+            tables.append(np.where(dead, -np.inf, logits))
+        return cls.from_logits(tables, eos)
+
+    @classmethod
+    def from_law(cls, log_law: np.ndarray, like: TabularModel) -> TabularModel:
+        """The conditionals of any law [Y] over the completions of `like`, by summing it.
+
+        This is also the maximum-likelihood fit when the law is empirical (Eq. 16). Rows of prefixes
+        with no mass are free; they are set uniform.
+        """
+        tables = []
+        for mass in like.sum_by_prefix(log_law)[1:]:
+            total = laws.log_sum_exp(mass)[:, None]
+            with np.errstate(invalid="ignore"):
+                tables.append(np.where(np.isneginf(total), -np.log(like.vocab_size), mass - total))
+        return cls(tuple(tables), like.eos)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.log_p[0].shape[1]
+
+    @property
+    def length(self) -> int:
+        return len(self.log_p)
+
+    @property
+    def num_live(self) -> int:
+        """A: the tokens after which a completion goes on."""
+        return self.vocab_size - self.eos
+
+    @property
+    def num_completions(self) -> int:
+        """Y."""
+        return count_completions(self.vocab_size, self.length, self.eos)
+
+    def live(self, by_token: np.ndarray) -> np.ndarray:
+        """[A^t, V] per (prefix, token) to [A^(t+1)] per live prefix one token longer."""
+        return by_token[:, : self.num_live].reshape(-1)
+
+    def suffix_log_laws(self, depth: int) -> np.ndarray:
+        """log q(z | prefix), [A^depth, completions of what remains]: every suffix law at once."""
+        return sum_along(self.log_p, self.eos, depth)
+
+    def log_joint(self) -> np.ndarray:
+        """log pi(y) for every completion, [Y]: the self-reward of Eq. 1 (a sum over tokens)."""
+        return self.suffix_log_laws(0)[0]
+
+    def completions(self) -> tuple[np.ndarray, np.ndarray]:
+        """tokens int [Y, T] (-1 after the end) and lengths int [Y] (EOS counted)."""
+        tokens = np.full((self.num_completions, self.length), -1)
+        lengths = np.full(self.num_completions, self.length)
+        start = 0
+        for t in range(self.length):
+            last = t == self.length - 1
+            if not last and not self.eos:
+                continue
+            final = np.arange(self.vocab_size) if last else np.array([self.vocab_size - 1])
+            prefix, token = np.divmod(np.arange(self.num_live**t * len(final)), len(final))
+            block = slice(start, start + len(prefix))
+            for d in range(t):
+                tokens[block, d] = prefix // self.num_live ** (t - 1 - d) % self.num_live
+            tokens[block, t] = final[token]
+            lengths[block] = t + 1
+            start = block.stop
+        return tokens, lengths
+
+    def prefix_of(self, depth: int) -> np.ndarray:
+        """The live prefix of `depth` tokens that each completion goes through, -1 if it ended."""
+        tokens, lengths = self.completions()
+        row = np.zeros(len(tokens), dtype=np.int64)
+        for d in range(depth):
+            row = row * self.num_live + tokens[:, d]
+        return np.where(lengths > depth, row, -1)
+
+    def after(self, prefix: Sequence[int]) -> TabularModel:
+        """The model of the suffix, given a live prefix."""
+        if len(prefix) >= self.length or any(not 0 <= s < self.num_live for s in prefix):
+            raise ValueError(
+                f"prefix {tuple(prefix)} is not live: give fewer than {self.length} tokens, each "
+                f"in 0..{self.num_live - 1}"
+            )
+        row = 0
+        for token in prefix:
+            row = row * self.num_live + token
+        tables = []
+        for d, table in enumerate(self.log_p[len(prefix) :]):
+            size = self.num_live**d
+            tables.append(table[row * size : (row + 1) * size])
+        return TabularModel(tuple(tables), self.eos)
+
+    def sum_by_prefix(self, log_weights: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Sums weights [Y] over completions that share a prefix, in logs.
+
+        Entry 0 is the total [1, 1]; entry t >= 1 is [A^(t-1), V], by prefix and t-th token.
+        """
+        sums: list[np.ndarray] = []
+        stop = self.num_completions
+        for t in reversed(range(self.length)):
+            rows = self.num_live**t
+            if not sums:
+                stop -= rows * self.vocab_size
+                sums.append(log_weights[stop:].reshape(rows, self.vocab_size))
+                continue
+            going_on = laws.log_sum_exp(sums[0]).reshape(rows, self.num_live)
+            if self.eos:
+                ended, stop = log_weights[stop - rows : stop], stop - rows
+                going_on = np.concatenate([going_on, ended[:, None]], axis=1)
+            sums.insert(0, going_on)
+        return (laws.log_sum_exp(sums[0]).reshape(1, 1), *sums)
+
+    def log_suffix_power_sums(self, alpha: float) -> list[np.ndarray]:
+        """log sum_z q(z)^alpha (Eq. 6) over the suffixes of live prefixes, [A^t] for t = 0..T."""
+        alpha = laws.check_alpha(alpha)
+        sums = [np.zeros(self.num_live**self.length)]
+        for table in reversed(self.log_p):
+            sums.insert(0, laws.log_sum_exp(alpha * table + self._by_token(sums[0])))
+        return sums
+
+    def log_prefix_totals(self, alpha: float) -> tuple[np.ndarray, ...]:
+        """log g_t(y_1:t) of Eq. 8 by backward recursion; entries shaped as in `sum_by_prefix`.
+
+        g_t = pi(y_1:t)^alpha times the suffixes' power sum, and g_0 = Z_alpha.
+        """
+        sums = self.log_suffix_power_sums(alpha)
+        totals, log_prefix = [sums[0].reshape(1, 1)], np.zeros(1)
+        for table, later in zip(self.log_p, sums[1:], strict=True):
+            by_token = log_prefix[:, None] + table
+            totals.append(alpha * by_token + self._by_token(later))
+            log_prefix = self.live(by_token)
+        return tuple(totals)
+
+    def powered(self, alpha: float) -> TabularModel:
+        """pi_alpha (Eq. 4) by its next-token conditionals (Eq. 6), p^alpha times the power sums."""
+        sums = self.log_suffix_power_sums(alpha)
+        return TabularModel(
+            tuple(
+                alpha * table + self._by_token(later) - now[:, None]
+                for table, now, later in zip(self.log_p, sums[:-1], sums[1:], strict=True)
+            ),
+            self.eos,
+        )
+
+    def tempered(self, alpha: float) -> TabularModel:
+        """The token-temperature law (Eq. 5): each next-token law to the power alpha, by itself."""
+        return TabularModel(tuple(laws.power(table, alpha) for table in self.log_p), self.eos)
+
+    def sample(self, rng: np.random.Generator, size: int) -> np.ndarray:
+        """`size` independent completions drawn token by token, as indices into their order [Y]."""
+        if size < 0:
+            raise ValueError(f"the number of samples must be >= 0, got {size}")
+        index = np.full(size, -1)
+        rows, going = np.zeros(size, dtype=np.int64), np.arange(size)
+        start = 0
+        for t, table in enumerate(self.log_p):
+            tokens = laws.draw_rows(rng, table, rows)
+            if t == self.length - 1:
+                index[going] = start + rows * self.vocab_size + tokens
+                break
+            stays = tokens < self.num_live
+            index[going[~stays]] = start + rows[~stays]
+            start += self.num_live**t if self.eos else 0
+            rows, going = (rows * self.num_live + tokens)[stays], going[stays]
+        return index
+
+    def _by_token(self, by_live: np.ndarray) -> np.ndarray:
+        """[A^(t+1)] per live prefix to [A^t, V] per (prefix, token), 0 for EOS: nothing follows."""
+        by_token = by_live.reshape(-1, self.num_live)
+        return np.pad(by_token, ((0, 0), (0, int(self.eos))))
