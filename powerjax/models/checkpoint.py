@@ -6,81 +6,25 @@ never holds a second copy of the model.
 
 import functools
 import json
+import math
 import re
 import zlib
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from safetensors.numpy import save_file
 
 from powerjax.mesh import param_sharding
 from powerjax.models import tensor_file
 from powerjax.models.config import ModelConfig
+from powerjax.models.layout import Tensor, tensors
 
 _TINY = Path(__file__).parent / "assets" / "tiny"
 _SMALL_FILES = ("*.json", "*.txt", "*.jinja", "tokenizer.model")
 _WEIGHT_FILES = ("*.safetensors",)
-
-
-class Tensor(NamedTuple):
-    """One parameter: its shape here, and the rows [start, stop) of the file's tensor it is.
-
-    Matrices are [in, out] here and [out, in] in the file, embeddings [V,D] in both.
-    """
-
-    shape: tuple[int, ...]
-    name: str
-    start: int
-    stop: int
-    file_rows: int
-    transpose: bool
-
-
-def tensors(config: ModelConfig) -> dict[str, Tensor]:
-    """Every parameter by path, with the place its values have in a Hugging Face checkpoint."""
-    c = config
-    fused = c.architecture == "Phi3ForCausalLM"
-    q_size, kv_size = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
-    table = {"embed_tokens/embedding": _embedding(c, "model.embed_tokens.weight")}
-    for i in range(c.num_layers):
-        ours, theirs = f"layers_{i}", f"model.layers.{i}"
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            table[f"{ours}/{norm}/scale"] = _vector(c.hidden_size, f"{theirs}.{norm}.weight")
-        for block, names, sizes, in_size, fused_name in (
-            ("self_attn", "qkv", (q_size, kv_size, kv_size), c.hidden_size, "qkv_proj"),
-            ("self_attn", "o", (c.hidden_size,), q_size, None),
-            ("mlp", ("gate", "up"), (c.intermediate_size,) * 2, c.hidden_size, "gate_up_proj"),
-            ("mlp", ("down",), (c.hidden_size,), c.intermediate_size, None),
-        ):
-            start = 0
-            for name, size in zip(names, sizes, strict=True):
-                path = f"{ours}/{block}/{name}_proj"
-                if fused and fused_name:
-                    place = (f"{theirs}.{block}.{fused_name}.weight", start, start + size)
-                    rows = sum(sizes)
-                else:
-                    place, rows = (f"{theirs}.{block}.{name}_proj.weight", 0, size), size
-                table[f"{path}/kernel"] = Tensor((in_size, size), *place, rows, True)
-                if c.qkv_bias and fused_name == "qkv_proj":
-                    table[f"{path}/bias"] = _vector(size, f"{theirs}.{block}.{name}_proj.bias")
-                start += size
-    table["norm/scale"] = _vector(c.hidden_size, "model.norm.weight")
-    if not c.tie_word_embeddings:
-        table["lm_head/kernel"] = Tensor(
-            (c.hidden_size, c.vocab_size), "lm_head.weight", 0, c.vocab_size, c.vocab_size, True
-        )
-    return table
-
-
-def _embedding(c: ModelConfig, name: str) -> Tensor:
-    return Tensor((c.vocab_size, c.hidden_size), name, 0, c.vocab_size, c.vocab_size, False)
-
-
-def _vector(size: int, name: str) -> Tensor:
-    return Tensor((size,), name, 0, size, size, False)
 
 
 def find_folder(name_or_folder: str, *, revision: str | None = None, weights: bool = True) -> Path:
@@ -225,6 +169,59 @@ def _check(table: dict[str, Tensor], stored: dict, folder: Path) -> None:
                 f"tensor {tensor.name} in {folder} has shape {stored[tensor.name].shape}, "
                 f"config.json asks for {expected}"
             )
+
+
+def save(
+    folder: str | Path,
+    config: ModelConfig,
+    params: dict,
+    *,
+    dtype=None,
+    stop_ids: tuple[int, ...] = (),
+    shard_bytes: int = 4 << 30,
+) -> None:
+    """Writes config.json, generation_config.json and the weights as transformers reads them.
+
+    dtype: of the file; None keeps that of the parameters. At most one shard is held in memory.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    flat = traverse_util.flatten_dict(params, sep="/")
+    dtype = jnp.dtype(dtype or flat["norm/scale"].dtype)
+    by_name = {}
+    for path, tensor in tensors(config).items():
+        by_name.setdefault(tensor.name, []).append((path, tensor))
+
+    shards, size = [[]], 0
+    for name, parts in by_name.items():
+        num_bytes = dtype.itemsize * sum(math.prod(tensor.shape) for _, tensor in parts)
+        if shards[-1] and size + num_bytes > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += num_bytes
+    names = ["model.safetensors"]
+    if len(shards) > 1:
+        names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+        weight_map = {t: name for name, shard in zip(names, shards, strict=True) for t in shard}
+        _write_json(folder / "model.safetensors.index.json", {"weight_map": weight_map})
+    for name, shard in zip(names, shards, strict=True):
+        arrays = {t: _stored_array(by_name[t], flat, dtype) for t in shard}
+        save_file(arrays, folder / name, metadata={"format": "pt"})
+    eos = {"eos_token_id": list(stop_ids)} if stop_ids else {}
+    _write_json(folder / "config.json", config.to_hf() | {"torch_dtype": dtype.name} | eos)
+    _write_json(folder / "generation_config.json", eos)
+
+
+def _stored_array(parts, flat: dict, dtype) -> np.ndarray:
+    """One tensor of the file: the parameters it is made of, stacked along its rows."""
+    arrays = [np.asarray(flat[path]).astype(dtype) for path, _ in parts]
+    arrays = [x.T if tensor.transpose else x for x, (_, tensor) in zip(arrays, parts, strict=True)]
+    return np.ascontiguousarray(np.concatenate(arrays) if len(arrays) > 1 else arrays[0])
+
+
+def _write_json(path: Path, value: dict) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def random_params(config: ModelConfig, dtype, mesh=None, seed: int = 0) -> dict:

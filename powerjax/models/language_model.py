@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from powerjax import text
-from powerjax.models import checkpoint
+from powerjax.models import checkpoint, lora
 from powerjax.models.config import ModelConfig
 from powerjax.models.decoder import CausalLM
 
@@ -22,7 +23,11 @@ _SCORE_LOGITS = 1 << 26  # logits alive at once while scoring: 256 MiB
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class LM:
-    """A language model: weights, tokenizer (None where the folder has none), stop ids, mesh."""
+    """A language model, as `load` returns it.
+
+    tokenizer: None where the folder has none. stop_ids: any of them ends a completion.
+    name, adapter: what `load` was given; the adapter is merged into `params`.
+    """
 
     config: ModelConfig
     params: dict
@@ -31,6 +36,7 @@ class LM:
     mesh: Mesh | None = None
     name: str = ""
     dtype: jnp.dtype = jnp.float32
+    adapter: str | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "dtype", jnp.dtype(self.dtype))
@@ -215,6 +221,7 @@ def load(
 ) -> LM:
     """Loads "tiny", a Hugging Face id, or a folder in the Hugging Face format.
 
+    adapter: a PEFT LoRA folder, merged into the weights.
     random_weights: the same architecture with N(0, initializer_range) weights drawn from `seed`
         (the paper's RandW); needs config.json alone.
     """
@@ -230,6 +237,8 @@ def load(
         params = checkpoint.random_params(config, dtype, mesh, seed)
     else:
         params = checkpoint.load_params(folder, config, dtype, mesh)
+    if adapter is not None:
+        params = lora.merge(params, Path(adapter), config)
     return LM(
         config=config,
         params=params,
@@ -238,4 +247,5 @@ def load(
         mesh=mesh,
         name=str(name_or_folder),
         dtype=dtype,
+        adapter=None if adapter is None else str(adapter),
     )
