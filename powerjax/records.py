@@ -1,0 +1,264 @@
+"""What a run leaves on disk: append-only JSON lines, and a manifest beside them.
+
+A record is one finished completion: one line of JSON, on disk before the run goes on. Its `id`
+(task/problem/model/sampler/seed/sample) is unique in its file, so a run that was killed takes up
+where it stopped: read the ids that are there, make the others. Nothing here looks at a record's
+other fields, and fields that a reader does not know pass through.
+"""
+
+import datetime
+import errno
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+MANIFEST = "manifest.json"
+VERSIONS_OF = ("powerjax", "jax", "jaxlib", "flax", "numpy", "transformers", "safetensors")
+
+
+def record_id(
+    *, task: str, problem_id: str, model: str, sampler: str, seed: int, sample_index: int
+) -> str:
+    """The unique name of one completion."""
+    return f"{task}/{problem_id}/{model}/{sampler}/{seed}/{sample_index}"
+
+
+def rows(path: str | os.PathLike) -> Iterator[tuple[int, Record]]:
+    """Yields (line number, row) of a JSONL file; blank lines are passed over.
+
+    Raises a ValueError of one line, with file and line number, at the first line that is not a JSON
+    object.
+    """
+    with open(path, "rb") as file:
+        yield from _parse(path, file.read())
+
+
+def read(path: str | os.PathLike) -> list[Record]:
+    """The finished records of a file; a last line that a kill cut short is no record."""
+    with open(path, "rb") as file:
+        text = file.read()
+    return [row for _, row in _parse(path, text[: text.rfind(b"\n") + 1])]
+
+
+def _parse(path: str | os.PathLike, text: bytes) -> Iterator[tuple[int, Record]]:
+    for number, line in enumerate(text.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:  # also what undecodable bytes raise
+            reason = f"column {error.colno}: {error.msg}" if hasattr(error, "colno") else str(error)
+            raise ValueError(
+                f"{path}, line {number}: not valid JSON ({reason}); mend or delete that line"
+            ) from None
+        if not isinstance(row, dict):
+            raise ValueError(
+                f"{path}, line {number}: expected a JSON object, found {type(row).__name__};"
+                " mend or delete that line"
+            )
+        yield number, row
+
+
+class RecordFile:
+    """An append-only file of records, open in one process at a time.
+
+    Opening it drops a torn last line and reads the rest into `records`; `append` returns when the
+    record is on disk. When the disk is full, `append` leaves the file at its last whole record and
+    raises OSError.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.records: list[Record] = []
+        self._ids: set[str] = set()
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            self._lock()
+            text = self.path.read_bytes()
+            self._end = text.rfind(b"\n") + 1
+            if self._end < len(text):
+                os.ftruncate(self._fd, self._end)
+            for number, row in _parse(self.path, text[: self._end]):
+                self._admit(row, f"{self.path}, line {number}")
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def __enter__(self) -> "RecordFile":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def __contains__(self, record_id: str) -> bool:
+        return record_id in self._ids
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def append(self, record: Record) -> None:
+        """Writes one record, and returns when it is on disk."""
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False, default=_plain)
+        data = line.encode("utf-8", "backslashreplace") + b"\n"
+        self._admit(json.loads(line), f"{self.path}")
+        try:
+            written = 0
+            while written < len(data):
+                written += os.write(self._fd, data[written:])
+            os.fsync(self._fd)
+        except OSError as error:
+            self._ids.discard(record["id"])
+            self.records.pop()
+            os.ftruncate(self._fd, self._end)
+            raise OSError(error.errno, _disk_message(error), str(self.path)) from None
+        self._end += len(data)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _admit(self, row: Record, where: str) -> None:
+        if not isinstance(row.get("id"), str):
+            raise ValueError(f"{where}: a record without an id; mend or delete that line")
+        if row["id"] in self._ids:
+            raise ValueError(f"{where}: a second record {row['id']!r}; delete one of the two")
+        self._ids.add(row["id"])
+        self.records.append(row)
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{self.path}: another process is writing to it; wait for that one or choose"
+                " another --out"
+            ) from None
+
+
+def _plain(value: Any) -> Any:
+    """NumPy and JAX numbers and arrays as Python's."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"a record cannot hold a {type(value).__name__}")
+
+
+def _disk_message(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "the disk is full"
+    return os.strerror(error.errno or errno.EIO)
+
+
+def open_run(
+    folder: str | os.PathLike, settings: dict[str, Any], *, free: tuple[str, ...] = ()
+) -> Path:
+    """Makes the folder of a run, or takes up one made before with the same settings.
+
+    Args:
+      folder: the run folder.
+      settings: flag name -> value, as the command has them.
+      free: names that may differ from one start to the next, because they do not change a record.
+
+    Returns the folder. Raises ValueError, naming the flags that differ, if the folder holds a run
+    with other settings.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST
+    settings = json.loads(json.dumps(settings, default=str))
+    start = {
+        "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": _command(),
+        "git_commit": _git_commit(),
+        "versions": _versions(),
+        "device": _device(),
+    }
+    if path.exists():
+        manifest = _read_manifest(path)
+        _compare(folder, manifest["settings"], settings, free)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.rglob("*.jsonl")):
+            raise ValueError(
+                f"{folder} holds JSONL files but no {MANIFEST}: it is not the folder of a run;"
+                " choose another --out"
+            )
+        manifest = {"starts": []}
+    manifest = {"settings": settings, "starts": [*manifest["starts"], start]}
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+    return folder
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_bytes())
+        manifest["settings"].items(), manifest["starts"].append
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{path}: not a manifest of this project; choose another --out") from None
+    return manifest
+
+
+def _compare(
+    folder: Path, before: dict[str, Any], now: dict[str, Any], free: tuple[str, ...]
+) -> None:
+    differing = [k for k in now if k in before and k not in free and before[k] != now[k]]
+    if differing:
+        was = " ".join(f"--{k}={before[k]}" for k in differing)
+        asked = " ".join(f"--{k}={now[k]}" for k in differing)
+        raise ValueError(
+            f"{folder} holds a run made with {was}, and this command has {asked}: choose another"
+            " --out, or give the flags it was made with"
+        )
+
+
+def _command() -> str:
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    program = f"python -m {spec.name}" if spec else f"python {sys.argv[0]}"
+    return " ".join([program, *sys.argv[1:]])
+
+
+def _git_commit() -> str | None:
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        asked = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+        return subprocess.run(
+            asked, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in VERSIONS_OF:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _device() -> dict[str, Any]:
+    import jax  # here, so that reading records needs no accelerator
+
+    devices = jax.devices()
+    return {
+        "platform": devices[0].platform,
+        "kind": devices[0].device_kind,
+        "count": len(devices),
+        "host": platform.platform(),
+        "cpus": os.cpu_count(),
+    }
