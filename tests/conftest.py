@@ -54,3 +54,17 @@ def tiny_qwen():
     )
     params = checkpoint.random_params(config, "float32", seed=1)
     return models.LM(config, params, stop_ids=(0,), name="tiny_qwen")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Prints what tests measured (record_property), passed or failed."""
+    reports = terminalreporter.stats.get("passed", []) + terminalreporter.stats.get("failed", [])
+    lines = [
+        f"{report.nodeid.split('/')[-1]}: {name} {value}"
+        for report in reports
+        for name, value in report.user_properties
+    ]
+    if lines:
+        terminalreporter.section("measured")
+        for line in lines:
+            terminalreporter.write_line(line)
