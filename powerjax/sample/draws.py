@@ -1,0 +1,81 @@
+"""Randomness that belongs to the chain: every uniform is a function of what it is used for.
+
+A draw is keyed by (seed, chain id, sample index, stage, MH step, position, purpose) and by nothing
+else, so a chain's output does not depend on its slot, its neighbours, the order of admission or a
+restart. No two draws share a key. Three Threefry-2x32 hashes, each keyed by the one before:
+seed -> chain -> move -> draw.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.extend.random import threefry2x32_p
+
+from powerjax.sample import mh
+
+EXTEND, PROPOSE, CUT, ACCEPT = range(4)  # purposes
+
+
+def chain_id(name: str | int) -> int:
+    """A stable 64-bit name of a problem: the first 8 bytes of SHA-256, or the integer itself."""
+    if isinstance(name, str):
+        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+    return int(name) % 2**64
+
+
+def chain_keys(seed: int, names: Sequence[str | int], sample_indices: Sequence[int]) -> np.ndarray:
+    """Keys of chains, from the run's seed, the problems' names and the sample indices.
+
+    Returns:
+      uint32 [R, 2].
+    """
+    ids = np.array([chain_id(n) for n in names], np.uint64)
+    samples = np.array(sample_indices, np.uint32)
+    word = np.full(ids.shape, int(seed) % 2**64, np.uint64)
+    low = np.uint64(0xFFFFFFFF)
+    key = _hash(*(jnp.asarray((x & low).astype(np.uint32)) for x in (word >> np.uint64(32), word)),
+                *(jnp.asarray((x & low).astype(np.uint32)) for x in (ids >> np.uint64(32), ids)))
+    return np.asarray(jnp.stack(_hash(*key, jnp.asarray(samples), jnp.zeros_like(key[0])), axis=-1))
+
+
+def draw(key: Array, chain: mh.Chain, settings: mh.Settings, dtype=jnp.float32) -> mh.Draws:
+    """The uniforms that `mh.advance` may need at this state of one chain.
+
+    Args:
+      key: uint32 [2], the chain's (`chain_keys`).
+      chain: state of one chain, before the token is drawn.
+      settings: of the run.
+      dtype: float dtype of the uniforms.
+
+    Returns:
+      mh.Draws: token uniforms of the current move at the current position; cut and accept of the
+      move that comes next, should this one end here.
+    """
+    next_stage, next_step = mh.next_move(chain, settings)
+    word = lambda *xs: jnp.stack([jnp.asarray(x).astype(jnp.uint32) for x in xs])  # noqa: E731
+    k0, k1 = jnp.broadcast_to(key[0], 2), jnp.broadcast_to(key[1], 2)
+    m0, m1 = _hash(k0, k1, word(chain.stage, next_stage), word(chain.step, next_step))
+    purpose = jnp.where(chain.step == 0, EXTEND, PROPOSE)
+    position = word(chain.position, 0, 0)
+    high, low = _hash(m0[jnp.array([0, 1, 1])], m1[jnp.array([0, 1, 1])], position,
+                      word(purpose, CUT, ACCEPT))
+    return mh.Draws(
+        token=uniform(jnp.stack([high[0], low[0]]), dtype),
+        cut=high[1],
+        log_u=jnp.log((high[2].astype(dtype) + dtype(0.5)) * dtype(2.0**-32)),
+    )
+
+
+def uniform(bits: Array, dtype=jnp.float32) -> Array:
+    """uint32 bits -> float in [0, 1), 24 bits of them, never 1."""
+    return (bits >> 8).astype(dtype) * dtype(2.0**-24)
+
+
+def _hash(k0: Array, k1: Array, x0: Array, x1: Array) -> tuple[Array, Array]:
+    """Threefry-2x32 of the counter (x0, x1) under the key (k0, k1), elementwise (uint32)."""
+    with jax.named_scope("threefry"):
+        return tuple(threefry2x32_p.bind(k0, k1, x0, x1))

@@ -1,0 +1,98 @@
+"""Token log-weights and the proposal draw: what one vector of logits says about one next token.
+
+The proposal is q(v) ∝ p(v)^(1/tau) on the top_k tokens of p (all of them when top_k is None), and
+the log-weight of a drawn token is w = alpha log p(v) - log q(v): the token's share of the log
+importance weight of pi^alpha against the proposal (the ratio of Eq. 20 is a sum of these).
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+# Below this vocabulary size one float32 uniform resolves every token; above it, two levels.
+_ONE_LEVEL_VOCAB = 64
+
+
+class TokenDraw(NamedTuple):
+    """One drawn token. token: int32 []; log_p, weight: [] in the dtype of the logits."""
+
+    token: Array
+    log_p: Array  # log p(token), the base law
+    weight: Array  # alpha log p(token) - log q(token)
+
+
+def is_monotone(alpha: Array, inv_temperature: Array) -> Array:
+    """True where every log-weight is <= 0, so that partial sums of them can only fall (bool [])."""
+    return (inv_temperature >= 1) & (inv_temperature <= alpha)
+
+
+def draw_token(
+    logits: Array, uniforms: Array, alpha: Array, inv_temperature: Array, top_k: int | None = None
+) -> TokenDraw:
+    """Draws one token from the proposal and weighs it, in one pass over the logits.
+
+    With m = max l, Z = sum exp(l - m) and Z_tau = sum_{top k} exp((l - m) / tau):
+    log p(v) = l_v - m - log Z, and w(v) = (alpha - 1/tau) log p(v) + log Z_tau - (log Z) / tau.
+    At tau = 1/alpha the first term vanishes and no cancellation is left.
+
+    Args:
+      logits: float [V], unnormalised; -inf marks a token that cannot be drawn.
+      uniforms: float [2] in [0, 1), for the block and for the token in the block.
+      alpha: [] exponent of the target.
+      inv_temperature: [] 1/tau of the proposal.
+      top_k: tokens the proposal may draw; ties with the k-th are all kept.
+
+    Returns:
+      TokenDraw in the dtype of the logits. `weight` is clamped at 0 where the mathematics says
+      w <= 0, which early rejection needs.
+    """
+    dtype = logits.dtype
+    alpha, inv_temperature = jnp.asarray(alpha, dtype), jnp.asarray(inv_temperature, dtype)
+    shifted = logits - jnp.max(logits)
+    log_z = jnp.log(jnp.sum(jnp.exp(shifted)))
+    mass = jnp.exp(shifted * inv_temperature)
+    if top_k is not None and top_k < logits.shape[-1]:
+        kth = jax.lax.top_k(shifted, top_k)[0][-1]
+        mass = jnp.where(shifted >= kth, mass, 0)
+    token = inverse_cdf(mass, uniforms)
+    log_p = shifted[token] - log_z
+    log_norm = jnp.log(jnp.sum(mass)) - inv_temperature * log_z
+    weight = (alpha - inv_temperature) * log_p + log_norm
+    monotone = is_monotone(alpha, inv_temperature)
+    return TokenDraw(token, log_p, jnp.where(monotone, jnp.minimum(weight, 0), weight))
+
+
+def inverse_cdf(mass: Array, uniforms: Array) -> Array:
+    """Draws an index with probability mass / sum(mass), in two levels of about sqrt(V) each.
+
+    One float32 uniform over a float32 cumulative sum of 150k entries misses tokens of mass 1e-3;
+    a block by one uniform and a token in the block by another does not. An entry of zero mass is
+    never drawn.
+
+    Args:
+      mass: float [V], non-negative, not all zero.
+      uniforms: float [2] in [0, 1).
+
+    Returns:
+      int32 [].
+    """
+    size = mass.shape[-1]
+    if size <= _ONE_LEVEL_VOCAB:
+        return _first_above(mass, uniforms[1])
+    width = math.isqrt(size - 1) + 1
+    blocks = -(-size // width)
+    table = jnp.pad(mass, (0, blocks * width - size)).reshape(blocks, width)
+    block = _first_above(jnp.sum(table, axis=1), uniforms[0])
+    return block * width + _first_above(table[block], uniforms[1])
+
+
+def _first_above(mass: Array, uniform: Array) -> Array:
+    """First index of positive mass whose cumulative mass exceeds uniform * total (int32 [])."""
+    cdf = jnp.cumsum(mass)
+    possible = mass > 0
+    hit = possible & (cdf > uniform * cdf[-1])
+    last = mass.shape[-1] - 1 - jnp.argmax(possible[::-1])  # where rounding puts u * total at total
+    return jnp.where(jnp.any(hit), jnp.argmax(hit), last).astype(jnp.int32)
