@@ -1,0 +1,156 @@
+"""Two ways to train a tabular policy towards pi_alpha: self-reward RL, and power self-distillation.
+
+The policy is one table of logits with a row for every live prefix. All of it runs in float64.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from powerjax.theory import laws
+from powerjax.theory.exact import TabularModel
+
+
+class Paths(NamedTuple):
+    """Where each token of each completion is looked up in the stacked tables."""
+
+    rows: np.ndarray
+    """int [Y, T], the row of the prefix before token t."""
+    tokens: np.ndarray
+    """int [Y, T], 0 where the completion has ended."""
+    mask: np.ndarray
+    """float [Y, T], 0 where the completion has ended."""
+
+
+def stacked_logits(model: TabularModel) -> np.ndarray:
+    """[prefixes, V]: the tables of every depth, one after the other; -inf becomes -1e3."""
+    return np.maximum(np.concatenate(model.log_p), -1e3)
+
+
+def row_offsets(model: TabularModel) -> np.ndarray:
+    """int [T]: the row at which the table of depth t begins in `stacked_logits`."""
+    return np.cumsum([0, *(len(table) for table in model.log_p[:-1])])
+
+
+def paths(model: TabularModel) -> Paths:
+    """The lookups of every completion, in the model's order."""
+    tokens, lengths = model.completions()
+    mask = np.arange(model.length) < lengths[:, None]
+    rows = np.zeros_like(tokens)
+    prefix = np.zeros(len(tokens), dtype=tokens.dtype)
+    for t, offset in enumerate(row_offsets(model)):
+        rows[:, t] = np.where(mask[:, t], offset + prefix, 0)
+        prefix = np.where(mask[:, t], prefix * model.num_live + tokens[:, t], 0)
+    return Paths(rows, np.where(mask, tokens, 0), mask.astype(np.float64))
+
+
+def policy_log_law(logits: jax.Array, at: Paths) -> jax.Array:
+    """log q(y) of every completion, [Y], from stacked logits."""
+    return jnp.sum(jax.nn.log_softmax(logits)[at.rows, at.tokens] * at.mask, axis=1)
+
+
+def gradient_ascent(
+    model: TabularModel, beta: float, num_steps: int, learning_rate: float
+) -> np.ndarray:
+    """Exact gradient ascent on J_beta (Eq. 11) with r = r_self, by Adam from q = pi.
+
+    Returns the policy's log-law before each step and after the last, [num_steps+1, Y].
+    """
+    with jax.enable_x64(True):
+        at, log_p = paths(model), jnp.asarray(model.log_joint())
+        alive = jnp.isfinite(log_p)
+        optimiser = optax.adam(learning_rate)
+
+        def loss(logits):
+            log_q = policy_log_law(logits, at)
+            value = jnp.where(alive, (1 + beta) * log_p - beta * log_q, 0.0)
+            return -jnp.sum(jnp.exp(log_q) * value)
+
+        def step(carry, _):
+            logits, state = carry
+            updates, state = optimiser.update(jax.grad(loss)(logits), state)
+            return (optax.apply_updates(logits, updates), state), policy_log_law(logits, at)
+
+        @jax.jit
+        def run(logits):
+            end, trace = jax.lax.scan(step, (logits, optimiser.init(logits)), length=num_steps)
+            return jnp.concatenate([trace, policy_log_law(end[0], at)[None]])
+
+        return np.asarray(run(jnp.asarray(stacked_logits(model))))
+
+
+def reinforce(
+    model: TabularModel,
+    beta: float,
+    num_steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int = 0,
+) -> np.ndarray:
+    """REINFORCE on J_beta (Eq. 11) from `batch_size` completions a step, leave-one-out baseline.
+
+    A sample's return is log pi - beta (log q - log pi): the KL is part of it, and at q = pi_alpha
+    it is the constant beta log Z_alpha, so the estimate has no noise there. The learning rate falls
+    to a hundredth along a cosine. Returns the policy's log-law at each step, [num_steps+1, Y].
+    """
+    if batch_size < 2:
+        raise ValueError(f"leave-one-out needs a batch of at least 2, got {batch_size}")
+    with jax.enable_x64(True):
+        at, log_p = paths(model), jnp.asarray(model.log_joint())
+        optimiser = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps, 0.01))
+
+        def loss(logits, drawn, advantage):
+            return -jnp.mean(policy_log_law(logits, at)[drawn] * advantage)
+
+        def step(carry, key):
+            logits, state = carry
+            log_q = policy_log_law(logits, at)
+            drawn = jax.random.categorical(key, log_q, shape=(batch_size,))
+            returns = (1 + beta) * log_p[drawn] - beta * log_q[drawn]
+            others = (jnp.sum(returns) - returns) / (batch_size - 1)
+            gradient = jax.grad(loss)(logits, drawn, returns - others)
+            updates, state = optimiser.update(gradient, state)
+            return (optax.apply_updates(logits, updates), state), log_q
+
+        @jax.jit
+        def run(logits, keys):
+            end, trace = jax.lax.scan(step, (logits, optimiser.init(logits)), keys)
+            return jnp.concatenate([trace, policy_log_law(end[0], at)[None]])
+
+        keys = jax.random.split(jax.random.key(seed), num_steps)
+        return np.asarray(run(jnp.asarray(stacked_logits(model)), keys))
+
+
+def distil(model: TabularModel, completions: np.ndarray) -> TabularModel:
+    """Power self-distillation (Algorithm 1): the maximum-likelihood policy of drawn completions.
+
+    `completions` are indices into the model's order. A saturated table has its maximum in closed
+    form: the token counts after each prefix, normalised.
+    """
+    if len(completions) == 0:
+        raise ValueError("there is nothing to distil: give at least one completion")
+    counts = np.bincount(completions, minlength=model.num_completions)
+    return TabularModel.from_law(laws.log_of(counts / len(completions)), model)
+
+
+def expected_distance(log_target: np.ndarray, log_teacher: np.ndarray, num_samples: int) -> float:
+    """E of TV(the empirical law of n draws of a teacher, the target), exact.
+
+    A sum over outcomes of E|K/n - p|/2 with K binomial(n, q); K is followed for 12 deviations.
+    """
+    n, total = num_samples, 0.0
+    for q, p in zip(np.exp(log_teacher), np.exp(log_target), strict=True):
+        if q == 0 or q == 1:
+            total += abs(q - p)
+            continue
+        reach = 12 * np.sqrt(n * q * (1 - q)) + 20
+        k = np.arange(max(0, int(n * q - reach)), min(n, int(n * q + reach)) + 1)
+        steps = np.log((n - k[:-1]) / (k[:-1] + 1)) + np.log(q) - np.log1p(-q)
+        log_mass = laws.normalise(np.cumsum(np.concatenate([[0.0], steps])))
+        total += float(np.exp(log_mass) @ np.abs(k / n - p))
+    return total / 2
