@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from typing import Any
 Record = dict[str, Any]
 
 MANIFEST = "manifest.json"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 VERSIONS_OF = ("powerjax", "jax", "jaxlib", "flax", "numpy", "transformers", "safetensors")
 
 
@@ -119,7 +121,7 @@ class RecordFile:
             self._ids.discard(record["id"])
             self.records.pop()
             os.ftruncate(self._fd, self._end)
-            raise OSError(error.errno, _disk_message(error), str(self.path)) from None
+            raise OSError(error.errno, os.strerror(error.errno or 0), str(self.path)) from None
         self._end += len(data)
 
     def close(self) -> None:
@@ -152,12 +154,6 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a record cannot hold a {type(value).__name__}")
 
 
-def _disk_message(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return "the disk is full"
-    return os.strerror(error.errno or errno.EIO)
-
-
 def open_run(
     folder: str | os.PathLike, settings: dict[str, Any], *, free: tuple[str, ...] = ()
 ) -> Path:
@@ -176,7 +172,7 @@ def open_run(
     settings = json.loads(json.dumps(settings, default=str))
     start = {
         "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": _command(),
+        "command": command(),
         "git_commit": _git_commit(),
         "versions": _versions(),
         "device": _device(),
@@ -221,11 +217,14 @@ def _compare(
         )
 
 
-def _command() -> str:
-    main = sys.modules.get("__main__")
-    spec = getattr(main, "__spec__", None)
-    program = f"python -m {spec.name}" if spec else f"python {sys.argv[0]}"
-    return " ".join([program, *sys.argv[1:]])
+def command() -> str:
+    """The shell command that started this program, to be typed in the same folder again."""
+    python = os.path.relpath(sys.executable)
+    if python.startswith(".."):
+        python = "python"
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    program = [python, "-m", spec.name] if spec else [python, sys.argv[0]]
+    return shlex.join([*program, *sys.argv[1:]])
 
 
 def _git_commit() -> str | None:

@@ -1,0 +1,1 @@
+"""One short program per job, table or figure: flags in, a run folder out."""

@@ -1,0 +1,220 @@
+r"""Samples completions of a task's problems and records them.
+
+    python -m experiments.sample --model=tiny --task=arithmetic --sampler=power --out=runs/power
+
+writes runs/power/records.jsonl, one line per finished completion, as it finishes, and
+runs/power/manifest.json (flags, versions, device). Killed, or stopped with Ctrl-C, the same command
+takes up where it stopped. At the end it prints accuracy (where answers are known), self-reward
+(mean log-likelihood per token), acceptance and cost.
+
+On a model of your own, with prompts of your own:
+
+    python -m experiments.sample --model=Qwen/Qwen2.5-Math-7B --task=prompts.jsonl \
+      --sampler=power --alpha=4 --num_samples=4 --out=runs/mine
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from powerjax import evaluate, launch, models, records, text
+from powerjax.tasks import Problem, arithmetic, jsonl
+
+_MODEL = flags.DEFINE_string(
+    "model", "tiny", "tiny (comes with the project), a Hugging Face id, or a folder."
+)
+_RANDOM_WEIGHTS = flags.DEFINE_bool(
+    "random_weights", False, "The model's architecture with random weights: the paper's RandW."
+)
+_REVISION = flags.DEFINE_string("revision", None, "Branch, tag or commit of a Hugging Face id.")
+_TASK = flags.DEFINE_string(
+    "task", "arithmetic", "arithmetic, or a JSONL file of rows with a prompt and maybe an answer."
+)
+_SPLIT = flags.DEFINE_string("split", "test", "Which split of the task; a file has none.")
+_LIMIT = flags.DEFINE_integer("limit", None, "Only the first so many problems.", lower_bound=1)
+_CHAT_TEMPLATE = flags.DEFINE_enum(
+    "chat_template",
+    "auto",
+    ["auto", "on", "off"],
+    "Ask through the model's chat template; auto does so if its name says instruct or chat.",
+)
+_OUT = flags.DEFINE_string("out", "runs/sample", "The run folder.")
+_SAMPLER = flags.DEFINE_enum(
+    "sampler",
+    "power",
+    ["power", "power_inf", "standard", "temperature"],
+    "power: from pi^alpha by Metropolis-Hastings; power_inf: its moves taken only if likelier;"
+    " standard: from pi; temperature: each token from pi^(1/temperature).",
+)
+_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Completions a problem.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "Of every draw; a completion is a function of its id.")
+_PROGRESS = flags.DEFINE_bool("progress", True, "Show a progress bar.")
+_NUM_SLOTS = flags.DEFINE_integer(
+    "num_slots", None, "Chains at a time; by free device memory if not given.", lower_bound=1
+)
+_MAX_NEW_TOKENS = flags.DEFINE_integer(
+    "max_new_tokens", None, "The longest completion; 3072, for arithmetic 64.", lower_bound=1
+)
+_BLOCK_SIZE = flags.DEFINE_integer(
+    "block_size",
+    None,
+    "Tokens a stage adds; 192, for arithmetic 64. From max_new_tokens up there is one stage, and"
+    " --stop makes no difference.",
+    lower_bound=1,
+)
+_ALPHA = flags.DEFINE_float("alpha", 4.0, "The power's exponent.", lower_bound=1.0)
+_TEMPERATURE = flags.DEFINE_float(
+    "temperature", None, "Of temperature sampling or the proposal; 0.25, for power 1/alpha."
+)
+_NUM_MCMC_STEPS = flags.DEFINE_integer(
+    "num_mcmc_steps", 10, "Metropolis-Hastings moves a stage.", lower_bound=0
+)
+_TOP_K = flags.DEFINE_integer(
+    "top_k", None, "Propose among so many likeliest tokens; changes the target.", lower_bound=1
+)
+_STOP = flags.DEFINE_enum(
+    "stop",
+    "eos",
+    ["eos", "horizon"],
+    "eos: a chain is done at the first stage that ends in EOS (the published schedule: cheap, not"
+    " pi^alpha in the limit); horizon: every stage runs (exact in the limit).",
+)
+_KERNEL = flags.DEFINE_enum(
+    "kernel",
+    "exact",
+    ["exact", "karan2026"],
+    "karan2026 is the published code's acceptance rule, which does not leave pi^alpha invariant.",
+)
+_EARLY_REJECTION = flags.DEFINE_bool(
+    "early_rejection", True, "Stop a proposal once it is sure to be rejected; changes no draw."
+)
+
+_OF_THE_RUN = (
+    *(_MODEL, _RANDOM_WEIGHTS, _REVISION, _TASK),
+    *(_SPLIT, _LIMIT, _CHAT_TEMPLATE, _SAMPLER),
+)
+_OF_EVERY_SAMPLER = (_NUM_SAMPLES, _SEED, _MAX_NEW_TOKENS, _NUM_SLOTS)
+_OF_A_CHAIN = (_BLOCK_SIZE, _NUM_MCMC_STEPS, _TEMPERATURE, _TOP_K, _STOP, _KERNEL, _EARLY_REJECTION)
+_OF_SAMPLER = {
+    "power": (_ALPHA, *_OF_A_CHAIN),
+    "power_inf": _OF_A_CHAIN,
+    "standard": (),
+    "temperature": (_TEMPERATURE,),
+}
+_FREE = ("num_slots", "num_samples", "limit")  # may change when a run is taken up again
+
+flags.adopt_module_key_flags(launch)
+
+
+@flags.validator("temperature", message="must be above 0")
+def _is_positive(temperature: float | None) -> bool:
+    return temperature is None or temperature > 0
+
+
+@flags.multi_flags_validator(
+    ["sampler", *(flag.name for flag in (_ALPHA, *_OF_A_CHAIN))],
+    message="the sampler does not take one of these",
+)
+def _belong_to_sampler(values: dict[str, Any]) -> bool:
+    sampler = values.pop("sampler")
+    taken = [flag.name for flag in _OF_SAMPLER[sampler]]
+    for name in values:
+        if flags.FLAGS[name].present and name not in taken:
+            raise flags.ValidationError(f"--sampler={sampler} does not take --{name}")
+    return True
+
+
+def main(_) -> None:
+    settings = _settings()
+    problems, grade = _problems()
+    made_with = {flag.name: flag.value for flag in _OF_THE_RUN}
+    made_with |= {"dtype": launch.dtype(), **settings}
+    lm = models.load(
+        _MODEL.value,
+        dtype=launch.dtype(),
+        random_weights=_RANDOM_WEIGHTS.value,
+        revision=_REVISION.value,
+    )
+    print(lm)
+    problems = [_asked(lm, problem) for problem in problems]
+    folder = records.open_run(_OUT.value, made_with, free=_FREE)
+    with records.RecordFile(folder / "records.jsonl") as file:
+        if len(file):
+            print(f"{len(file)} records are in {file.path}: going on from there")
+        stats = launch.collect(
+            lm,
+            problems,
+            file,
+            task=_task_name(),
+            model=launch.model_name(lm, _RANDOM_WEIGHTS.value),
+            sampler=_SAMPLER.value,
+            grade=grade,
+            settings=settings,
+            progress=_PROGRESS.value,
+        )
+        report(evaluate.summarize(file.records), stats, settings, file.path)
+
+
+def report(summary: evaluate.Summary, stats, settings: dict[str, Any], path: Path) -> None:
+    """Prints what the records show and what this run of the program cost."""
+    n = summary.num_passes
+    lines = {
+        "records": path,
+        "completions": f"{summary.num_problems} problems x {n}",
+        "accuracy": evaluate.percent(summary.accuracy),
+        "self-reward": f"{evaluate.nats(summary.self_reward)} nats a token",
+    }
+    if n > 1:
+        lines[f"best of {n}: accuracy"] = evaluate.percent(summary.best_of_n_accuracy)
+        lines[f"best of {n}: self-reward"] = evaluate.nats(summary.best_of_n_self_reward)
+    if summary.acceptance_rate is not None:
+        lines["acceptance"] = f"{summary.acceptance_rate:.3f}"
+    lines["length"] = f"{summary.num_tokens:.1f} tokens, {summary.finished:.0%} ended in EOS"
+    lines["forward tokens"] = f"{summary.forward_tokens:.1f} a completion"
+    if stats is not None:
+        lines["speed"] = launch.speed(stats)
+    lines["law"] = evaluate.law(_SAMPLER.value, settings)
+    print()
+    for name, value in lines.items():
+        if value is not None:
+            print(f"{name:>22}  {value}")
+
+
+def _settings() -> dict[str, Any]:
+    """The sampler's keywords."""
+    given = {flag.name: flag.value for flag in (*_OF_EVERY_SAMPLER, *_OF_SAMPLER[_SAMPLER.value])}
+    short = _TASK.value == "arithmetic"
+    defaults = {
+        "max_new_tokens": 64 if short else 3072,
+        "block_size": 64 if short else 192,
+        "temperature": None if _SAMPLER.value == "power" else 0.25,
+    }
+    return {k: defaults.get(k) if v is None else v for k, v in given.items()}
+
+
+def _problems() -> tuple[list[Problem], launch.Grade]:
+    if _TASK.value == "arithmetic":
+        return arithmetic.load(_SPLIT.value, _LIMIT.value), arithmetic.grade
+    if not Path(_TASK.value).is_file():
+        raise ValueError(f"--task={_TASK.value}: neither arithmetic nor a file that is there")
+    return jsonl.load(_TASK.value, _LIMIT.value), jsonl.grade
+
+
+def _task_name() -> str:
+    return Path(_TASK.value).stem
+
+
+def _asked(lm: models.LM, problem: Problem) -> Problem:
+    """The problem as the model is to read it."""
+    named_for_chat = any(word in lm.name.lower() for word in ("instruct", "chat", "-it"))
+    chat = _CHAT_TEMPLATE.value == "on" or (_CHAT_TEMPLATE.value == "auto" and named_for_chat)
+    if not chat or not isinstance(problem.prompt, str):
+        return problem
+    prompt = text.format_prompt(lm.tokenizer, problem.prompt, chat=True)
+    return dataclasses.replace(problem, prompt=prompt)
+
+
+if __name__ == "__main__":
+    launch.run(main)

@@ -1,0 +1,39 @@
+# Sourced by the launchers: .venv in the repository, with this package in it.
+#
+# PYTHON=python3.12 picks the interpreter; EXTRAS=cuda (or tpu) adds JAX for that accelerator.
+
+say() { printf '%s: %s\n' "$(basename "$0" .sh)" "$*" >&2; }
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python}; do
+    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+      2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  say "needs Python 3.11 or newer with its venv module, and found none among:" \
+    "${PYTHON:-python3 python3.13 python3.12 python3.11 python}. Install one, or set PYTHON."
+  return 1
+}
+
+# install [EXTRA...]: makes .venv if need be, and installs unless the last install was the same.
+install() {
+  local extras python stamp
+  extras=$(echo "$* ${EXTRAS:-}" | xargs | tr ' ' ',')
+  if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    python=$(find_python) || return 1
+    say "making .venv with $("$python" --version)"
+    "$python" -m venv --clear .venv
+  fi
+  stamp=".venv/.installed-${extras:-core}"
+  if [[ "$(cat "$stamp" 2>/dev/null)" == "$(cksum setup.py)" ]]; then return; fi
+  say "installing powerjax${extras:+[$extras]} into .venv (a few minutes on a new machine)"
+  if [[ "$extras" == *parity* ]]; then
+    # Before anything that asks for torch, and pinned: a bare torch brings gigabytes of CUDA.
+    .venv/bin/python -m pip install -q --disable-pip-version-check torch==2.13.0
+  fi
+  .venv/bin/python -m pip install -q --disable-pip-version-check -e ".${extras:+[$extras]}"
+  cksum setup.py >"$stamp"
+}

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# bash launch/test.sh [--parity] [pytest arguments]
+#
+# Makes .venv, installs powerjax[test] into it, and runs ruff and the tests. --parity adds torch
+# (CPU), and the tests that compare with transformers running live.
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/environment.sh
+
+if [[ " $* " == *" --help "* || " $* " == *" -h "* ]]; then
+  sed -n '2,/^$/s/^# \{0,1\}//p' "launch/test.sh"
+  exit
+fi
+
+if [[ " $* " == *" --parity "* ]]; then
+  install test parity
+else
+  install test
+fi
+.venv/bin/python -m ruff check .
+exec .venv/bin/python -m pytest "$@"

@@ -1,0 +1,171 @@
+"""What launchers share: sampling problems into a file of records, and how a command ends.
+
+A launcher has an `--out` folder. `run(main)` turns the user's mistakes, a full disk and Ctrl-C into
+one line that says what to do, and how many records are safe.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, flags
+
+from powerjax import records, sample
+from powerjax.models import LM
+from powerjax.tasks import Problem
+
+_TRACEBACK = flags.DEFINE_bool(
+    "traceback", False, "On an error, show Python's traceback instead of one line."
+)
+_DTYPE = flags.DEFINE_enum(
+    "dtype",
+    "auto",
+    ["auto", "float32", "bfloat16", "float16"],
+    "Of weights and cache; auto is float32 on a CPU and bfloat16 elsewhere.",
+)
+
+Grade = Callable[[Problem, str], tuple[bool | None, str | None]]
+
+
+def dtype() -> str:
+    """What --dtype means on this machine."""
+    if _DTYPE.value != "auto":
+        return _DTYPE.value
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def model_name(lm: LM, random_weights: bool = False) -> str:
+    """The model's name in records: a folder's last part, a Hugging Face id as it is."""
+    name = Path(lm.name).resolve().name if Path(lm.name).is_dir() else lm.name
+    return f"{name}-randw" if random_weights else name
+
+
+def speed(stats) -> str:
+    """`5,432 tokens/s (151,234 forward tokens in 27.8 s)`."""
+    tokens, wall_s = stats.num_forward_tokens, stats.wall_s
+    return f"{tokens / wall_s:,.0f} tokens/s ({tokens:,} forward tokens in {wall_s:.1f} s)"
+
+
+def collect(
+    lm: LM,
+    problems: Sequence[Problem],
+    file: records.RecordFile,
+    *,
+    task: str,
+    model: str,
+    sampler: str,
+    grade: Grade,
+    settings: dict[str, Any],
+    label: str | None = None,
+    progress: bool = True,
+):
+    """Draws the completions that `file` lacks, graded, each appended as its chain finishes.
+
+    Args:
+      model: the model's name in the records.
+      sampler: the name of a function of `powerjax.sample`.
+      settings: that function's keywords.
+      label: the sampler's name in the record's id, where one file's samplers differ in settings.
+
+    Returns the sampler's stats, or None if nothing was lacking.
+    """
+
+    def name(problem: Problem, sample_index: int) -> str:
+        return records.record_id(
+            task=task,
+            problem_id=problem.id,
+            model=model,
+            sampler=label or sampler,
+            seed=settings["seed"],
+            sample_index=sample_index,
+        )
+
+    def is_there(prompt_index: int, sample_index: int) -> bool:
+        return name(problems[prompt_index], sample_index) in file
+
+    def keep(completion) -> None:
+        problem = problems[completion.prompt_index]
+        correct, extracted = grade(problem, completion.text)
+        file.append(
+            {
+                "id": name(problem, completion.sample_index),
+                "task": task,
+                "problem_id": problem.id,
+                "model": model,
+                **completion.to_record(),
+                "correct": correct,
+                "extracted_answer": extracted,
+            }
+        )
+
+    wanted = range(settings["num_samples"])
+    if all(is_there(i, j) for i in range(len(problems)) for j in wanted):
+        return None
+    return getattr(sample, sampler)(
+        lm,
+        [problem.prompt for problem in problems],
+        ids=[problem.id for problem in problems],
+        on_finish=keep,
+        skip=is_there,
+        progress=progress,
+        **settings,
+    ).stats
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+    """`app.run`, where a mistake ends in one line and status 1, and Ctrl-C in status 130."""
+    app.run(lambda argv: _guarded(main, argv))
+
+
+def _guarded(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}: flags begin with --")
+    try:
+        main(argv)
+    except KeyboardInterrupt:
+        _end(f"interrupted; {_kept()}to go on: {records.command()}", 130)
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        message = _one_line(error)
+        if message is None or _TRACEBACK.value:
+            raise
+        _end(message, 1)
+
+
+def _one_line(error: Exception) -> str | None:
+    """The line for a user's mistake or a machine's limit; None for what must be a fault of ours."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f" ({error.filename})" if error.filename else ""
+        if error.errno in records.DISK_FULL:
+            return f"the disk is full{where}; {_kept()}make room, then: {records.command()}"
+        return f"{error.strerror}{where}"
+    if isinstance(error, ValueError | OSError) and _raised_here(error):
+        return str(error).strip().split("\n")[0] or None
+    if "RESOURCE_EXHAUSTED" in str(error):
+        return f"out of device memory; {_kept()}try a smaller --num_slots"
+    return None
+
+
+def _raised_here(error: Exception) -> bool:
+    """Whether this project raised it, as it does for a user's mistake, rather than a library."""
+    last = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    package = Path(__file__).resolve().parent
+    return any(last.is_relative_to(home) for home in (package, package.parent / "experiments"))
+
+
+def _end(line: str, status: int) -> None:
+    sys.stdout.flush()
+    print(f"\n{Path(sys.argv[0]).stem}: {line}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _kept() -> str:
+    folder = Path(flags.FLAGS.out)
+    count = sum(path.read_bytes().count(b"\n") for path in folder.rglob("*.jsonl"))
+    return f"{count} records are safe in {folder}; " if count else ""

@@ -1,0 +1,42 @@
+"""Packaging. Tool settings are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "powerjax/__init__.py").read_text()).group(1)
+
+setup(
+    name="powerjax",
+    version=VERSION,
+    description="Power sampling and power self-distillation of language models in JAX",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11",
+    packages=find_packages(include=["powerjax", "powerjax.*", "experiments", "experiments.*"]),
+    package_data={"powerjax.models": ["assets/**/*"]},
+    install_requires=[
+        "absl-py",
+        "chex",
+        "datasets",
+        "flax>=0.12",
+        "huggingface_hub",
+        "jax>=0.10.2",
+        "matplotlib",
+        "numpy",
+        "optax",
+        "orbax-checkpoint",
+        "safetensors>=0.5",
+        "tqdm",
+        "transformers>=5",
+    ],
+    extras_require={
+        "cuda": ["jax[cuda13]>=0.10.2"],
+        "tpu": ["jax[tpu]>=0.10.2"],
+        "test": ["hypothesis", "pytest", "ruff"],
+        "parity": ["peft", "torch==2.13.0"],
+        "notebook": ["ipywidgets", "jupyterlab"],
+    },
+)
