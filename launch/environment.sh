@@ -32,8 +32,8 @@ install() {
   say "installing powerjax${extras:+[$extras]} into .venv (a few minutes on a new machine)"
   if [[ "$extras" == *parity* ]]; then
     # Before anything that asks for torch, and pinned: a bare torch brings gigabytes of CUDA.
-    .venv/bin/python -m pip install -q --disable-pip-version-check torch==2.13.0
+    .venv/bin/python -m pip install -qq --disable-pip-version-check torch==2.13.0
   fi
-  .venv/bin/python -m pip install -q --disable-pip-version-check -e ".${extras:+[$extras]}"
+  .venv/bin/python -m pip install -qq --disable-pip-version-check -e ".${extras:+[$extras]}"
   cksum setup.py >"$stamp"
 }
