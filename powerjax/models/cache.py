@@ -7,6 +7,7 @@ anything: slot s is visible only to queries at positions >= s, and decoding writ
 such a query is made.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -42,3 +43,65 @@ def write_layer(
     k_cache = k_cache.at[rows, :, positions].set(k.astype(k_cache.dtype), mode="drop")
     v_cache = v_cache.at[rows, :, positions].set(v.astype(v_cache.dtype), mode="drop")
     return k_cache, v_cache
+
+
+def save_slots(undo: KVCache, cache: KVCache, positions: jax.Array) -> KVCache:
+    """Copies the slot at each row's position[B] from `cache` into `undo`, before it is overwritten.
+
+    A Metropolis-Hastings proposal writes into the one working cache; what it overwrites is kept
+    here, so that an accepted move costs no copy and a rejected one copies its own length back.
+    """
+    rows = jnp.arange(positions.shape[0])
+
+    def save(to, source):
+        return to.at[rows, :, positions].set(source[rows, :, positions], mode="drop")
+
+    return jax.tree.map(save, undo, cache)
+
+
+def restore_slots(
+    cache: KVCache, undo: KVCache, row: jax.Array, first: jax.Array, last: jax.Array, width: int
+) -> KVCache:
+    """Copies slots first..last (at most `width` of them, a static number) of one row back."""
+    size = cache.k[0].shape[2]
+    start = jnp.clip(first, 0, size - width)
+    slots = start + jnp.arange(width)
+    inside = ((slots >= first) & (slots <= last))[None, None, :, None]
+
+    def restore(to, source):
+        corner, shape = (row, 0, start, 0), (1, to.shape[1], width, to.shape[3])
+        kept = jax.lax.dynamic_slice(source, corner, shape)
+        block = jnp.where(inside, kept, jax.lax.dynamic_slice(to, corner, shape))
+        return jax.lax.dynamic_update_slice(to, block, corner)
+
+    return jax.tree.map(restore, cache, undo)
+
+
+def copy_row(cache: KVCache, row: jax.Array, source: KVCache, source_row: jax.Array) -> KVCache:
+    """Overwrites the first slots of a row with a row of a (shorter or equal) cache."""
+
+    def copy(to, prefix):
+        block = jax.lax.dynamic_slice_in_dim(prefix, source_row, 1, axis=0)
+        return jax.lax.dynamic_update_slice(to, block, (row, 0, 0, 0))
+
+    return jax.tree.map(copy, cache, source)
+
+
+def grow(cache: KVCache, length: int) -> KVCache:
+    """The same cache with room for `length` slots; layer by layer, so that only one is doubled.
+
+    The arrays of `cache` are deleted.
+    """
+
+    def widen(rows):
+        wider = _pad_slots(rows, length)
+        wider.block_until_ready()
+        rows.delete()
+        return wider
+
+    return jax.tree.map(widen, cache)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _pad_slots(rows: jax.Array, length: int) -> jax.Array:
+    return jnp.pad(rows, ((0, 0), (0, 0), (0, length - rows.shape[2]), (0, 0)))

@@ -1,1 +1,19 @@
 """Samplers for pi(y|x)^alpha: exact Metropolis-Hastings over KV-cached, asynchronous slots."""
+
+from powerjax.sample import draws, mh, weights
+from powerjax.sample.completions import Completion, Completions, as_record
+from powerjax.sample.samplers import best_of_n, power, power_inf, standard, temperature
+
+__all__ = [
+    "Completion",
+    "Completions",
+    "as_record",
+    "best_of_n",
+    "draws",
+    "mh",
+    "power",
+    "power_inf",
+    "standard",
+    "temperature",
+    "weights",
+]

@@ -1,0 +1,144 @@
+"""What a sampler returns: completions in order, with what it cost to draw them."""
+
+import dataclasses
+import html
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from powerjax.sample.engine import Stats
+
+
+@dataclasses.dataclass
+class Completion:
+    """One completion of one prompt.
+
+    Attributes:
+      text: decoded, EOS left out; None where the model has no tokenizer.
+      tokens: ids, EOS included when finish_reason is "eos".
+      log_probs: float32 [len(tokens)], base log-probability of each token.
+      log_prob: their sum (Eq. 1, nats).
+      self_reward: their mean, EOS counted (nats per token; the reported r_self).
+      finish_reason: "eos" or "length".
+      acceptance_rate: accepted over finished MH moves; None where there were none.
+      num_forward_tokens: model steps of this chain (one token each), prefill left out.
+      num_early_rejections: moves stopped before their end because their rejection was certain.
+      id: the problem's name, which keys the chain's randomness; the prompt's index by default.
+      prompt_index, sample_index: which chain.
+      chosen: in best_of_n, whether this one has its prompt's largest self-reward; else None.
+    """
+
+    text: str | None
+    tokens: list[int]
+    log_probs: np.ndarray
+    log_prob: float
+    self_reward: float
+    finish_reason: str
+    acceptance_rate: float | None
+    num_forward_tokens: int
+    num_early_rejections: int
+    id: str | int
+    prompt_index: int
+    sample_index: int
+    chosen: bool | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """EOS counted."""
+        return len(self.tokens)
+
+    def __repr__(self) -> str:
+        what = self.text if self.text is not None else str(self.tokens)
+        what = what if len(what) <= 80 else what[:77] + "..."
+        accepted = "" if self.acceptance_rate is None else f", accepted {self.acceptance_rate:.2f}"
+        chosen = ", chosen" if self.chosen else ""
+        return (f"Completion({self.id}/{self.sample_index}: {what!r}, {self.num_tokens} tokens, "
+                f"{self.finish_reason}, r_self {self.self_reward:.3f}{accepted}{chosen})")
+
+
+class Completions(Sequence):
+    """Completions ordered by (prompt_index, sample_index), with the run's settings and stats."""
+
+    def __init__(self, items: list[Completion], stats: Stats, settings: dict[str, Any]):
+        self._items = sorted(items, key=lambda c: (c.prompt_index, c.sample_index))
+        self.stats = stats
+        self.settings = settings
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return Completions(self._items[index], self.stats, self.settings)
+        return self._items[index]
+
+    def to_records(self, task: str = "prompts") -> list[dict[str, Any]]:
+        """The completions as the project's records (dicts that JSON can hold)."""
+        return [self.to_record(item, task) for item in self]
+
+    def to_record(self, item: Completion, task: str = "prompts") -> dict[str, Any]:
+        """One completion of this run as a record."""
+        return as_record(item, self.settings, task)
+
+    def __repr__(self) -> str:
+        if not self._items:
+            return "Completions(none)"
+        lines = [self._headline(), *(f"  {item!r}" for item in self._items[:8])]
+        if len(self) > 8:
+            lines.append(f"  ... {len(self) - 8} more")
+        return "\n".join(lines)
+
+    def _headline(self) -> str:
+        s, stats = self.settings, self.stats
+        mean = np.mean([item.self_reward for item in self._items])
+        law = f", {s['num_mcmc_steps']} steps a stage, stop={s['stop']!r}" if (
+            s["num_mcmc_steps"]) else ""
+        accepted = "" if stats.acceptance_rate is None else (
+            f", accepted {stats.acceptance_rate:.3f}")
+        return (f"{len(self)} completions of {s['model']} by {s['sampler']} (alpha {s['alpha']}, "
+                f"temperature {s['temperature']:.4g}{law}): mean r_self {mean:.3f}{accepted}, "
+                f"{stats.num_forward_tokens:,} forward tokens in {stats.wall_s:.1f} s "
+                f"({stats.tokens_per_s:,.0f}/s)")
+
+    def _repr_html_(self) -> str:
+        def cell(value):
+            return f"<td style='text-align:left'>{html.escape(str(value))}</td>"
+
+        names = ("id", "sample", "text", "tokens", "r_self", "finish", "accepted")
+        rows = []
+        for c in self._items[:20]:
+            text = c.text if c.text is not None else str(c.tokens)
+            accepted = "" if c.acceptance_rate is None else f"{c.acceptance_rate:.2f}"
+            style = " style='font-weight:bold'" if c.chosen else ""
+            rows.append(f"<tr{style}>" + "".join(map(cell, (
+                c.id, c.sample_index, text[:200], c.num_tokens, f"{c.self_reward:.3f}",
+                c.finish_reason, accepted))) + "</tr>")
+        more = f"<p>... {len(self) - 20} more</p>" if len(self) > 20 else ""
+        head = "".join(f"<th style='text-align:left'>{n}</th>" for n in names)
+        title = html.escape(self._headline()) if self._items else "no completions"
+        return f"<p>{title}</p><table><tr>{head}</tr>{''.join(rows)}</table>{more}"
+
+
+def as_record(item: Completion, settings: dict[str, Any], task: str = "prompts") -> dict[str, Any]:
+    """A completion as a record; `prompt` and `adapter` are the caller's to add."""
+    s = settings
+    return {
+        "id": f"{task}/{item.id}/{s['model']}/{s['sampler']}/{s['seed']}/{item.sample_index}",
+        "task": task,
+        "problem_id": item.id,
+        **{k: s[k] for k in ("model", "sampler", "alpha", "temperature", "seed")},
+        "sample_index": item.sample_index,
+        "completion": item.text,
+        "tokens": list(item.tokens),
+        "log_probs": [float(x) for x in item.log_probs],
+        "log_prob": item.log_prob,
+        "num_tokens": item.num_tokens,
+        "self_reward": item.self_reward,
+        "finish_reason": item.finish_reason,
+        **{k: s[k] for k in ("block_size", "num_mcmc_steps", "stop", "kernel")},
+        "acceptance_rate": item.acceptance_rate,
+        "num_forward_tokens": item.num_forward_tokens,
+        "num_early_rejections": item.num_early_rejections,
+        **({} if item.chosen is None else {"chosen": item.chosen}),
+    }

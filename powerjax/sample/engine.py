@@ -1,0 +1,346 @@
+"""The host loop: prefill prompts into the queue, run the slots, hand finished chains out."""
+
+import collections
+import dataclasses
+import functools
+import os
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm.auto import tqdm
+
+from powerjax.models.cache import KVCache, grow, init_cache
+from powerjax.models.language_model import LM
+from powerjax.sample import mh
+from powerjax.sample import slots as slots_lib
+
+_PREFILL_ROWS = 8
+_MIN_WINDOW = 256  # cache slots to begin with; doubled when a chain needs more
+_CHUNK_S = 0.5  # aim for one call of the slots: how often progress shows and Ctrl-C is heard
+_MAX_SLOTS = {"cpu": 64, "gpu": 256, "tpu": 256}
+_MEMORY_SHARE = 0.8  # of free device memory, for caches and logits
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One chain to run: tokens of its prompt, and the key of its randomness (uint32 [2])."""
+
+    prompt_index: int
+    sample_index: int
+    key: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """One chain's end. tokens int32 [length], EOS included where `ended`; log_p float32 [length]."""
+
+    request: Request
+    tokens: np.ndarray
+    log_p: np.ndarray
+    ended: bool
+    num_forward_tokens: int
+    num_moves: int
+    num_accepted: int
+    num_rejected_early: int
+
+
+@dataclasses.dataclass
+class Stats:
+    """What a run did. Counts are of tokens unless named otherwise."""
+
+    num_slots: int = 0
+    model_steps: int = 0
+    num_forward_tokens: int = 0  # tokens fed to the model by decoding: busy slot-steps
+    prefill_tokens: int = 0  # prompt tokens, padding left out
+    tokens_proposed: int = 0  # drawn in MH moves
+    tokens_accepted: int = 0
+    moves: int = 0
+    moves_accepted: int = 0
+    moves_rejected_early: int = 0
+    stage_moves: list[int] = dataclasses.field(default_factory=list)
+    stage_accepted: list[int] = dataclasses.field(default_factory=list)
+    slot_steps_waiting: int = 0  # slot-steps while prompts waited, and the busy ones of them
+    slot_steps_waiting_busy: int = 0
+    wall_s: float = 0.0
+    first_completion_s: float | None = None
+    device_s: float = 0.0  # wall time in which a call of the slots was under way
+
+    @property
+    def slot_occupancy(self) -> float | None:
+        """Busy slot-steps over all slot-steps while prompts waited; None if none ever waited."""
+        if not self.slot_steps_waiting:
+            return None
+        return self.slot_steps_waiting_busy / self.slot_steps_waiting
+
+    @property
+    def acceptance_by_stage(self) -> list[float]:
+        """Accepted over finished MH moves, stage by stage."""
+        return [a / m for a, m in zip(self.stage_accepted, self.stage_moves, strict=True) if m]
+
+    @property
+    def acceptance_rate(self) -> float | None:
+        """Accepted over finished MH moves; None where there were none."""
+        return self.moves_accepted / self.moves if self.moves else None
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Forward tokens per second of wall time, compilation included."""
+        return self.num_forward_tokens / self.wall_s if self.wall_s else 0.0
+
+    def __add__(self, other: "Stats") -> "Stats":
+        total = Stats(num_slots=max(self.num_slots, other.num_slots))
+        for field in dataclasses.fields(Stats):
+            a, b = getattr(self, field.name), getattr(other, field.name)
+            if isinstance(a, list):
+                width = max(len(a), len(b))
+                pad = lambda x: np.pad(np.array(x, int), (0, width - len(x)))  # noqa: B023, E731
+                setattr(total, field.name, (pad(a) + pad(b)).tolist())
+            elif field.name == "first_completion_s":
+                total.first_completion_s = a if a is not None else b
+            elif field.name != "num_slots":
+                setattr(total, field.name, a + b)
+        return total
+
+
+def pick_num_slots(lm: LM, total_length: int, num_chains: int) -> int:
+    """Slots that fit the device's free memory: two caches and a few rows of logits for each.
+
+    A power of two, no more than the chains there are, and no more than pays (64 on a CPU).
+    """
+    c = lm.config
+    device = jax.tree.leaves(lm.params)[0].devices().pop()
+    per_token = 2 * c.num_layers * c.num_kv_heads * c.head_dim * jnp.dtype(lm.dtype).itemsize
+    per_slot = 2 * total_length * per_token + 6 * 4 * c.vocab_size
+    room = max(1, int(_MEMORY_SHARE * _free_bytes(device)) // per_slot)
+    fitting = 1 << (room.bit_length() - 1)
+    needed = 1 << max(0, num_chains - 1).bit_length()
+    return min(fitting, needed, _MAX_SLOTS.get(device.platform, 256))
+
+
+def _free_bytes(device) -> int:
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+
+
+def generate(
+    lm: LM,
+    prompts: Sequence[Sequence[int]],
+    requests: Sequence[Request],
+    settings: mh.Settings,
+    *,
+    num_slots: int,
+    long_context: bool = False,
+    on_finish: Callable[[Finished], None],
+    bar: tqdm | None = None,
+) -> Stats:
+    """Runs every request's chain to its end, calling on_finish as each one gets there.
+
+    Args:
+      lm: the model.
+      prompts: token ids, by prompt_index.
+      requests: the chains; those of one prompt stand together and share one prefill.
+      settings: of the run.
+      num_slots: chains that advance at a time.
+      long_context: which longrope factors the run uses.
+      on_finish: called on the host, in the order of finishing.
+      bar: progress, moved by one per finished chain.
+
+    Returns:
+      Stats of the run.
+    """
+    started = time.perf_counter()
+    model = lm.model(long_context)
+    feed = _Feed(lm, model, prompts, requests, num_slots)
+    longest = max(len(prompts[r.prompt_index]) for r in requests)
+    max_tokens = int(settings.max_new_tokens)
+    window_end = max(_round_up(longest + max_tokens - 1, 32), feed.prompt_bucket)
+    window = min(window_end, max(_MIN_WINDOW, _power_of_two(feed.prompt_bucket + 64)))
+    slots = slots_lib.init(lm.config, num_slots, window, max_tokens, settings, lm.dtype)
+    stats, max_steps, late = Stats(num_slots=num_slots), 16, []
+
+    def deliver(rows):
+        for finished in rows:
+            if stats.first_completion_s is None:
+                stats.first_completion_s = time.perf_counter() - started
+            on_finish(finished)
+            if bar is not None:
+                bar.update()
+
+    while True:
+        stats.prefill_tokens += feed.refill()
+        began = time.perf_counter()
+        slots, results, tally, head = slots_lib.run(
+            model, lm.params, slots, feed.queue(), settings, np.int32(max_steps), feed.has_more)
+        deliver(late)  # while the device works
+        head, tally, count, busy, reach = jax.device_get(
+            (head, tally, results.count, slots.busy, jnp.max(
+                jnp.where(slots.busy, slots_lib.write_position(slots), 0))))
+        took = time.perf_counter() - began
+        _tally(stats, tally)
+        stats.device_s += took
+        late = _rows(results, int(count), requests)
+        feed.taken(int(head))
+        if bar is not None:
+            bar.set_postfix_str(_postfix(stats, time.perf_counter() - started), refresh=False)
+        if not busy.any() and feed.is_empty:
+            break
+        if reach >= slots.cache.k[0].shape[2]:
+            window = min(window_end, 2 * slots.cache.k[0].shape[2])
+            slots = slots._replace(cache=grow(slots.cache, window), undo=grow(slots.undo, window))
+        if tally.steps >= max_steps:  # ran its full length: aim the next one at _CHUNK_S
+            max_steps = int(np.clip(max_steps * _CHUNK_S / max(took, 1e-3), 8, 2 * max_steps))
+    deliver(late)
+    stats.wall_s = time.perf_counter() - started
+    return stats
+
+
+class _Feed:
+    """The host's side of the admission queue: prompts prefilled ahead of the slots."""
+
+    def __init__(self, lm, model, prompts, requests, num_slots):
+        self._lm, self._model, self._prompts = lm, model, prompts
+        self._requests, self._room = requests, max(8, 2 * num_slots)
+        groups = collections.defaultdict(list)
+        for number, request in enumerate(requests):
+            groups[request.prompt_index].append(number)
+        self._groups = collections.deque(groups.items())
+        self._low = num_slots  # refill when fewer chains than this wait
+        per_prompt = max(1, min(len(numbers) for numbers in groups.values()))
+        rows = min(len(groups), -(-self._room // per_prompt) + _PREFILL_ROWS)
+        self._batch = min(_PREFILL_ROWS, num_slots)  # fixed, so that no prompt's K/V vary
+        self.prompt_bucket = max(_bucket(len(prompts[p])) for p in groups)
+        self._prefix = init_cache(lm.config, rows, self.prompt_bucket, lm.dtype)
+        self._free = list(range(rows))
+        self._uses = collections.Counter()  # row -> chains that wait for it
+        self._waiting = collections.deque()  # (request number, row)
+
+    @property
+    def has_more(self) -> np.bool_:
+        """The host holds chains that the device's queue does not."""
+        return np.bool_(bool(self._groups) or len(self._waiting) > self._room)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._groups and not self._waiting
+
+    def refill(self) -> int:
+        """Prefills prompts until enough chains wait; how many prompt tokens that took."""
+        batches, tokens = collections.defaultdict(list), 0
+        while self._groups and self._free and len(self._waiting) < self._low + self._batch:
+            prompt, numbers = self._groups.popleft()
+            row = self._free.pop()
+            self._uses[row] = len(numbers)
+            self._waiting.extend((number, row) for number in numbers)
+            ids = self._prompts[prompt]
+            batches[_bucket(len(ids))].append((row, ids))
+            tokens += len(ids)
+        for width, members in batches.items():
+            for start in range(0, len(members), self._batch):
+                self._prefill(width, members[start : start + self._batch])
+        return tokens
+
+    def _prefill(self, width, members):
+        ids = np.zeros((self._batch, width), np.int32)
+        rows = np.full(self._batch, self._prefix.k[0].shape[0], np.int32)  # past the end: dropped
+        for i, (row, prompt) in enumerate(members):
+            ids[i, : len(prompt)], rows[i] = prompt, row
+        self._prefix = _prefill(self._model, self._lm.params, self._prefix, ids, rows)
+
+    def queue(self) -> slots_lib.Queue:
+        """The first of the waiting chains, as the device sees them."""
+        entries = [self._waiting[i] for i in range(min(self._room, len(self._waiting)))]
+        pad = self._room - len(entries)
+        requests = [self._requests[number] for number, _ in entries]
+        prompts = [self._prompts[r.prompt_index] for r in requests]
+
+        def column(values, dtype=np.int32):
+            return np.array([*values, *[0] * pad], dtype)
+
+        return slots_lib.Queue(
+            prefix=self._prefix,
+            prefix_row=column(row for _, row in entries),
+            prompt_length=column(len(p) for p in prompts),
+            prompt_last=column(p[-1] for p in prompts),
+            key=np.concatenate([np.array([r.key for r in requests], np.uint32).reshape(-1, 2),
+                                np.zeros((pad, 2), np.uint32)]),
+            request=column(number for number, _ in entries),
+            size=np.int32(len(entries)))
+
+    def taken(self, count: int) -> None:
+        """Forgets the entries that slots took; a prompt's row is free once all its chains began."""
+        for _ in range(count):
+            _, row = self._waiting.popleft()
+            self._uses[row] -= 1
+            if not self._uses[row]:
+                self._free.append(row)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _prefill(model, params, prefix: KVCache, tokens, rows) -> KVCache:
+    """K/V of prompts [B,T], written into `rows` of the prefix cache."""
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    fresh = model.apply({"params": params}, tokens, positions)[1]
+    return jax.tree.map(
+        lambda to, new: to.at[rows, :, : tokens.shape[1]].set(new.astype(to.dtype), mode="drop"),
+        prefix, fresh)
+
+
+def _rows(results: slots_lib.Results, count: int, requests) -> list[Finished]:
+    if not count:
+        return []
+    host = jax.device_get(results)
+    return [
+        Finished(
+            request=requests[host.request[i]],
+            tokens=host.tokens[i, : host.length[i]],
+            log_p=host.log_p[i, : host.length[i]],
+            ended=bool(host.ended[i]),
+            num_forward_tokens=int(host.forward_tokens[i]),
+            num_moves=int(host.moves[i]),
+            num_accepted=int(host.accepted[i]),
+            num_rejected_early=int(host.rejected_early[i]),
+        )
+        for i in range(count)
+    ]
+
+
+def _tally(stats: Stats, tally: slots_lib.Tally) -> None:
+    stats.model_steps += int(tally.steps)
+    stats.num_forward_tokens += int(tally.busy)
+    stats.slot_steps_waiting += int(tally.waiting_slots)
+    stats.slot_steps_waiting_busy += int(tally.waiting_busy)
+    stats.tokens_proposed += int(tally.proposed)
+    stats.tokens_accepted += int(tally.accepted)
+    stats.moves_rejected_early += int(tally.rejected_early)
+    stats.moves += int(tally.stage_moves.sum())
+    stats.moves_accepted += int(tally.stage_accepted.sum())
+    for name in ("stage_moves", "stage_accepted"):
+        new = getattr(tally, name)[: int(np.max(np.nonzero(tally.stage_moves)[0], initial=-1)) + 1]
+        old = np.array(getattr(stats, name), int)
+        width = max(len(new), len(old))
+        total = np.pad(old, (0, width - len(old))) + np.pad(new, (0, width - len(new)))
+        setattr(stats, name, total.tolist())
+
+
+def _postfix(stats: Stats, elapsed_s: float) -> str:
+    text = f"{stats.num_forward_tokens / elapsed_s:,.0f} tok/s"
+    if stats.moves:
+        text += f", accepted {stats.acceptance_rate:.2f}"
+    return text
+
+
+def _bucket(length: int) -> int:
+    return max(16, _power_of_two(length))
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()
+
+
+def _round_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple

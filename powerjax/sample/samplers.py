@@ -1,0 +1,299 @@
+"""The samplers: power, power_inf, standard, temperature, best_of_n. One engine, five laws."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from powerjax.models.language_model import LM
+from powerjax.sample import draws, engine, mh
+from powerjax.sample.completions import Completion, Completions
+
+Prompt = str | Sequence[int]
+OnFinish = Callable[[Completion], None]
+Skip = Callable[[int, int], bool]
+
+
+def power(
+    lm: LM,
+    prompts: Sequence[Prompt],
+    *,
+    alpha: float = 4.0,
+    temperature: float | None = None,
+    block_size: int = 192,
+    num_mcmc_steps: int = 10,
+    max_new_tokens: int = 3072,
+    num_samples: int = 1,
+    seed: int = 0,
+    ids: Sequence[str | int] | None = None,
+    top_k: int | None = None,
+    num_slots: int | None = None,
+    stop: Literal["eos", "horizon"] = "eos",
+    kernel: Literal["exact", "karan2026"] = "exact",
+    early_rejection: bool = True,
+    progress: bool = True,
+    on_finish: OnFinish | None = None,
+    skip: Skip | None = None,
+) -> Completions:
+    """Draws completions from pi(y|x)^alpha (Eq. 4) by Metropolis-Hastings (Algorithm 2).
+
+    What the chain converges to. With stop="horizon" every stage runs and the limit in
+    num_mcmc_steps is pi^alpha on completions of at most max_new_tokens, exactly. stop="eos", the
+    published schedule and the default, ends a chain at the first stage whose state ends in EOS: it
+    is cheap, and not pi^alpha even with infinitely many steps (short answers count too often). With
+    block_size >= max_new_tokens there is one stage and the two coincide. With top_k the target is
+    pi^alpha restricted to strings whose every token is among its prefix's top k, renormalised; at
+    alpha = 1 that is not what standard(top_k=...) draws.
+
+    Args:
+      lm: the model.
+      prompts: strings, or lists of token ids.
+      alpha: exponent, >= 1.
+      temperature: of the proposal; None: 1/alpha. Any value > 0 leaves the target as it is.
+      block_size: tokens a stage. The last stage is shorter where it does not divide.
+      num_mcmc_steps: MH moves a stage.
+      max_new_tokens: longest completion, EOS counted.
+      num_samples: independent chains for each prompt.
+      seed: of the run. A chain's draws depend on (seed, its id, its sample index) and nothing else.
+      ids: stable, distinct names of the problems, which name the chains; None: 0, 1, ...
+      top_k: tokens the proposal may draw (ties with the k-th kept); None: all.
+      num_slots: chains that advance at a time; None: by free device memory.
+      stop: "eos" or "horizon", see above.
+      kernel: "exact", or "karan2026": the published code's rule (ratio cut to the proposal's
+        length, length capped at the current one, no correction for lengths), which is not exact.
+      early_rejection: stop a move as soon as its rejection is certain. Changes no draw.
+      progress: show a bar.
+      on_finish: called with each Completion as its chain ends.
+      skip: skip(prompt_index, sample_index) leaves out chains that are already recorded.
+
+    Returns:
+      Completions, ordered by (prompt_index, sample_index).
+
+    Raises:
+      ValueError: on an argument out of range, an empty prompt, a prompt too long for the model's
+        context, or strings for a model without a tokenizer.
+    """
+    _check_power(alpha, temperature)
+    if kernel not in ("exact", "karan2026"):
+        raise ValueError(f"kernel must be 'exact' or 'karan2026', not {kernel!r}")
+    return _run(lm, prompts, sampler="power", alpha=alpha, temperature=temperature,
+                block_size=block_size, num_mcmc_steps=num_mcmc_steps,
+                max_new_tokens=max_new_tokens, num_samples=num_samples, seed=seed, ids=ids,
+                top_k=top_k, num_slots=num_slots, stop=stop, kernel=kernel,
+                early_rejection=early_rejection, progress=progress, on_finish=on_finish, skip=skip)
+
+
+def power_inf(
+    lm: LM,
+    prompts: Sequence[Prompt],
+    *,
+    temperature: float = 0.25,
+    block_size: int = 192,
+    num_mcmc_steps: int = 10,
+    max_new_tokens: int = 3072,
+    num_samples: int = 1,
+    seed: int = 0,
+    ids: Sequence[str | int] | None = None,
+    top_k: int | None = None,
+    num_slots: int | None = None,
+    stop: Literal["eos", "horizon"] = "eos",
+    early_rejection: bool = True,
+    progress: bool = True,
+    on_finish: OnFinish | None = None,
+    skip: Skip | None = None,
+) -> Completions:
+    """Power(inf): a move is accepted iff log pi of the whole completion strictly rises.
+
+    A stochastic ascent towards y* (Eq. 2) with proposals of the base at `temperature`. Arguments,
+    result and errors as for `power`.
+    """
+    _check_temperature(temperature)
+    return _run(lm, prompts, sampler="power_inf", alpha=math.inf, temperature=temperature,
+                block_size=block_size, num_mcmc_steps=num_mcmc_steps,
+                max_new_tokens=max_new_tokens, num_samples=num_samples, seed=seed, ids=ids,
+                top_k=top_k, num_slots=num_slots, stop=stop, kernel="power_inf",
+                early_rejection=early_rejection, progress=progress, on_finish=on_finish, skip=skip)
+
+
+def standard(lm: LM, prompts: Sequence[Prompt], **options: Any) -> Completions:
+    """Plain sampling from the model: temperature 1, no MH moves.
+
+    Options: max_new_tokens, num_samples, seed, ids, top_k, num_slots, progress, on_finish, skip;
+    result and errors as for `power`.
+    """
+    return _plain(lm, prompts, "standard", 1.0, **options)
+
+
+def temperature(
+    lm: LM, prompts: Sequence[Prompt], *, temperature: float = 0.25, **options: Any
+) -> Completions:
+    """Token-level temperature sampling (Eq. 5 with alpha = 1/temperature). Options of `standard`."""
+    _check_temperature(temperature)
+    return _plain(lm, prompts, "temperature", temperature, **options)
+
+
+def best_of_n(
+    lm: LM,
+    prompts: Sequence[Prompt],
+    *,
+    n: int = 4,
+    sampler: Callable[..., Completions] = standard,
+    **options: Any,
+) -> Completions:
+    """Draws n completions a prompt by `sampler` and marks the one of largest self-reward `chosen`.
+
+    All n are kept. Options are the sampler's, but num_samples, which is n.
+    """
+    if n < 1:
+        raise ValueError(f"n is {n}: draw at least one completion a prompt")
+    if "num_samples" in options:
+        raise ValueError("best_of_n draws n completions a prompt: give n, not num_samples")
+    out = sampler(lm, prompts, num_samples=n, **options)
+    best: dict[int, Completion] = {}
+    for item in out:
+        item.chosen = False
+        if item.prompt_index not in best or (
+                item.self_reward > best[item.prompt_index].self_reward):
+            best[item.prompt_index] = item
+    for item in best.values():
+        item.chosen = True
+    return out
+
+
+def _plain(lm, prompts, sampler, temperature, *, max_new_tokens: int = 3072, num_samples: int = 1,
+           seed: int = 0, ids=None, top_k: int | None = None, num_slots: int | None = None,
+           progress: bool = True, on_finish: OnFinish | None = None,
+           skip: Skip | None = None) -> Completions:
+    return _run(lm, prompts, sampler=sampler, alpha=1.0 / temperature, temperature=temperature,
+                block_size=max_new_tokens, num_mcmc_steps=0, max_new_tokens=max_new_tokens,
+                num_samples=num_samples, seed=seed, ids=ids, top_k=top_k, num_slots=num_slots,
+                stop="eos", kernel="exact", early_rejection=True, progress=progress,
+                on_finish=on_finish, skip=skip)
+
+
+def _run(lm: LM, prompts, *, sampler, alpha, temperature, block_size, num_mcmc_steps,
+         max_new_tokens, num_samples, seed, ids, top_k, num_slots, stop, kernel, early_rejection,
+         progress, on_finish, skip) -> Completions:
+    for name, value, least in (("block_size", block_size, 1), ("num_samples", num_samples, 1),
+                               ("num_mcmc_steps", num_mcmc_steps, 0),
+                               ("max_new_tokens", max_new_tokens, 1),
+                               ("num_slots", num_slots, 1), ("top_k", top_k, 1)):
+        if value is not None and (int(value) != value or value < least):
+            raise ValueError(f"{name} is {value}: it must be a whole number, {least} or more")
+    if max_new_tokens >= 2**16:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}: it must be below 65536")
+    if stop not in ("eos", "horizon"):
+        raise ValueError(f"stop must be 'eos' or 'horizon', not {stop!r}")
+    tokens = _prompt_tokens(lm, prompts, max_new_tokens)
+    names = _names(ids, len(tokens))
+    effective = 1 / alpha if temperature is None else temperature
+    label = dict(model=lm.name, sampler=sampler, alpha=_plain_alpha(sampler, alpha),
+                 temperature=effective, seed=seed, block_size=int(block_size),
+                 num_mcmc_steps=int(num_mcmc_steps), stop=stop, kernel=kernel,
+                 max_new_tokens=int(max_new_tokens), top_k=top_k)
+    chains = [(p, s) for p in range(len(tokens)) for s in range(num_samples)]
+    keys = draws.chain_keys(seed, [names[p] for p, _ in chains], [s for _, s in chains])
+    requests = [engine.Request(p, s, key) for (p, s), key in zip(chains, keys, strict=True)
+                if skip is None or not skip(p, s)]
+    settings = mh.settings(
+        1 / effective if kernel == "power_inf" else alpha, temperature, block_size=block_size,
+        num_mcmc_steps=num_mcmc_steps, max_new_tokens=max_new_tokens, stop_ids=lm.stop_ids,
+        stop=stop, early_rejection=early_rejection, kernel=kernel, top_k=top_k)
+    if num_slots is None:
+        longest = max(map(len, tokens)) + max_new_tokens
+        # By all chains of the job, so that a resumed run has the slots it had.
+        num_slots = engine.pick_num_slots(lm, longest, len(chains))
+
+    items: list[Completion] = []
+
+    def collect(finished: engine.Finished) -> None:
+        item = _completion(lm, finished, names)
+        items.append(item)
+        if on_finish is not None:
+            on_finish(item)
+
+    stats = engine.Stats(num_slots=num_slots)
+    with tqdm(total=len(requests), desc=sampler, unit="chain", disable=not progress) as bar:
+        # Each prompt's own length chooses longrope's factors, whoever else is in the run.
+        for long_context in (False, True):
+            part = [r for r in requests if long_context == lm.config.long_context(
+                len(tokens[r.prompt_index]) + max_new_tokens)]
+            if part:
+                stats = stats + engine.generate(
+                    lm, tokens, part, settings, num_slots=num_slots, long_context=long_context,
+                    on_finish=collect, bar=bar)
+    return Completions(items, stats, label)
+
+
+def _check_power(alpha: float, temperature: float | None) -> None:
+    if not (math.isfinite(alpha) and alpha >= 1):
+        hint = " (power_inf is the limit)" if alpha == math.inf else ""
+        raise ValueError(f"alpha is {alpha}: it must be a finite number, 1 or more{hint}")
+    if temperature is not None:
+        _check_temperature(temperature)
+
+
+def _check_temperature(temperature: float) -> None:
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature is {temperature}: it must be a finite number above 0")
+
+
+def _plain_alpha(sampler: str, alpha: float) -> float | str:
+    """alpha as a record states it; JSON has no infinity."""
+    return {"power_inf": "inf", "standard": 1.0, "temperature": 1.0}.get(sampler, alpha)
+
+
+def _prompt_tokens(lm: LM, prompts, max_new_tokens: int) -> list[list[int]]:
+    if isinstance(prompts, str):
+        raise ValueError("prompts is one string: give a list of prompts")
+    if len(prompts) == 0:
+        raise ValueError("prompts is empty: give at least one prompt")
+    tokens = []
+    for i, prompt in enumerate(prompts):
+        row = lm.encode(prompt) if isinstance(prompt, str) else [int(t) for t in prompt]
+        if not row:
+            raise ValueError(f"prompt {i} is empty: its first token would have no context")
+        if min(row) < 0 or max(row) >= lm.config.vocab_size:
+            raise ValueError(f"prompt {i} has token id {max(row) if min(row) >= 0 else min(row)}, "
+                             f"outside the vocabulary of {lm.config.vocab_size}")
+        try:
+            lm.config.check_length(len(row) + max_new_tokens)
+        except ValueError as error:
+            raise ValueError(f"prompt {i} ({len(row)} tokens): {error}") from None
+        tokens.append(row)
+    return tokens
+
+
+def _names(ids, count: int) -> list[str | int]:
+    names = list(range(count)) if ids is None else list(ids)
+    if len(names) != count:
+        raise ValueError(f"{len(names)} ids for {count} prompts: give one for each")
+    if len(set(names)) != count:
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"id {twice!r} names two prompts: their chains would be the same")
+    return names
+
+
+def _completion(lm: LM, finished: engine.Finished, names) -> Completion:
+    request, tokens = finished.request, finished.tokens.tolist()
+    log_prob = float(np.sum(finished.log_p, dtype=np.float64))
+    text = None
+    if lm.tokenizer is not None:
+        text = lm.decode(tokens[:-1] if finished.ended else tokens)
+    return Completion(
+        text=text,
+        tokens=tokens,
+        log_probs=finished.log_p,
+        log_prob=log_prob,
+        self_reward=log_prob / len(tokens),
+        finish_reason="eos" if finished.ended else "length",
+        acceptance_rate=(finished.num_accepted / finished.num_moves
+                         if finished.num_moves else None),
+        num_forward_tokens=finished.num_forward_tokens,
+        num_early_rejections=finished.num_rejected_early,
+        id=names[request.prompt_index],
+        prompt_index=request.prompt_index,
+        sample_index=request.sample_index,
+    )
