@@ -39,7 +39,7 @@ def find_folder(name_or_folder: str, *, revision: str | None = None, weights: bo
     folder = Path(name_or_folder).expanduser()
     if folder.is_dir():
         return folder
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name_or_folder)) or folder.is_absolute():
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name_or_folder):
         raise FileNotFoundError(
             f"{name_or_folder}: no such folder, and not a Hugging Face id (owner/name)"
         )
@@ -48,7 +48,7 @@ def find_folder(name_or_folder: str, *, revision: str | None = None, weights: bo
     try:
         return Path(
             huggingface_hub.snapshot_download(
-                str(name_or_folder),
+                name_or_folder,
                 revision=revision,
                 allow_patterns=[*_SMALL_FILES, *(_WEIGHT_FILES if weights else ())],
                 ignore_patterns=["*/*"],
@@ -73,7 +73,8 @@ def _download_failure(name: str, revision: str | None, error: Exception) -> str:
             "check the network, HF_HUB_OFFLINE and HF_HOME, or give a folder"
         )
     else:
-        why = f"the download failed ({type(error).__name__}: {str(error).splitlines()[0]})"
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        why = f"the download failed: {reason}"
     return f"cannot load {name!r}: {why}"
 
 

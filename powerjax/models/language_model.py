@@ -225,9 +225,10 @@ def load(
     random_weights: the same architecture with N(0, initializer_range) weights drawn from `seed`
         (the paper's RandW); needs config.json alone.
     """
-    dtype = jnp.dtype(dtype)
-    if dtype.name not in _DTYPES:
-        raise ValueError(f"dtype {dtype.name!r} is not one of {', '.join(_DTYPES)}")
+    dtype_name = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
+    if dtype_name not in _DTYPES:
+        raise ValueError(f"dtype {dtype_name!r} is not one of {', '.join(_DTYPES)}")
+    dtype = jnp.dtype(dtype_name)
     folder = checkpoint.find_folder(
         str(name_or_folder), revision=revision, weights=not random_weights
     )

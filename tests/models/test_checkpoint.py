@@ -1,0 +1,233 @@
+"""Loading and saving Hugging Face checkpoints: every tensor in its place, every fault named."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+from safetensors.numpy import load_file, save_file
+
+from powerjax import models
+from powerjax.models import checkpoint
+from powerjax.models.layout import tensors
+from tests.golden import cases
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A small tied Qwen2 checkpoint, to be damaged."""
+    return cases.write_checkpoint("qwen2_tied", tmp_path / "model")
+
+
+def _flat(params):
+    return traverse_util.flatten_dict(params, sep="/")
+
+
+@pytest.mark.parametrize("case", cases.CASES)
+def test_table_is_the_module_s(case):
+    config = models.ModelConfig.from_hf(cases.CASES[case])
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    module = models.LM(config, {}).model()
+    expected = jax.eval_shape(lambda: module.init(jax.random.key(0), tokens, tokens))["params"]
+    assert {k: v.shape for k, v in _flat(expected).items()} == {
+        path: tensor.shape for path, tensor in tensors(config).items()
+    }
+
+
+@pytest.mark.parametrize("case", ["qwen2_tied", "qwen2_untied", "phi3_longrope_long"])
+@pytest.mark.parametrize("shard_bytes", [1 << 30, 20_000])
+def test_save_gives_the_file_back(case, shard_bytes, tmp_path):
+    cases.write_checkpoint(case, tmp_path / "in")
+    lm = models.load(tmp_path / "in", dtype="float32")
+    out = tmp_path / "out"
+    checkpoint.save(out, lm.config, lm.params, stop_ids=(3, 5), shard_bytes=shard_bytes)
+    shards = sorted(out.glob("*.safetensors"))
+    assert (len(shards) > 1) == (shard_bytes < 1 << 30)
+    found = {name: x for shard in shards for name, x in load_file(shard).items()}
+    expected = load_file(tmp_path / "in" / "model.safetensors")
+    assert found.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name])
+    again = models.load(out, dtype="float32")
+    assert again.config == lm.config and again.stop_ids == (3, 5)
+    jax.tree.map(np.testing.assert_array_equal, again.params, lm.params)
+
+
+@pytest.mark.parametrize("stored", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("wanted", ["float32", "bfloat16", "float16"])
+def test_dtypes(stored, wanted, folder):
+    full = models.load(folder, dtype="float32")
+    checkpoint.save(folder, full.config, full.params, dtype=stored)
+    lm = models.load(folder, dtype=wanted)
+    assert lm.dtype == wanted
+    for path, x in _flat(lm.params).items():
+        assert x.dtype == wanted
+        expected = np.asarray(_flat(full.params)[path]).astype(stored).astype(wanted)
+        np.testing.assert_array_equal(np.asarray(x), expected)
+
+
+def test_reading_in_chunks(folder, monkeypatch):
+    whole = models.load(folder, dtype="float32")
+    monkeypatch.setattr("powerjax.models.tensor_file._CHUNK_BYTES", 300)
+    pieces = models.load(folder, dtype="float32")
+    jax.tree.map(np.testing.assert_array_equal, pieces.params, whole.params)
+
+
+def test_shards_without_an_index(folder, tmp_path):
+    lm = models.load(folder, dtype="float32")
+    checkpoint.save(tmp_path / "out", lm.config, lm.params, shard_bytes=20_000)
+    (tmp_path / "out" / "model.safetensors.index.json").unlink()
+    again = models.load(tmp_path / "out", dtype="float32")
+    jax.tree.map(np.testing.assert_array_equal, again.params, lm.params)
+
+
+def test_random_weights_need_only_a_config(tmp_path):
+    hf = cases.CASES["qwen2_untied"] | {"initializer_range": 0.1, "eos_token_id": 7}
+    (tmp_path / "config.json").write_text(json.dumps(hf))
+    first = models.load(tmp_path, random_weights=True, seed=3)
+    again = models.load(tmp_path, random_weights=True, seed=3)
+    other = models.load(tmp_path, random_weights=True, seed=4)
+    jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
+    assert first.stop_ids == (7,) and first.tokenizer is None
+    seen = set()
+    for path, x in _flat(first.params).items():
+        x = np.asarray(x, np.float32)
+        if path.endswith("scale"):
+            assert (x == 1).all()
+        elif path.endswith("bias"):
+            assert (x == 0).all()
+        else:
+            assert x.std() == pytest.approx(0.1, rel=0.1)
+            assert abs(x.mean()) < 5 * 0.1 / x.size**0.5
+            assert (x != np.asarray(_flat(other.params)[path], np.float32)).mean() > 0.9
+            seen.add(x.tobytes()[:64])
+    assert len(seen) == 1 + 3 * 7 + 1  # no two tensors share their draws
+
+
+def _fails(error, *parts, **kwargs):
+    """load(**kwargs) raises `error` in one line that names every part."""
+    with pytest.raises(error) as caught:
+        models.load(**kwargs)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+    return message
+
+
+def test_missing_shard_of_an_index(folder, tmp_path):
+    lm = models.load(folder, dtype="float32")
+    checkpoint.save(tmp_path / "out", lm.config, lm.params, shard_bytes=20_000)
+    names = sorted(p.name for p in (tmp_path / "out").glob("*.safetensors"))
+    (tmp_path / "out" / names[1]).unlink()
+    _fails(FileNotFoundError, names[1], "1 of", name_or_folder=tmp_path / "out")
+    (tmp_path / "out" / "model.safetensors.index.json").unlink()
+    _fails(FileNotFoundError, names[1], name_or_folder=tmp_path / "out")
+
+
+@pytest.mark.parametrize("keep", [4, 100, -1])
+def test_truncated_file(folder, keep):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    _fails(ValueError, "model.safetensors", "truncated", name_or_folder=folder)
+
+
+def test_not_a_safetensors_file(folder):
+    header = b"not json"
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    _fails(ValueError, "not a safetensors file", name_or_folder=folder)
+
+
+def _rewrite(folder, change):
+    arrays = load_file(folder / "model.safetensors")
+    change(arrays)
+    save_file(arrays, folder / "model.safetensors")
+
+
+def test_missing_tensor(folder):
+    _rewrite(folder, lambda arrays: arrays.pop("model.layers.1.mlp.up_proj.weight"))
+    _fails(ValueError, "model.layers.1.mlp.up_proj.weight", name_or_folder=folder)
+
+
+def test_wrong_shape(folder):
+    name = "model.layers.0.self_attn.k_proj.weight"
+    _rewrite(folder, lambda arrays: arrays.update({name: arrays[name][:-1]}))
+    _fails(ValueError, name, "(15, 32)", "(16, 32)", name_or_folder=folder)
+
+
+def test_quantised_tensor(folder):
+    name = "model.norm.weight"
+    _rewrite(folder, lambda arrays: arrays.update({name: arrays[name].astype(np.int8)}))
+    _fails(ValueError, name, "I8", name_or_folder=folder)
+
+
+def test_unknown_architecture(folder):
+    hf = cases.CASES["qwen2_tied"] | {"architectures": ["MambaForCausalLM"]}
+    (folder / "config.json").write_text(json.dumps(hf))
+    _fails(ValueError, "MambaForCausalLM", "Qwen2ForCausalLM", name_or_folder=folder)
+
+
+def test_config_without_a_needed_key(folder):
+    hf = {k: v for k, v in cases.CASES["qwen2_tied"].items() if k != "num_hidden_layers"}
+    (folder / "config.json").write_text(json.dumps(hf))
+    _fails(ValueError, "num_hidden_layers", name_or_folder=folder)
+
+
+def test_damaged_or_absent_config(folder):
+    (folder / "config.json").write_text("{")
+    _fails(ValueError, "config.json", "JSON", name_or_folder=folder)
+    (folder / "config.json").unlink()
+    _fails(FileNotFoundError, "config.json", name_or_folder=folder)
+
+
+def test_no_weights(folder):
+    (folder / "model.safetensors").unlink()
+    _fails(FileNotFoundError, "random_weights=True", name_or_folder=folder)
+
+
+def test_unknown_dtype(folder):
+    _fails(ValueError, "int8", "float32", name_or_folder=folder, dtype="int8")
+    _fails(ValueError, "float33", name_or_folder=folder, dtype="float33")
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "owner/name/more"])
+def test_no_such_folder(name):
+    _fails(FileNotFoundError, name, "no such folder", name_or_folder=name)
+
+
+def test_hub_out_of_reach(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    _fails(FileNotFoundError, "owner/name", "HF_HUB_OFFLINE", name_or_folder="owner/name")
+
+
+def test_hub_id(monkeypatch, folder):
+    asked = {}
+
+    def snapshot_download(name, **kwargs):
+        asked.update(kwargs, name=name)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert models.load("owner/name", revision="v2").name == "owner/name"
+    assert asked["name"] == "owner/name" and asked["revision"] == "v2"
+    assert "*.safetensors" in asked["allow_patterns"]
+    models.load("owner/name", random_weights=True)
+    assert "*.safetensors" not in asked["allow_patterns"]
+
+
+def test_peak_memory(tmp_path, record_property):
+    """No second copy: 45 M parameters, 90 MB as bfloat16, loaded as float32 (180 MB)."""
+    config = models.ModelConfig(20_000, 768, 2048, 4, 12, 4, 64, tie_word_embeddings=True)
+    checkpoint.save(tmp_path, config, checkpoint.random_params(config, "bfloat16"))
+    command = [sys.executable, "-m", "benchmarks.loading", f"--folder={tmp_path}"]
+    out = subprocess.run(
+        [*command, "--measure=float32"], check=True, capture_output=True, text=True
+    )
+    found = json.loads(out.stdout.splitlines()[-1])
+    record_property("peak above / loaded bytes", round(found["above"] / found["loaded"], 2))
+    assert found["above"] <= 1.2 * found["loaded"] + 20e6

@@ -1,0 +1,109 @@
+"""ModelConfig and rope against the published config.json files and their own formulas."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from powerjax.models import ModelConfig
+from powerjax.models.rope import cos_sin, inverse_frequencies
+from tests.golden import cases
+
+
+def _read(data_dir, name):
+    return json.loads((data_dir / "configs" / f"{name}.config.json").read_text())
+
+
+def test_published_qwen(data_dir):
+    config = ModelConfig.from_hf(_read(data_dir, "Qwen2.5-7B"))
+    assert (config.num_layers, config.num_heads, config.num_kv_heads) == (28, 28, 4)
+    assert (config.head_dim, config.vocab_size, config.rope.theta) == (128, 152_064, 1e6)
+    assert config.qkv_bias and not config.tie_word_embeddings
+    assert config.sliding_window is None  # it has one, with use_sliding_window false
+    assert ModelConfig.from_hf(_read(data_dir, "Qwen2.5-0.5B")).tie_word_embeddings
+
+
+def test_published_phi(data_dir):
+    config = ModelConfig.from_hf(_read(data_dir, "Phi-3.5-mini-instruct"))
+    assert (config.head_dim, config.num_kv_heads, config.qkv_bias) == (96, 32, False)
+    assert config.rope.kind == "longrope" and len(config.rope.long_factor) == 48
+    expected = math.sqrt(1 + math.log(131_072 / 4096) / math.log(4096))
+    assert config.rope.attention_factor == pytest.approx(expected, rel=1e-12)
+    assert not config.long_context(4096) and config.long_context(4097)
+    config.check_length(131_072)
+
+
+@pytest.mark.parametrize("case", cases.CASES)
+def test_transformers_5_key_names(case):
+    hf = dict(cases.CASES[case])
+    expected = ModelConfig.from_hf(hf)
+    parameters = {"rope_type": "default", **hf.pop("rope_scaling", {})}
+    parameters["rope_type"] = parameters.pop("type", "default")
+    parameters["rope_theta"] = hf.pop("rope_theta")
+    if "partial_rotary_factor" in hf:
+        parameters["partial_rotary_factor"] = hf.pop("partial_rotary_factor")
+    if parameters["rope_type"] == "longrope":
+        parameters["original_max_position_embeddings"] = hf.pop("original_max_position_embeddings")
+    assert ModelConfig.from_hf(hf | {"rope_parameters": parameters}) == expected
+
+
+@pytest.mark.parametrize("case", cases.CASES)
+def test_round_trip(case):
+    config = ModelConfig.from_hf(cases.CASES[case])
+    assert ModelConfig.from_hf(json.loads(json.dumps(config.to_hf()))) == config
+    assert hash(config) == hash(dataclasses.replace(config))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architectures": ["LlamaForCausalLM"]}, "LlamaForCausalLM"),
+        ({"hidden_size": None}, "hidden_size"),
+        ({"hidden_act": "gelu"}, "gelu"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads 3"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "yarn"),
+        ({"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0]}}, "short_factor"),
+        (
+            {"rope_scaling": {"rope_type": "longrope", "long_mscale": 1.2}},
+            "long_mscale",
+        ),
+    ],
+)
+def test_refusals(change, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        ModelConfig.from_hf(cases.CASES["qwen2_tied"] | change)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "window"),
+    [
+        ({"use_sliding_window": True, "max_window_layers": 1}, 8),
+        ({"use_sliding_window": True, "max_window_layers": 3}, None),
+        ({"use_sliding_window": True, "layer_types": ["full_attention"] * 3}, None),
+        ({"use_sliding_window": True, "layer_types": ["sliding_attention"] * 3}, 8),
+    ],
+)
+def test_qwen_sliding_window_in_force(change, window):
+    assert ModelConfig.from_hf(cases.CASES["qwen2_tied"] | change).sliding_window == window
+
+
+def test_check_length():
+    config = ModelConfig.from_hf(cases.CASES["phi3_default"] | {"sliding_window": 20})
+    config.check_length(20)
+    with pytest.raises(ValueError, match=r"21 tokens.*sliding window of 20"):
+        config.check_length(21)
+    with pytest.raises(ValueError, match=r"257 tokens.*context of 256"):
+        config.check_length(257)
+
+
+def test_longrope_frequencies_and_scaling():
+    config = ModelConfig.from_hf(cases.CASES["phi3_longrope_long"])
+    plain = 10_000.0 ** -(np.arange(0, 12, 2) / 12)
+    for long, factors in ((False, config.rope.short_factor), (True, config.rope.long_factor)):
+        np.testing.assert_allclose(inverse_frequencies(config, long), plain / factors, rtol=1e-6)
+        cos, sin = cos_sin(np.array([[3, 40]]), config, long)
+        scale = math.sqrt(1 + math.log(16) / math.log(16))
+        np.testing.assert_allclose(cos**2 + sin**2, scale**2, rtol=1e-5)
