@@ -1,8 +1,8 @@
-"""Three roads to pi_alpha on one model that can be enumerated: sampling, self-reward RL, distillation.
+"""Three roads to pi_alpha on one enumerable model: sampling, self-reward RL, self-distillation.
 
-Every curve is the total-variation distance of a law over completions to the enumerated target. Lines
-are exact laws (transition matrices, the exact law of importance resampling); marks are what was
-measured with `powerjax.sample.mh` itself.
+Every curve is the total-variation distance of a law over completions to the enumerated target.
+Lines are exact laws (transition matrices, the exact law of importance resampling); marks are what
+was measured with `powerjax.sample.mh` itself.
 """
 
 from __future__ import annotations
@@ -115,16 +115,22 @@ def run_chains(
     return np.moveaxis(np.asarray(run(jax.random.key(seed))), 1, 0).astype(int)
 
 
-def empirical_laws(model: TabularModel, strings: np.ndarray) -> np.ndarray:
-    """Frequencies [.., Y+U] over `transitions.strings` of the strings [.., chains, T+1]."""
+def string_index(model: TabularModel, strings: np.ndarray) -> np.ndarray:
+    """Which of `transitions.strings` each of the strings [.., chains, T+1] is."""
     known = transitions.strings(model)
     base = model.vocab_size + 1
     digits = base ** np.arange(model.length)
     codes = (known.tokens + 1) @ digits
     order = np.argsort(codes)
     found = np.searchsorted(codes[order], (strings[..., :-1] + 1) @ digits)
-    index = order[found]
-    counts = [np.bincount(row, minlength=len(codes)) for row in index.reshape(-1, index.shape[-1])]
+    return order[found]
+
+
+def empirical_laws(model: TabularModel, strings: np.ndarray) -> np.ndarray:
+    """Frequencies [.., Y+U] over `transitions.strings` of the strings [.., chains, T+1]."""
+    index = string_index(model, strings)
+    num_strings = len(transitions.strings(model).lengths)
+    counts = [np.bincount(row, minlength=num_strings) for row in index.reshape(-1, index.shape[-1])]
     return np.array(counts).reshape(*index.shape[:-1], -1) / index.shape[-1]
 
 
@@ -195,8 +201,10 @@ def rl_curves(model: TabularModel, alpha: float, num_steps: int, seed: int = 0) 
     return curves
 
 
-def distillation_curves(model: TabularModel, alpha: float, seed: int = 0) -> list[Curve]:
-    """Road (c): maximum likelihood on n completions of pi_alpha, and of a short chain's law."""
+def distillation_curves(
+    model: TabularModel, alpha: float, num_chains: int, seed: int = 0
+) -> list[Curve]:
+    """Road (c): maximum likelihood on n completions of pi_alpha, and of short `mh` chains."""
     log_target = laws.power(model.log_joint(), alpha)
     proposal = model.tempered(alpha)
     step = transitions.kernel(model, proposal, alpha)
@@ -207,14 +215,18 @@ def distillation_curves(model: TabularModel, alpha: float, seed: int = 0) -> lis
         f"MLE on MH samples, {TEACHER_STEPS} steps": short,
     }
     rng = np.random.default_rng(seed)
-    sizes = np.array(SAMPLE_SIZES)
-    none = np.full(len(sizes), np.nan)
+    strings = run_chains(model, alpha, TEACHER_STEPS, num_chains, seed=seed)[-1]
+    pools = [laws.draw(rng, log_target, SAMPLE_SIZES[-1]), string_index(model, strings)]
     curves = []
-    for name, log_teacher in teachers.items():
+    for (name, log_teacher), pool in zip(teachers.items(), pools, strict=True):
         mean = [learning.expected_distance(log_target, log_teacher, n) for n in SAMPLE_SIZES]
+        sizes = np.array(SAMPLE_SIZES)
+        none = np.full(len(sizes), np.nan)
         curves.append(Curve("distillation", name, True, sizes, none, sizes, np.array(mean)))
-        fits = [learning.distil(model, laws.draw(rng, log_teacher, n)) for n in SAMPLE_SIZES]
+        sizes = sizes[sizes <= len(pool)]
+        fits = [learning.distil(model, rng.choice(pool, n, replace=False)) for n in sizes]
         seen = np.array([laws.total_variation(fit.log_joint(), log_target) for fit in fits])
+        none = none[: len(sizes)]
         curves.append(Curve("distillation", name, False, sizes, none, sizes, seen))
     return curves
 
@@ -232,7 +244,7 @@ def measure(
     return [
         *sampling_curves(model, alpha, num_steps, num_chains, seed),
         *rl_curves(model, alpha, training_steps, seed),
-        *distillation_curves(model, alpha, seed),
+        *distillation_curves(model, alpha, num_chains, seed),
     ]
 
 
@@ -250,20 +262,24 @@ def lessons(curves: list[Curve]) -> str:
     floor = float(find(curves, "token temperature").distance[0])
     below = exact.distance < floor / 10
     tenth = f"{exact.steps[np.argmax(below)]} steps" if below.any() else "more steps than drawn"
+    budget = exact.tokens_per_completion[-1]
+    base, tempered = (find(curves, f"SIS, {name}") for name in ("base", "temperature"))
+    resampled = [np.interp(budget, c.tokens_per_completion, c.distance) for c in (base, tempered)]
     ascent = find(curves, "exact gradient")
     noisy = [c for c in curves if c.method.startswith("REINFORCE")][-1]
     fit, inherited = (find(curves, f"MLE on {teacher}") for teacher in ("exact", "MH"))
     return (
-        f"Sampling: the exact kernel starts at token temperature's distance ({floor:.3f}, which no "
-        f"amount of temperature sampling lowers), is below a tenth of it after {tenth} and at "
-        f"{exact.distance[-1]:.1e} after {exact.steps[-1]}, while the published rule ends at "
-        f"{published.distance[-1]:.2f}, further off than where it began.\n"
-        f"RL: ascent on Eq. 11 at beta = 1/(alpha - 1) arrives at the same law with no sample of it "
-        f"({ascent.distance[-1]:.1e} after {ascent.steps[-1]} exact steps), and REINFORCE follows it "
-        f"to {noisy.distance[-1]:.1e} for {noisy.completions_drawn[-1]:,.0f} completions drawn, "
-        f"its noise fading as the policy nears pi_alpha, where every return is the same.\n"
-        f"Distillation: the error of the fit falls as n^-1/2 ({fit.distance[-1]:.1e} at "
-        f"n = {fit.steps[-1]:,}) and each completion then costs one draw, but the student "
-        f"inherits its teacher's error: taught by {TEACHER_STEPS} MH steps it stops at "
+        f"Sampling: token temperature stays at {floor:.3f} however many are drawn, the exact "
+        f"kernel started there needs {tenth} for a tenth of that and {exact.steps[-1]} steps "
+        f"({budget:.0f} tokens a completion, for which SIS gives {resampled[0]:.1e} from the base "
+        f"and {resampled[1]:.1e} from temperature) for {exact.distance[-1]:.1e}, and the "
+        f"published rule ends at {published.distance[-1]:.2f}, further off than it began.\n"
+        f"RL: ascent on Eq. 11 at beta = 1/(alpha - 1) arrives at the same law without one sample "
+        f"of it ({ascent.distance[-1]:.1e} after {ascent.steps[-1]} exact steps), and REINFORCE "
+        f"follows it down to {noisy.distance[-1]:.1e} for {noisy.completions_drawn[-1]:,.0f} "
+        f"completions of its own, as its noise fades where every return is the same.\n"
+        f"Distillation: the student's error falls as n^-1/2 ({fit.distance[-1]:.1e} at n = "
+        f"{fit.steps[-1]:,}) and its completions then cost one draw each, but it inherits its "
+        f"teacher's error: taught by {TEACHER_STEPS} MH steps it stops at "
         f"{inherited.distance[-1]:.3f}."
     )

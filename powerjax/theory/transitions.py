@@ -1,8 +1,8 @@
-"""Metropolis-Hastings on completions as explicit matrices: where a chain is after any number of steps.
+"""Metropolis-Hastings on completions as explicit matrices: the exact law after any number of steps.
 
-One stage: the state ends in EOS or is cut at T. A step draws a cut m uniformly on 0..|y|-1, resamples
-from m by the proposal, and accepts by the ratio of Eq. 20. This is written from the formulas alone,
-apart from `powerjax.sample.mh`, so that each can be checked by the other.
+One stage: the state ends in EOS or is cut at T. A step draws a cut m uniformly on 0..|y|-1,
+resamples from m by the proposal, and accepts by the ratio of Eq. 20. This is written from the
+formulas alone, apart from `powerjax.sample.mh`, so that each can be checked by the other.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def strings(model: TabularModel) -> Strings:
 
 
 def _running_sums(tables: tuple[np.ndarray, ...], states: Strings, num_live: int) -> np.ndarray:
-    """[Y+U, T+1]: the sum of tables [A^t, V] over each state's first t tokens, constant past its end."""
+    """[Y+U, T+1]: sums of tables [A^t, V] over a state's first t tokens, constant past its end."""
     row = np.zeros(len(states.tokens), dtype=np.int64)
     sums = np.zeros((len(row), len(tables) + 1))
     for t, table in enumerate(tables):
@@ -132,7 +132,7 @@ def laws_of_chain(step: Kernel, start: np.ndarray, num_steps: int) -> tuple[np.n
 
 
 def distance_to(log_target: np.ndarray, law: np.ndarray) -> np.ndarray:
-    """Total variation [...] between laws [..., Y+U] over strings and a target [Y] on completions."""
+    """Total variation [..] of laws over strings [.., Y+U] to a target over completions [Y]."""
     target = np.zeros(law.shape[-1])
     target[: len(log_target)] = np.exp(log_target)
     return 0.5 * np.abs(law - target).sum(axis=-1)
