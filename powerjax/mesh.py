@@ -3,6 +3,7 @@
 Axes: "data" carries rows (chains, examples), "model" splits heads, feed-forward and vocabulary.
 """
 
+import functools
 import logging
 import math
 import re
@@ -65,8 +66,14 @@ def param_spec(path: str, shape: tuple[int, ...], config, mesh: Mesh) -> P:
         reason = f"dimension {shape[spec.index('model')]}"
     else:
         return spec
-    log.info("%s is replicated: %s do not divide by model axis %d", path, reason, size)
+    _say_replicated(re.sub(r"layers_\d+", "layers_*", path), reason, size)
     return P()
+
+
+@functools.cache
+def _say_replicated(paths: str, reason: str, size: int) -> None:
+    """Once for all layers, and for all loads of a process."""
+    log.info("%s is replicated: %s do not divide by model axis %d", paths, reason, size)
 
 
 def param_sharding(path: str, shape: tuple[int, ...], config, mesh: Mesh) -> NamedSharding:
