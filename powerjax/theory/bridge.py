@@ -283,3 +283,21 @@ def lessons(curves: list[Curve]) -> str:
         f"teacher's error: taught by {TEACHER_STEPS} MH steps it stops at "
         f"{inherited.distance[-1]:.3f}."
     )
+
+
+def table(curves: list[Curve]) -> str:
+    """The end of every curve, one a line; the CSV holds the whole."""
+    head = f"{'road':<13} {'method':<35} {'law':<9} {'steps':>9} {'cost':>24} {'TV':>8}"
+    lines = [head, "-" * len(head)]
+    for curve in curves:
+        tokens, drawn = curve.tokens_per_completion[-1], curve.completions_drawn[-1]
+        if np.isfinite(tokens):
+            cost = f"{tokens:,.0f} tokens/completion"
+        else:
+            cost = f"{drawn:,.0f} completions" if np.isfinite(drawn) else "no samples"
+        law = "exact" if curve.is_exact else "measured"
+        lines.append(
+            f"{curve.road:<13} {curve.method:<35} {law:<9} {curve.steps[-1]:>9,} {cost:>24} "
+            f"{curve.distance[-1]:>8.1e}"
+        )
+    return "\n".join(lines)

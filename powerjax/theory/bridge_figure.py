@@ -28,17 +28,17 @@ def draw(curves: Sequence[Curve], alpha: float, num_chains: int) -> Drawing:
     title += "\nlines: exact laws and expectations, REINFORCE one run; marks: measured"
     figure, axes = panels(title, 3, height=3.9, sharey=True)
     styles = {
-        "MH, exact": (BLUE, "o", "-"),
+        "MH, exact": (GREEN, "D", "-"),
         "MH, published": (RED, "s", "-"),
-        "SIS, base": (GREEN, "", "--"),
-        "SIS, temperature": (PINK, "", "-."),
+        "SIS, base": (BLUE, "", "--"),
+        "SIS, temperature": (ORANGE, "", "-."),
         "SIS, oracle": (BLACK, "*", ""),
         "token temperature": (ORANGE, "", ":"),
         "exact gradient": (BLACK, "", "-"),
         "REINFORCE, 16 ": (SKY, "", "-"),
-        "REINFORCE, 256": (GREEN, "", "-"),
-        "MLE on exact": (BLUE, "o", "-"),
-        "MLE on MH": (ORANGE, "^", "-"),
+        "REINFORCE, 256": (BLUE, "", "-"),
+        "MLE on exact": (GREEN, "D", "-"),
+        "MLE on MH": (PINK, "^", "-"),
     }
     floor = 2e-4
     for curve in curves:
@@ -68,7 +68,7 @@ def draw(curves: Sequence[Curve], alpha: float, num_chains: int) -> Drawing:
             drawn = curve.completions_drawn[1:]
             axes[2].plot(drawn, curve.distance[1:], color=colour, alpha=0.7, label=curve.method)
         if curve.method.startswith("MH, exact") and exact:
-            for k in (4, 16, 64):
+            for k in (16, 64):
                 if k < len(x):
                     axis.annotate(
                         f"{k} steps",

@@ -132,8 +132,10 @@ def reversals(alphas: Sequence[float], shown: int = 8) -> Drawing:
     for axis, rows in zip(axes, (chosen, controls), strict=True):
         for y, k in enumerate(rows):
             axis.plot([before[k], after[k]], [y, y], color="0.75", linewidth=1.5, zorder=0)
-        axis.plot(before[rows], range(len(rows)), "^", color=ORANGE, label="temperature")
-        axis.plot(after[rows], range(len(rows)), "o", color=BLUE, label="power")
+        axis.plot(
+            before[rows], range(len(rows)), "^", color=ORANGE, markersize=6, label="temperature"
+        )
+        axis.plot(after[rows], range(len(rows)), "D", color=GREEN, label="power")
         axis.axvline(0, color=BLACK, linewidth=0.8)
         axis.set_yticks(range(len(rows)), [f"{pairs.i[k]}, {pairs.j[k]}" for k in rows])
         axis.invert_yaxis()
@@ -275,16 +277,17 @@ def distillation_bound(alphas: Sequence[float]) -> Drawing:
     least = 1e-6
     drawn = sorted({c.alpha for c in cells} & set(checks.PROP3_LIMIT))
     figure, axes = panels("Proposition 3. Power self-distillation against its bounds", 2, height=3)
-    marks, dashes = ("o", "s", "D", "^", "v"), ("-", "-", (2, (4, 4)), "-", "-")
+    # Bounds that differ only in their second term coincide: every other line is dashed over it.
+    marks, dashes = ("o", "s", "D", "^", "v"), ("-", "-", (2, (4, 4)), "-", (2, (4, 4)))
+    handles = []
     looks = zip(drawn, (SKY, BLUE, GREEN, ORANGE, RED), marks, dashes, strict=True)
     for alpha, colour, mark, dash in looks:
         rows = [c for c in cells if c.alpha == alpha]
         n = [c.n for c in rows]
         label = rf"$\alpha={alpha:g}$"
         axes[0].semilogx(n, [c.fits.unsharpened.mean() for c in rows], mark, color=colour)
-        axes[0].semilogx(
-            n, [c.fits.bound for c in rows], color=colour, ls=dash, marker=mark, label=label
-        )
+        axes[0].semilogx(n, [c.fits.bound for c in rows], color=colour, linestyle=dash)
+        handles += axes[0].plot([], [], color=colour, linestyle=dash, marker=mark, label=label)
         worst = [np.quantile(c.fits.hellinger, 1 - checks.PROP3_RHO) for c in rows]
         axes[1].loglog(n, np.maximum(worst, least), mark, color=colour, clip_on=False)
     axes[1].loglog(n, [c.fits.hellinger_bound for c in rows], color=BLACK)
@@ -300,7 +303,7 @@ def distillation_bound(alphas: Sequence[float]) -> Drawing:
         "unsharpened prompts (share)",
     )
     name_axes(axes[1], "b", "Line: Lemma 1; marks: 95 % quantile", samples, "$E_x[H^2]$")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, handlelength=3)
     table = {
         "alpha": [c.alpha for c in cells],
         "n": [c.n for c in cells],
