@@ -231,3 +231,18 @@ def test_peak_memory(tmp_path, record_property):
     found = json.loads(out.stdout.splitlines()[-1])
     record_property("peak above / loaded bytes", round(found["above"] / found["loaded"], 2))
     assert found["above"] <= 1.2 * found["loaded"] + 20e6
+
+
+@pytest.mark.parametrize("case", cases.CASES)
+def test_transformers_reads_what_save_writes(case, tmp_path, parity):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    lm = models.load(cases.write_checkpoint(case, tmp_path / "in"), dtype="float32")
+    checkpoint.save(tmp_path / "out", lm.config, lm.params, stop_ids=(3,))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    assert model.generation_config.eos_token_id in (3, [3])
+    tokens = np.arange(40).reshape(2, 20)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(tokens)).logits.numpy()
+    np.testing.assert_allclose(lm.logits(tokens), expected, atol=1e-4)
