@@ -32,7 +32,7 @@ def load_tokenizer(folder: str | Path):
 def stop_ids(folder: str | Path, hf_config: dict) -> tuple[int, ...]:
     """All eos ids of generation_config.json, or where it names none, of config.json."""
     path = Path(folder) / "generation_config.json"
-    generation = json.loads(path.read_text()) if path.is_file() else {}
+    generation = read_json(path) if path.is_file() else {}
     for source in (generation, hf_config):
         ids = source.get("eos_token_id")
         if ids is not None:
@@ -49,3 +49,11 @@ def format_prompt(tokenizer, message: str, chat: bool = False) -> str:
     return tokenizer.apply_chat_template(
         [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
     )
+
+
+def read_json(path: Path) -> dict:
+    """A model folder's JSON file; ValueError names the file where it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): download it again") from error

@@ -21,6 +21,7 @@ from powerjax.mesh import param_sharding
 from powerjax.models import tensor_file
 from powerjax.models.config import ModelConfig
 from powerjax.models.layout import Tensor, tensors
+from powerjax.text import read_json
 
 _TINY = Path(__file__).parent / "assets" / "tiny"
 _SMALL_FILES = ("*.json", "*.txt", "*.jinja", "tokenizer.model")
@@ -83,10 +84,7 @@ def read_config(folder: Path) -> dict:
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no config.json: is it a model folder?")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    return read_json(path)
 
 
 def load_params(folder: Path, config: ModelConfig, dtype, mesh=None) -> dict:
@@ -131,7 +129,7 @@ def _place(read, path: str, tensor: Tensor, config: ModelConfig, mesh) -> jax.Ar
 def _stored_tensors(folder: Path) -> dict[str, tensor_file.StoredTensor]:
     index_path = folder / "model.safetensors.index.json"
     if index_path.is_file():
-        names = set(json.loads(index_path.read_text())["weight_map"].values())
+        names = set(read_json(index_path)["weight_map"].values())
     else:
         names = {
             p.name for p in folder.glob("*.safetensors") if p.name != "adapter_model.safetensors"

@@ -1,7 +1,6 @@
 """LoRA adapters in PEFT's format: merging one into loaded weights, W + scale * B A."""
 
 import functools
-import json
 from pathlib import Path
 
 import jax
@@ -11,6 +10,7 @@ from flax import traverse_util
 from powerjax.models import tensor_file
 from powerjax.models.config import ModelConfig
 from powerjax.models.layout import tensors
+from powerjax.text import read_json
 
 # Settings that change what an adapter computes and are not implemented: None, False or empty here.
 _UNSUPPORTED = (
@@ -67,7 +67,7 @@ def _read_settings(folder: Path) -> dict:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has no {name}: is it a PEFT adapter's folder?")
-    settings = json.loads((folder / "adapter_config.json").read_text())
+    settings = read_json(folder / "adapter_config.json")
     if settings.get("peft_type") != "LORA":
         raise ValueError(f"{folder} is a {settings.get('peft_type')} adapter, only LORA is read")
     used = [key for key in _UNSUPPORTED if settings.get(key)]

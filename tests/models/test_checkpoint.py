@@ -184,6 +184,12 @@ def test_damaged_or_absent_config(folder):
     _fails(FileNotFoundError, "config.json", name_or_folder=folder)
 
 
+@pytest.mark.parametrize("name", ["generation_config.json", "model.safetensors.index.json"])
+def test_damaged_json(name, folder):
+    (folder / name).write_text('{"weight_map": {')
+    _fails(ValueError, name, "JSON", name_or_folder=folder)
+
+
 def test_no_weights(folder):
     (folder / "model.safetensors").unlink()
     _fails(FileNotFoundError, "random_weights=True", name_or_folder=folder)
