@@ -53,8 +53,10 @@ class Completion:
         what = what if len(what) <= 80 else what[:77] + "..."
         accepted = "" if self.acceptance_rate is None else f", accepted {self.acceptance_rate:.2f}"
         chosen = ", chosen" if self.chosen else ""
-        return (f"Completion({self.id}/{self.sample_index}: {what!r}, {self.num_tokens} tokens, "
-                f"{self.finish_reason}, r_self {self.self_reward:.3f}{accepted}{chosen})")
+        return (
+            f"Completion({self.id}/{self.sample_index}: {what!r}, {self.num_tokens} tokens, "
+            f"{self.finish_reason}, r_self {self.self_reward:.3f}{accepted}{chosen})"
+        )
 
 
 class Completions(Sequence):
@@ -92,14 +94,20 @@ class Completions(Sequence):
     def _headline(self) -> str:
         s, stats = self.settings, self.stats
         mean = np.mean([item.self_reward for item in self._items])
-        law = f", {s['num_mcmc_steps']} steps a stage, stop={s['stop']!r}" if (
-            s["num_mcmc_steps"]) else ""
-        accepted = "" if stats.acceptance_rate is None else (
-            f", accepted {stats.acceptance_rate:.3f}")
-        return (f"{len(self)} completions of {s['model']} by {s['sampler']} (alpha {s['alpha']}, "
-                f"temperature {s['temperature']:.4g}{law}): mean r_self {mean:.3f}{accepted}, "
-                f"{stats.num_forward_tokens:,} forward tokens in {stats.wall_s:.1f} s "
-                f"({stats.tokens_per_s:,.0f}/s)")
+        law = (
+            f", {s['num_mcmc_steps']} steps a stage, stop={s['stop']!r}"
+            if (s["num_mcmc_steps"])
+            else ""
+        )
+        accepted = (
+            "" if stats.acceptance_rate is None else (f", accepted {stats.acceptance_rate:.3f}")
+        )
+        return (
+            f"{len(self)} completions of {s['model']} by {s['sampler']} (alpha {s['alpha']}, "
+            f"temperature {s['temperature']:.4g}{law}): mean r_self {mean:.3f}{accepted}, "
+            f"{stats.num_forward_tokens:,} forward tokens in {stats.wall_s:.1f} s "
+            f"({stats.tokens_per_s:,.0f}/s)"
+        )
 
     def _repr_html_(self) -> str:
         def cell(value):
@@ -111,9 +119,24 @@ class Completions(Sequence):
             text = c.text if c.text is not None else str(c.tokens)
             accepted = "" if c.acceptance_rate is None else f"{c.acceptance_rate:.2f}"
             style = " style='font-weight:bold'" if c.chosen else ""
-            rows.append(f"<tr{style}>" + "".join(map(cell, (
-                c.id, c.sample_index, text[:200], c.num_tokens, f"{c.self_reward:.3f}",
-                c.finish_reason, accepted))) + "</tr>")
+            rows.append(
+                f"<tr{style}>"
+                + "".join(
+                    map(
+                        cell,
+                        (
+                            c.id,
+                            c.sample_index,
+                            text[:200],
+                            c.num_tokens,
+                            f"{c.self_reward:.3f}",
+                            c.finish_reason,
+                            accepted,
+                        ),
+                    )
+                )
+                + "</tr>"
+            )
         more = f"<p>... {len(self) - 20} more</p>" if len(self) > 20 else ""
         head = "".join(f"<th style='text-align:left'>{n}</th>" for n in names)
         title = html.escape(self._headline()) if self._items else "no completions"

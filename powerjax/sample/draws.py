@@ -37,8 +37,10 @@ def chain_keys(seed: int, names: Sequence[str | int], sample_indices: Sequence[i
     samples = np.array(sample_indices, np.uint32)
     word = np.full(ids.shape, int(seed) % 2**64, np.uint64)
     low = np.uint64(0xFFFFFFFF)
-    key = _hash(*(jnp.asarray((x & low).astype(np.uint32)) for x in (word >> np.uint64(32), word)),
-                *(jnp.asarray((x & low).astype(np.uint32)) for x in (ids >> np.uint64(32), ids)))
+    key = _hash(
+        *(jnp.asarray((x & low).astype(np.uint32)) for x in (word >> np.uint64(32), word)),
+        *(jnp.asarray((x & low).astype(np.uint32)) for x in (ids >> np.uint64(32), ids)),
+    )
     return np.asarray(jnp.stack(_hash(*key, jnp.asarray(samples), jnp.zeros_like(key[0])), axis=-1))
 
 
@@ -61,8 +63,9 @@ def draw(key: Array, chain: mh.Chain, settings: mh.Settings, dtype=jnp.float32) 
     m0, m1 = _hash(k0, k1, word(chain.stage, next_stage), word(chain.step, next_step))
     purpose = jnp.where(chain.step == 0, EXTEND, PROPOSE)
     position = word(chain.position, 0, 0)
-    high, low = _hash(m0[jnp.array([0, 1, 1])], m1[jnp.array([0, 1, 1])], position,
-                      word(purpose, CUT, ACCEPT))
+    high, low = _hash(
+        m0[jnp.array([0, 1, 1])], m1[jnp.array([0, 1, 1])], position, word(purpose, CUT, ACCEPT)
+    )
     return mh.Draws(
         token=uniform(jnp.stack([high[0], low[0]]), dtype),
         cut=high[1],

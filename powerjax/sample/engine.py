@@ -175,11 +175,18 @@ def generate(
         stats.prefill_tokens += feed.refill()
         began = time.perf_counter()
         slots, results, tally, head = slots_lib.run(
-            model, lm.params, slots, feed.queue(), settings, np.int32(max_steps), feed.has_more)
+            model, lm.params, slots, feed.queue(), settings, np.int32(max_steps), feed.has_more
+        )
         deliver(late)  # while the device works
         head, tally, count, busy, reach = jax.device_get(
-            (head, tally, results.count, slots.busy, jnp.max(
-                jnp.where(slots.busy, slots_lib.write_position(slots), 0))))
+            (
+                head,
+                tally,
+                results.count,
+                slots.busy,
+                jnp.max(jnp.where(slots.busy, slots_lib.write_position(slots), 0)),
+            )
+        )
         took = time.perf_counter() - began
         _tally(stats, tally)
         stats.device_s += took
@@ -211,7 +218,7 @@ class _Feed:
         self._groups = collections.deque(groups.items())
         self._low = num_slots  # refill when fewer chains than this wait
         per_prompt = max(1, min(len(numbers) for numbers in groups.values()))
-        rows = min(len(groups), -(-self._room // per_prompt) + _PREFILL_ROWS)
+        rows = _power_of_two(min(len(groups), -(-self._room // per_prompt) + _PREFILL_ROWS))
         self._batch = min(_PREFILL_ROWS, num_slots)  # fixed, so that no prompt's K/V vary
         self.prompt_bucket = max(_bucket(len(prompts[p])) for p in groups)
         self._prefix = init_cache(lm.config, rows, self.prompt_bucket, lm.dtype)
@@ -266,10 +273,15 @@ class _Feed:
             prefix_row=column(row for _, row in entries),
             prompt_length=column(len(p) for p in prompts),
             prompt_last=column(p[-1] for p in prompts),
-            key=np.concatenate([np.array([r.key for r in requests], np.uint32).reshape(-1, 2),
-                                np.zeros((pad, 2), np.uint32)]),
+            key=np.concatenate(
+                [
+                    np.array([r.key for r in requests], np.uint32).reshape(-1, 2),
+                    np.zeros((pad, 2), np.uint32),
+                ]
+            ),
             request=column(number for number, _ in entries),
-            size=np.int32(len(entries)))
+            size=np.int32(len(entries)),
+        )
 
     def taken(self, count: int) -> None:
         """Forgets the entries that slots took; a prompt's row is free once all its chains began."""
@@ -287,7 +299,9 @@ def _prefill(model, params, prefix: KVCache, tokens, rows) -> KVCache:
     fresh = model.apply({"params": params}, tokens, positions)[1]
     return jax.tree.map(
         lambda to, new: to.at[rows, :, : tokens.shape[1]].set(new.astype(to.dtype), mode="drop"),
-        prefix, fresh)
+        prefix,
+        fresh,
+    )
 
 
 def _rows(results: slots_lib.Results, count: int, requests) -> list[Finished]:

@@ -170,9 +170,22 @@ def init(settings: Settings, max_tokens: int | None = None, dtype=jnp.float32) -
     def empty():
         return Sequence(jnp.zeros(size, jnp.int32), *(jnp.zeros(size, dtype) for _ in range(3)))
 
-    return Chain(state=empty(), length=i, ended=no, proposal=empty(), cut=i, position=i,
-                 token=jnp.int32(-1), sum_hi=f, sum_lo=f, bound=jnp.asarray(jnp.inf, dtype), log_u=f,
-                 stage=i, step=i, done=no)
+    return Chain(
+        state=empty(),
+        length=i,
+        ended=no,
+        proposal=empty(),
+        cut=i,
+        position=i,
+        token=jnp.int32(-1),
+        sum_hi=f,
+        sum_lo=f,
+        bound=jnp.asarray(jnp.inf, dtype),
+        log_u=f,
+        stage=i,
+        step=i,
+        done=no,
+    )
 
 
 def next_move(chain: Chain, settings: Settings) -> tuple[Array, Array]:
@@ -184,13 +197,12 @@ def next_move(chain: Chain, settings: Settings) -> tuple[Array, Array]:
 def working_tokens(chain: Chain) -> np.ndarray:
     """Completion tokens that the next logits are conditioned on: int32 [position] (host)."""
     cut, position = int(chain.cut), int(chain.position)
-    return np.concatenate([np.asarray(chain.state.tokens)[:cut],
-                           np.asarray(chain.proposal.tokens)[cut:position]])
+    return np.concatenate(
+        [np.asarray(chain.state.tokens)[:cut], np.asarray(chain.proposal.tokens)[cut:position]]
+    )
 
 
-def advance(
-    chain: Chain, logits: Array, draws: Draws, settings: Settings
-) -> tuple[Chain, Info]:
+def advance(chain: Chain, logits: Array, draws: Draws, settings: Settings) -> tuple[Chain, Info]:
     """Draws one token of the current move, books it, and decides what comes next.
 
     Args:
@@ -202,8 +214,9 @@ def advance(
     Returns:
       (chain, info). A chain that is done stays as it is.
     """
-    drawn = weights.draw_token(logits, draws.token, settings.alpha, settings.inv_temperature,
-                               settings.top_k)
+    drawn = weights.draw_token(
+        logits, draws.token, settings.alpha, settings.inv_temperature, settings.top_k
+    )
     position, extending = chain.position, chain.step == 0
     length_new = position + 1
     gain = drawn.log_p if settings.kernel == "power_inf" else drawn.weight
@@ -257,12 +270,23 @@ def advance(
         step=pick(jnp.where(extend_next, 0, step_next), chain.step),
         done=done,
     )
-    stays = {f: jnp.where(chain.done | done, getattr(chain, f), getattr(following, f))
-             for f in ("cut", "position", "token", "stage", "step")}
-    info = Info(token=drawn.token, log_p=drawn.log_p, weight=drawn.weight, position=position,
-                cut=chain.cut, stage=chain.stage, is_proposal=~extending & ~chain.done,
-                finished=finished, accepted=accepted, rejected_early=finished & ~at_end,
-                log_accept=bound)
+    stays = {
+        f: jnp.where(chain.done | done, getattr(chain, f), getattr(following, f))
+        for f in ("cut", "position", "token", "stage", "step")
+    }
+    info = Info(
+        token=drawn.token,
+        log_p=drawn.log_p,
+        weight=drawn.weight,
+        position=position,
+        cut=chain.cut,
+        stage=chain.stage,
+        is_proposal=~extending & ~chain.done,
+        finished=finished,
+        accepted=accepted,
+        rejected_early=finished & ~at_end,
+        log_accept=bound,
+    )
     return following._replace(**stays), info
 
 
@@ -291,16 +315,19 @@ def _add(hi: Array, lo: Array, x: Array) -> tuple[Array, Array]:
 
 
 def _book(sequence: Sequence, at: Array, *values: Array) -> Sequence:
-    return Sequence(*(row.at[at].set(value.astype(row.dtype), mode="drop")
-                      for row, value in zip(sequence, values, strict=True)))
+    return Sequence(
+        *(
+            row.at[at].set(value.astype(row.dtype), mode="drop")
+            for row, value in zip(sequence, values, strict=True)
+        )
+    )
 
 
 def _merge(state: Sequence, proposal: Sequence, accepted: Array, cut: Array, length: Array):
     """The state, with the proposal's tokens on [cut, length) where the move was accepted."""
     index = jnp.arange(state.tokens.shape[0])
     moved = accepted & (index >= cut) & (index < length)
-    return Sequence(*(jnp.where(moved, new, old)
-                      for old, new in zip(state, proposal, strict=True)))
+    return Sequence(*(jnp.where(moved, new, old) for old, new in zip(state, proposal, strict=True)))
 
 
 def _scale(bits: Array, count: Array) -> Array:

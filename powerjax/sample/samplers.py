@@ -78,11 +78,27 @@ def power(
     _check_power(alpha, temperature)
     if kernel not in ("exact", "karan2026"):
         raise ValueError(f"kernel must be 'exact' or 'karan2026', not {kernel!r}")
-    return _run(lm, prompts, sampler="power", alpha=alpha, temperature=temperature,
-                block_size=block_size, num_mcmc_steps=num_mcmc_steps,
-                max_new_tokens=max_new_tokens, num_samples=num_samples, seed=seed, ids=ids,
-                top_k=top_k, num_slots=num_slots, stop=stop, kernel=kernel,
-                early_rejection=early_rejection, progress=progress, on_finish=on_finish, skip=skip)
+    return _run(
+        lm,
+        prompts,
+        sampler="power",
+        alpha=alpha,
+        temperature=temperature,
+        block_size=block_size,
+        num_mcmc_steps=num_mcmc_steps,
+        max_new_tokens=max_new_tokens,
+        num_samples=num_samples,
+        seed=seed,
+        ids=ids,
+        top_k=top_k,
+        num_slots=num_slots,
+        stop=stop,
+        kernel=kernel,
+        early_rejection=early_rejection,
+        progress=progress,
+        on_finish=on_finish,
+        skip=skip,
+    )
 
 
 def power_inf(
@@ -110,11 +126,27 @@ def power_inf(
     result and errors as for `power`.
     """
     _check_temperature(temperature)
-    return _run(lm, prompts, sampler="power_inf", alpha=math.inf, temperature=temperature,
-                block_size=block_size, num_mcmc_steps=num_mcmc_steps,
-                max_new_tokens=max_new_tokens, num_samples=num_samples, seed=seed, ids=ids,
-                top_k=top_k, num_slots=num_slots, stop=stop, kernel="power_inf",
-                early_rejection=early_rejection, progress=progress, on_finish=on_finish, skip=skip)
+    return _run(
+        lm,
+        prompts,
+        sampler="power_inf",
+        alpha=math.inf,
+        temperature=temperature,
+        block_size=block_size,
+        num_mcmc_steps=num_mcmc_steps,
+        max_new_tokens=max_new_tokens,
+        num_samples=num_samples,
+        seed=seed,
+        ids=ids,
+        top_k=top_k,
+        num_slots=num_slots,
+        stop=stop,
+        kernel="power_inf",
+        early_rejection=early_rejection,
+        progress=progress,
+        on_finish=on_finish,
+        skip=skip,
+    )
 
 
 def standard(lm: LM, prompts: Sequence[Prompt], **options: Any) -> Completions:
@@ -155,31 +187,83 @@ def best_of_n(
     for item in out:
         item.chosen = False
         if item.prompt_index not in best or (
-                item.self_reward > best[item.prompt_index].self_reward):
+            item.self_reward > best[item.prompt_index].self_reward
+        ):
             best[item.prompt_index] = item
     for item in best.values():
         item.chosen = True
     return out
 
 
-def _plain(lm, prompts, sampler, temperature, *, max_new_tokens: int = 3072, num_samples: int = 1,
-           seed: int = 0, ids=None, top_k: int | None = None, num_slots: int | None = None,
-           progress: bool = True, on_finish: OnFinish | None = None,
-           skip: Skip | None = None) -> Completions:
-    return _run(lm, prompts, sampler=sampler, alpha=1.0 / temperature, temperature=temperature,
-                block_size=max_new_tokens, num_mcmc_steps=0, max_new_tokens=max_new_tokens,
-                num_samples=num_samples, seed=seed, ids=ids, top_k=top_k, num_slots=num_slots,
-                stop="eos", kernel="exact", early_rejection=True, progress=progress,
-                on_finish=on_finish, skip=skip)
+def _plain(
+    lm,
+    prompts,
+    sampler,
+    temperature,
+    *,
+    max_new_tokens: int = 3072,
+    num_samples: int = 1,
+    seed: int = 0,
+    ids=None,
+    top_k: int | None = None,
+    num_slots: int | None = None,
+    progress: bool = True,
+    on_finish: OnFinish | None = None,
+    skip: Skip | None = None,
+) -> Completions:
+    return _run(
+        lm,
+        prompts,
+        sampler=sampler,
+        alpha=1.0 / temperature,
+        temperature=temperature,
+        block_size=max_new_tokens,
+        num_mcmc_steps=0,
+        max_new_tokens=max_new_tokens,
+        num_samples=num_samples,
+        seed=seed,
+        ids=ids,
+        top_k=top_k,
+        num_slots=num_slots,
+        stop="eos",
+        kernel="exact",
+        early_rejection=True,
+        progress=progress,
+        on_finish=on_finish,
+        skip=skip,
+    )
 
 
-def _run(lm: LM, prompts, *, sampler, alpha, temperature, block_size, num_mcmc_steps,
-         max_new_tokens, num_samples, seed, ids, top_k, num_slots, stop, kernel, early_rejection,
-         progress, on_finish, skip) -> Completions:
-    for name, value, least in (("block_size", block_size, 1), ("num_samples", num_samples, 1),
-                               ("num_mcmc_steps", num_mcmc_steps, 0),
-                               ("max_new_tokens", max_new_tokens, 1),
-                               ("num_slots", num_slots, 1), ("top_k", top_k, 1)):
+def _run(
+    lm: LM,
+    prompts,
+    *,
+    sampler,
+    alpha,
+    temperature,
+    block_size,
+    num_mcmc_steps,
+    max_new_tokens,
+    num_samples,
+    seed,
+    ids,
+    top_k,
+    num_slots,
+    stop,
+    kernel,
+    early_rejection,
+    progress,
+    on_finish,
+    skip,
+) -> Completions:
+    for name, value, least in (
+        ("block_size", block_size, 1),
+        ("num_samples", num_samples, 1),
+        ("num_mcmc_steps", num_mcmc_steps, 0),
+        ("max_new_tokens", max_new_tokens, 1),
+        ("num_slots", num_slots, 1),
+        ("top_k", top_k, 1),
+    ):
         if value is not None and (int(value) != value or value < least):
             raise ValueError(f"{name} is {value}: it must be a whole number, {least} or more")
     if max_new_tokens >= 2**16:
@@ -189,18 +273,38 @@ def _run(lm: LM, prompts, *, sampler, alpha, temperature, block_size, num_mcmc_s
     tokens = _prompt_tokens(lm, prompts, max_new_tokens)
     names = _names(ids, len(tokens))
     effective = 1 / alpha if temperature is None else temperature
-    label = dict(model=lm.name, sampler=sampler, alpha=_plain_alpha(sampler, alpha),
-                 temperature=effective, seed=seed, block_size=int(block_size),
-                 num_mcmc_steps=int(num_mcmc_steps), stop=stop, kernel=kernel,
-                 max_new_tokens=int(max_new_tokens), top_k=top_k)
+    label = dict(
+        model=lm.name,
+        sampler=sampler,
+        alpha=_plain_alpha(sampler, alpha),
+        temperature=effective,
+        seed=seed,
+        block_size=int(block_size),
+        num_mcmc_steps=int(num_mcmc_steps),
+        stop=stop,
+        kernel=kernel,
+        max_new_tokens=int(max_new_tokens),
+        top_k=top_k,
+    )
     chains = [(p, s) for p in range(len(tokens)) for s in range(num_samples)]
     keys = draws.chain_keys(seed, [names[p] for p, _ in chains], [s for _, s in chains])
-    requests = [engine.Request(p, s, key) for (p, s), key in zip(chains, keys, strict=True)
-                if skip is None or not skip(p, s)]
+    requests = [
+        engine.Request(p, s, key)
+        for (p, s), key in zip(chains, keys, strict=True)
+        if skip is None or not skip(p, s)
+    ]
     settings = mh.settings(
-        1 / effective if kernel == "power_inf" else alpha, temperature, block_size=block_size,
-        num_mcmc_steps=num_mcmc_steps, max_new_tokens=max_new_tokens, stop_ids=lm.stop_ids,
-        stop=stop, early_rejection=early_rejection, kernel=kernel, top_k=top_k)
+        1 / effective if kernel == "power_inf" else alpha,
+        temperature,
+        block_size=block_size,
+        num_mcmc_steps=num_mcmc_steps,
+        max_new_tokens=max_new_tokens,
+        stop_ids=lm.stop_ids,
+        stop=stop,
+        early_rejection=early_rejection,
+        kernel=kernel,
+        top_k=top_k,
+    )
     if num_slots is None:
         longest = max(map(len, tokens)) + max_new_tokens
         # By all chains of the job, so that a resumed run has the slots it had.
@@ -218,12 +322,23 @@ def _run(lm: LM, prompts, *, sampler, alpha, temperature, block_size, num_mcmc_s
     with tqdm(total=len(requests), desc=sampler, unit="chain", disable=not progress) as bar:
         # Each prompt's own length chooses longrope's factors, whoever else is in the run.
         for long_context in (False, True):
-            part = [r for r in requests if long_context == lm.config.long_context(
-                len(tokens[r.prompt_index]) + max_new_tokens)]
+            part = [
+                r
+                for r in requests
+                if long_context
+                == lm.config.long_context(len(tokens[r.prompt_index]) + max_new_tokens)
+            ]
             if part:
                 stats = stats + engine.generate(
-                    lm, tokens, part, settings, num_slots=num_slots, long_context=long_context,
-                    on_finish=collect, bar=bar)
+                    lm,
+                    tokens,
+                    part,
+                    settings,
+                    num_slots=num_slots,
+                    long_context=long_context,
+                    on_finish=collect,
+                    bar=bar,
+                )
     return Completions(items, stats, label)
 
 
@@ -256,8 +371,10 @@ def _prompt_tokens(lm: LM, prompts, max_new_tokens: int) -> list[list[int]]:
         if not row:
             raise ValueError(f"prompt {i} is empty: its first token would have no context")
         if min(row) < 0 or max(row) >= lm.config.vocab_size:
-            raise ValueError(f"prompt {i} has token id {max(row) if min(row) >= 0 else min(row)}, "
-                             f"outside the vocabulary of {lm.config.vocab_size}")
+            raise ValueError(
+                f"prompt {i} has token id {max(row) if min(row) >= 0 else min(row)}, "
+                f"outside the vocabulary of {lm.config.vocab_size}"
+            )
         try:
             lm.config.check_length(len(row) + max_new_tokens)
         except ValueError as error:
@@ -289,8 +406,9 @@ def _completion(lm: LM, finished: engine.Finished, names) -> Completion:
         log_prob=log_prob,
         self_reward=log_prob / len(tokens),
         finish_reason="eos" if finished.ended else "length",
-        acceptance_rate=(finished.num_accepted / finished.num_moves
-                         if finished.num_moves else None),
+        acceptance_rate=(
+            finished.num_accepted / finished.num_moves if finished.num_moves else None
+        ),
         num_forward_tokens=finished.num_forward_tokens,
         num_early_rejections=finished.num_rejected_early,
         id=names[request.prompt_index],

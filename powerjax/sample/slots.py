@@ -178,12 +178,16 @@ def _step(model, params, slots: Slots, settings: mh.Settings) -> tuple[Slots, mh
         logits = model.apply(variables, hidden[:, 0], method="unembed")
     with jax.named_scope("advance"):
         uniforms = jax.vmap(lambda k, c: draws.draw(k, c, settings, logits.dtype.type))(
-            slots.key, chain)
+            slots.key, chain
+        )
         chain, info = jax.vmap(mh.advance, in_axes=(0, 0, 0, None))(
-            chain, logits, uniforms, settings)
+            chain, logits, uniforms, settings
+        )
     moved = slots.busy & info.is_proposal & info.finished
     return slots._replace(
-        chain=chain, cache=cache, undo=undo,
+        chain=chain,
+        cache=cache,
+        undo=undo,
         forward_tokens=slots.forward_tokens + slots.busy,
         moves=slots.moves + moved,
         accepted=slots.accepted + (moved & info.accepted),
@@ -224,7 +228,8 @@ def _serve(slots: Slots, results: Results, tally: Tally, queue: Queue, head: Arr
         return _admit(slots, row, queue, entry, admits, settings), results, head + admits
 
     slots, results, head = lax.while_loop(
-        lambda c: jnp.any(needs(c[0], c[2])), body, (slots, results, head))
+        lambda c: jnp.any(needs(c[0], c[2])), body, (slots, results, head)
+    )
     return slots, results, tally, head
 
 
@@ -233,12 +238,24 @@ def _collect(results: Results, slots: Slots, row: Array) -> Results:
     finished = slots.busy[row]
     chain = slots.chain
     values = dict(
-        tokens=chain.state.tokens, log_p=chain.state.log_p, length=chain.length,
-        ended=chain.ended, request=slots.request, forward_tokens=slots.forward_tokens,
-        moves=slots.moves, accepted=slots.accepted, rejected_early=slots.rejected_early)
+        tokens=chain.state.tokens,
+        log_p=chain.state.log_p,
+        length=chain.length,
+        ended=chain.ended,
+        request=slots.request,
+        forward_tokens=slots.forward_tokens,
+        moves=slots.moves,
+        accepted=slots.accepted,
+        rejected_early=slots.rejected_early,
+    )
     at = jnp.where(finished, results.count, results.length.shape[0])  # past the end: dropped
-    return Results(**{name: getattr(results, name).at[at].set(value[row], mode="drop")
-                      for name, value in values.items()}, count=results.count + finished)
+    return Results(
+        **{
+            name: getattr(results, name).at[at].set(value[row], mode="drop")
+            for name, value in values.items()
+        },
+        count=results.count + finished,
+    )
 
 
 def _admit(slots: Slots, row: Array, queue: Queue, entry: Array, admits: Array, settings) -> Slots:
@@ -246,9 +263,13 @@ def _admit(slots: Slots, row: Array, queue: Queue, entry: Array, admits: Array, 
     fresh = mh.init(settings, slots.chain.state.tokens.shape[1], slots.chain.sum_hi.dtype)
     fresh = fresh._replace(done=~admits)
     # Only scalars are reset: tokens past the length of a state are never read.
-    chain = slots.chain._replace(**{
-        name: getattr(slots.chain, name).at[row].set(value)
-        for name, value in fresh._asdict().items() if not isinstance(value, mh.Sequence)})
+    chain = slots.chain._replace(
+        **{
+            name: getattr(slots.chain, name).at[row].set(value)
+            for name, value in fresh._asdict().items()
+            if not isinstance(value, mh.Sequence)
+        }
+    )
     entry_prefix = queue.prefix_row[entry]
 
     def put(name, value):
@@ -262,7 +283,9 @@ def _admit(slots: Slots, row: Array, queue: Queue, entry: Array, admits: Array, 
         **put("prompt_last", queue.prompt_last[entry]),
         **put("request", jnp.where(admits, queue.request[entry], -1)),
         **put("busy", admits),
-        **put("forward_tokens", 0), **put("moves", 0), **put("accepted", 0),
+        **put("forward_tokens", 0),
+        **put("moves", 0),
+        **put("accepted", 0),
         **put("rejected_early", 0),
     )
 
@@ -292,5 +315,12 @@ def _empty_results(room: int, max_tokens: int, slots: Slots) -> Results:
     return Results(
         tokens=jnp.zeros((room, max_tokens), jnp.int32),
         log_p=jnp.zeros((room, max_tokens), slots.chain.state.log_p.dtype),
-        length=zero, ended=jnp.zeros(room, bool), request=zero, forward_tokens=zero, moves=zero,
-        accepted=zero, rejected_early=zero, count=jnp.int32(0))
+        length=zero,
+        ended=jnp.zeros(room, bool),
+        request=zero,
+        forward_tokens=zero,
+        moves=zero,
+        accepted=zero,
+        rejected_early=zero,
+        count=jnp.int32(0),
+    )

@@ -1,0 +1,266 @@
+"""Chains in slots: alone = in a batch, early rejection on = off, cost = counted, one compilation."""
+
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from powerjax import sample
+from powerjax.sample import draws, mh, slots
+
+OPTIONS = dict(
+    alpha=2.0,
+    block_size=12,
+    num_mcmc_steps=4,
+    max_new_tokens=30,
+    stop="horizon",
+    num_samples=2,
+    progress=False,
+    seed=3,
+)
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    rng = np.random.default_rng(0)
+    return [rng.integers(1, 97, n).tolist() for n in rng.integers(1, 40, 40)]
+
+
+@pytest.fixture(scope="module")
+def names(prompts):
+    return [f"problem {i}" for i in range(len(prompts))]
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_qwen, prompts, names):
+    return sample.power(tiny_qwen, prompts, ids=names, num_slots=16, **OPTIONS)
+
+
+def same(a, b) -> bool:
+    return a.tokens == b.tokens and np.array_equal(a.log_probs, b.log_probs)
+
+
+def by_chain(completions):
+    return {(c.id, c.sample_index): c for c in completions}
+
+
+def test_results_are_ordered_and_consistent(tiny_qwen, prompts, names, reference):
+    chains = [(c.prompt_index, c.sample_index) for c in reference]
+    assert chains == [(p, s) for p in range(len(prompts)) for s in range(2)]
+    for c in reference:
+        assert c.id == names[c.prompt_index]
+        ended = c.tokens[-1] in tiny_qwen.stop_ids
+        assert c.finish_reason == ("eos" if ended else "length")
+        assert not set(c.tokens[:-1]) & set(tiny_qwen.stop_ids)
+        assert ended or len(c.tokens) == 30
+        assert math.isclose(c.self_reward, c.log_prob / len(c.tokens), rel_tol=1e-12)
+    assert {c.finish_reason for c in reference} == {"eos", "length"}
+
+
+def test_booked_log_probs_are_those_of_a_fresh_forward_pass(
+    tiny_qwen, prompts, reference, record_property
+):
+    """The cache is right after every accept and reject: what was booked is what scoring gives."""
+    fresh = tiny_qwen.score(
+        [prompts[c.prompt_index] for c in reference], [c.tokens for c in reference]
+    )
+    worst = max(np.abs(a - c.log_probs).max() for a, c in zip(fresh, reference, strict=True))
+    record_property("max |booked - fresh log_prob|", float(worst))
+    assert worst < 2e-4
+
+
+def test_other_neighbours_and_order_change_no_bit(tiny_qwen, prompts, names, reference):
+    expected = by_chain(reference)
+    order = np.random.default_rng(1).permutation(len(prompts))
+    shuffled = sample.power(
+        tiny_qwen,
+        [prompts[i] for i in order],
+        ids=[names[i] for i in order],
+        num_slots=16,
+        **OPTIONS,
+    )
+    few = sample.power(tiny_qwen, prompts[7:12], ids=names[7:12], num_slots=16, **OPTIONS)
+    rest = sample.power(
+        tiny_qwen, prompts, ids=names, num_slots=16, skip=lambda p, s: (p + s) % 3 > 0, **OPTIONS
+    )
+    for out in (shuffled, few, rest):
+        for c in out:
+            assert same(c, expected[c.id, c.sample_index])
+    assert len(rest) < len(reference)
+
+
+def test_early_rejection_changes_no_token(tiny_qwen, prompts, names, reference):
+    off = sample.power(
+        tiny_qwen, prompts, ids=names, num_slots=16, early_rejection=False, **OPTIONS
+    )
+    assert all(same(a, b) for a, b in zip(off, reference, strict=True))
+    assert off.stats.moves_accepted == reference.stats.moves_accepted
+    assert off.stats.moves_rejected_early == 0 < reference.stats.moves_rejected_early
+    assert reference.stats.num_forward_tokens < off.stats.num_forward_tokens
+
+
+def test_early_rejection_changes_no_token_of_power_inf(tiny_qwen, prompts):
+    options = dict(
+        temperature=0.5,
+        block_size=12,
+        num_mcmc_steps=4,
+        max_new_tokens=30,
+        num_slots=16,
+        progress=False,
+    )
+    on, off = (
+        sample.power_inf(tiny_qwen, prompts, early_rejection=e, **options) for e in (True, False)
+    )
+    assert all(same(a, b) for a, b in zip(on, off, strict=True))
+    assert on.stats.num_forward_tokens < off.stats.num_forward_tokens
+
+
+def margin(lm, prompt, key, settings) -> float:
+    """How near a chain comes to another outcome: least distance of a uniform to a CDF boundary
+    (over 1e-5) or of log u to log A (over 1e-4), along the chain driven by hand."""
+    chain, least = mh.init(settings), np.inf
+    while not chain.done:
+        row = [*prompt, *mh.working_tokens(chain).tolist()]
+        padded = np.zeros((1, 128), np.int32)
+        padded[0, : len(row)] = row
+        logits = np.asarray(lm.logits(padded, [len(row)]))[0, len(row) - 1].astype(np.float64)
+        uniforms = draws.draw(key, chain, settings)
+        mass = np.exp((logits - logits.max()) * float(settings.inv_temperature))
+        width = math.isqrt(mass.size - 1) + 1
+        table = np.pad(mass, (0, -mass.size % width)).reshape(-1, width)
+        u_block, u_token = np.asarray(uniforms.token, np.float64)
+        block_cdf = np.cumsum(table.sum(1)) / table.sum()
+        token_cdf = np.cumsum(table[np.argmax(block_cdf > u_block)])
+        distances = [
+            np.abs(block_cdf - u_block).min(),
+            np.abs(token_cdf / token_cdf[-1] - u_token).min(),
+        ]
+        least = min(least, min(distances) / 1e-5)
+        log_u, proposing = float(chain.log_u), bool(chain.step > 0)
+        chain, info = mh.advance(chain, jnp.asarray(logits, jnp.float32), uniforms, settings)
+        if proposing:
+            least = min(least, abs(float(info.log_accept) - log_u) / 1e-4)
+    return least
+
+
+@pytest.mark.parametrize("num_slots", [1, 4, 64])
+def test_other_numbers_of_slots_differ_only_at_a_boundary(
+    tiny_qwen, prompts, names, reference, num_slots, record_property
+):
+    few = slice(0, 6) if num_slots == 1 else slice(None)
+    out = sample.power(tiny_qwen, prompts[few], ids=names[few], num_slots=num_slots, **OPTIONS)
+    expected = by_chain(reference)
+    different = [c for c in out if c.tokens != expected[c.id, c.sample_index].tokens]
+    record_property(f"chains that differ from 16 slots, of {len(out)}", len(different))
+    assert len(different) <= 2
+    settings = mh.settings(
+        2.0,
+        block_size=12,
+        num_mcmc_steps=4,
+        max_new_tokens=30,
+        stop_ids=tiny_qwen.stop_ids,
+        stop="horizon",
+    )
+    for c in different:
+        key = draws.chain_keys(3, [c.id], [c.sample_index])[0]
+        assert margin(tiny_qwen, prompts[c.prompt_index], key, settings) < 1
+
+
+def test_a_chain_driven_by_hand_is_the_chain_in_the_slots(tiny_qwen, prompts, names, reference):
+    settings = mh.settings(
+        2.0,
+        block_size=12,
+        num_mcmc_steps=4,
+        max_new_tokens=30,
+        stop_ids=tiny_qwen.stop_ids,
+        stop="horizon",
+    )
+    key, chain = draws.chain_keys(3, [names[5]], [1])[0], None
+    chain, steps = mh.init(settings), 0
+    while not chain.done:
+        row = [*prompts[5], *mh.working_tokens(chain).tolist()]
+        padded = np.zeros((1, 128), np.int32)
+        padded[0, : len(row)] = row
+        logits = tiny_qwen.logits(padded, [len(row)])[0, len(row) - 1]
+        chain, _ = mh.advance(chain, logits, draws.draw(key, chain, settings), settings)
+        steps += 1
+    expected = by_chain(reference)[names[5], 1]
+    assert np.asarray(chain.state.tokens)[: int(chain.length)].tolist() == expected.tokens
+    assert steps == expected.num_forward_tokens
+
+
+def test_cost_is_what_is_counted(reference):
+    stats = reference.stats
+    assert stats.num_forward_tokens == sum(c.num_forward_tokens for c in reference)
+    assert stats.num_forward_tokens <= stats.model_steps * stats.num_slots
+    assert stats.moves_rejected_early == sum(c.num_early_rejections for c in reference)
+    assert stats.moves == sum(stats.stage_moves) and stats.tokens_accepted <= stats.tokens_proposed
+    assert len(stats.acceptance_by_stage) == 3
+    extension = stats.num_forward_tokens - stats.tokens_proposed
+    assert extension >= len(reference)
+
+
+def test_slots_stay_busy_while_prompts_wait(tiny_qwen, prompts, record_property):
+    stats = sample.standard(
+        tiny_qwen, prompts * 5, max_new_tokens=8, num_slots=16, progress=False
+    ).stats
+    record_property("occupancy of standard sampling", stats.slot_occupancy)
+    assert stats.slot_occupancy > 0.9
+
+
+def test_longer_caches_change_nothing(tiny_qwen, prompts, names, monkeypatch):
+    """A cache that grows under the chains gives the tokens of one that was long from the start."""
+    from powerjax.sample import engine
+
+    options = dict(
+        alpha=2.0,
+        block_size=40,
+        num_mcmc_steps=3,
+        max_new_tokens=80,
+        num_slots=8,
+        progress=False,
+        ids=names[:10],
+    )
+    long = sample.power(tiny_qwen, prompts[:10], **options)
+    monkeypatch.setattr(engine, "_MIN_WINDOW", 16)
+    grown = sample.power(tiny_qwen, prompts[:10], **options)
+    assert [c.tokens for c in grown] == [c.tokens for c in long]
+
+
+def test_one_trace_per_shape(tiny_qwen, prompts):
+    """A sweep over alpha, temperature, steps, blocks, seeds and stop rules compiles nothing new."""
+    jax.clear_caches()
+    chex.clear_trace_counter()
+    original = slots._step
+    counted = chex.assert_max_traces(n=1)(lambda *a: original(*a))
+    try:
+        slots._step = counted
+        for alpha, steps, stop in ((1.0, 0, "eos"), (2.0, 2, "horizon"), (4.0, 3, "eos")):
+            sample.power(
+                tiny_qwen,
+                prompts[:9],
+                alpha=alpha,
+                num_mcmc_steps=steps,
+                stop=stop,
+                block_size=5 + steps,
+                max_new_tokens=16,
+                num_slots=8,
+                seed=steps,
+                progress=False,
+            )
+        sample.standard(tiny_qwen, prompts[:9], max_new_tokens=16, num_slots=8, progress=False)
+    finally:
+        slots._step = original
+
+
+def test_greedy_top_k_one_is_the_argmax_path(tiny_qwen, prompts):
+    out = sample.standard(tiny_qwen, prompts[:3], top_k=1, max_new_tokens=10, progress=False)
+    for c in out:
+        row = list(prompts[c.prompt_index])
+        for token in c.tokens:
+            best = int(np.argmax(np.asarray(tiny_qwen.logits(np.array([row])))[0, -1]))
+            assert token == best
+            row.append(token)
