@@ -77,7 +77,8 @@ def main(_) -> None:
     if "bridge" in names:
         written += draw_bridge(folder)
     failed = [result.name for result in results if not result.passed]
-    print(f"{len(written)} files in {folder}" if written else f"no figures in {', '.join(names)}")
+    if written:
+        print(f"{len(written)} figures and tables in {folder}")
     verdict = f"failed: {', '.join(failed)}" if failed else f"checks passed: {len(results)}"
     print(f"{verdict} ({time.perf_counter() - start:.0f} s)")
     sys.exit(1 if failed else 0)

@@ -199,14 +199,6 @@ class TabularModel:
             start = block.stop
         return tokens, lengths
 
-    def prefix_of(self, depth: int) -> np.ndarray:
-        """The live prefix of `depth` tokens that each completion goes through, -1 if it ended."""
-        tokens, lengths = self.completions()
-        row = np.zeros(len(tokens), dtype=np.int64)
-        for d in range(depth):
-            row = row * self.num_live + tokens[:, d]
-        return np.where(lengths > depth, row, -1)
-
     def after(self, prefix: Sequence[int]) -> TabularModel:
         """The model of the suffix, given a live prefix."""
         if len(prefix) >= self.length or any(not 0 <= s < self.num_live for s in prefix):

@@ -181,15 +181,18 @@ def _support(log_law: np.ndarray, *values: np.ndarray) -> tuple[np.ndarray, ...]
     return (log_law[alive], *(np.broadcast_to(value, log_law.shape)[alive] for value in values))
 
 
+@jax.jit
+@jax.grad
+def _reward_slope(exponent: jax.Array, log_p: jax.Array, reward: jax.Array) -> jax.Array:
+    return jnp.vdot(jax.nn.softmax(exponent * log_p), reward)
+
+
 def expected_reward_gradient(log_p: np.ndarray, reward: np.ndarray, alpha: float) -> float:
     """d/d alpha of R(alpha) = E_{pi_alpha}[reward] by jax.grad in float64, for one law [Y]."""
+    alpha = laws.check_alpha(alpha)
     log_p, reward = _support(log_p, reward)
-
-    def expected_reward(exponent: jax.Array) -> jax.Array:
-        return jnp.vdot(jax.nn.softmax(exponent * jnp.asarray(log_p)), jnp.asarray(reward))
-
     with jax.enable_x64(True):
-        return float(jax.grad(expected_reward)(jnp.float64(laws.check_alpha(alpha))))
+        return float(_reward_slope(jnp.float64(alpha), jnp.asarray(log_p), jnp.asarray(reward)))
 
 
 def prop4_derivative(log_p: np.ndarray, reward: np.ndarray, alpha: float) -> Sides:
@@ -264,23 +267,25 @@ def eq15_forward_kl(log_q: np.ndarray, log_p: np.ndarray, alpha: float) -> Sides
     return Sides(laws.kl(log_target, log_q), nll - laws.renyi_entropy(log_target, 1))
 
 
+@jax.jit
+@jax.grad
+def _nll_slope(logits: list[jax.Array], masses: list[jax.Array]) -> jax.Array:
+    terms = zip(logits, masses, strict=True)
+    return -sum(jnp.sum(mass * jax.nn.log_softmax(table)) for table, mass in terms)
+
+
 def eq16_stationary(model: TabularModel, alpha: float, policy: TabularModel | None = None) -> Sides:
     """Eq. 16: the gradient of E_{pi_alpha}[-log q] in the logits of q, by jax.grad, against 0.
 
     Taken at q = pi_alpha's conditionals, or at a `policy` of your own, where it is not zero.
     """
-    at = policy or model.powered(alpha)
-    masses = [np.exp(m) for m in model.sum_by_prefix(laws.power(model.log_joint(), alpha))[1:]]
-
-    def nll(logits: list[jax.Array]) -> jax.Array:
-        terms = zip(logits, masses, strict=True)
-        return -sum(jnp.sum(mass * jax.nn.log_softmax(table)) for table, mass in terms)
-
-    # A token of probability zero has logit -inf; -1e3 leaves its mass at zero in float64 too.
-    start = [np.maximum(table, -1e3) for table in at.log_p]
+    policy = policy or model.powered(alpha)
+    masses = model.sum_by_prefix(laws.power(model.log_joint(), alpha))[1:]
     with jax.enable_x64(True):
-        gradient = jax.grad(nll)([jnp.asarray(table) for table in start])
-        left = np.concatenate([np.asarray(g).ravel() for g in gradient])
+        # A token of probability zero has logit -inf; -1e3 leaves its mass at zero in float64 too.
+        logits = [jnp.asarray(np.maximum(table, -1e3)) for table in policy.log_p]
+        slopes = _nll_slope(logits, [jnp.asarray(np.exp(mass)) for mass in masses])
+    left = np.concatenate([np.asarray(slope).ravel() for slope in slopes])
     return Sides(left, np.zeros_like(left))
 
 
