@@ -19,7 +19,7 @@ from typing import Any
 
 from absl import flags
 
-from powerjax import evaluate, launch, models, records, text
+from powerjax import evaluate, launch, models, records, report, text
 from powerjax.tasks import Problem, arithmetic, jsonl
 
 _MODEL = flags.DEFINE_string(
@@ -72,7 +72,7 @@ _NUM_MCMC_STEPS = flags.DEFINE_integer(
     "num_mcmc_steps", 10, "Metropolis-Hastings moves a stage.", lower_bound=0
 )
 _TOP_K = flags.DEFINE_integer(
-    "top_k", None, "Propose among so many likeliest tokens; changes the target.", lower_bound=1
+    "top_k", None, "Draw among so many likeliest tokens; changes the target.", lower_bound=1
 )
 _STOP = flags.DEFINE_enum(
     "stop",
@@ -95,10 +95,10 @@ _OF_THE_RUN = (
     *(_MODEL, _RANDOM_WEIGHTS, _REVISION, _TASK),
     *(_SPLIT, _LIMIT, _CHAT_TEMPLATE, _SAMPLER),
 )
-_OF_EVERY_SAMPLER = (_NUM_SAMPLES, _SEED, _MAX_NEW_TOKENS, _NUM_SLOTS)
-_OF_A_CHAIN = (_BLOCK_SIZE, _NUM_MCMC_STEPS, _TEMPERATURE, _TOP_K, _STOP, _KERNEL, _EARLY_REJECTION)
+_OF_EVERY_SAMPLER = (_NUM_SAMPLES, _SEED, _MAX_NEW_TOKENS, _NUM_SLOTS, _TOP_K)
+_OF_A_CHAIN = (_BLOCK_SIZE, _NUM_MCMC_STEPS, _TEMPERATURE, _STOP, _EARLY_REJECTION)
 _OF_SAMPLER = {
-    "power": (_ALPHA, *_OF_A_CHAIN),
+    "power": (_ALPHA, _KERNEL, *_OF_A_CHAIN),
     "power_inf": _OF_A_CHAIN,
     "standard": (),
     "temperature": (_TEMPERATURE,),
@@ -114,7 +114,7 @@ def _is_positive(temperature: float | None) -> bool:
 
 
 @flags.multi_flags_validator(
-    ["sampler", *(flag.name for flag in (_ALPHA, *_OF_A_CHAIN))],
+    ["sampler", *(flag.name for flag in _OF_SAMPLER["power"])],
     message="the sampler does not take one of these",
 )
 def _belong_to_sampler(values: dict[str, Any]) -> bool:
@@ -154,28 +154,28 @@ def main(_) -> None:
             settings=settings,
             progress=_PROGRESS.value,
         )
-        report(evaluate.summarize(file.records), stats, settings, file.path)
+        show(evaluate.summarize(file.records), stats, settings, file.path)
 
 
-def report(summary: evaluate.Summary, stats, settings: dict[str, Any], path: Path) -> None:
+def show(summary: evaluate.Summary, stats, settings: dict[str, Any], path: Path) -> None:
     """Prints what the records show and what this run of the program cost."""
     n = summary.num_passes
     lines = {
         "records": path,
         "completions": f"{summary.num_problems} problems x {n}",
-        "accuracy": evaluate.percent(summary.accuracy),
-        "self-reward": f"{evaluate.nats(summary.self_reward)} nats a token",
+        "accuracy": report.percent(summary.accuracy),
+        "self-reward": f"{report.nats(summary.self_reward)} nats a token",
     }
     if n > 1:
-        lines[f"best of {n}: accuracy"] = evaluate.percent(summary.best_of_n_accuracy)
-        lines[f"best of {n}: self-reward"] = evaluate.nats(summary.best_of_n_self_reward)
+        lines[f"best of {n}: accuracy"] = report.percent(summary.best_of_n_accuracy)
+        lines[f"best of {n}: self-reward"] = report.nats(summary.best_of_n_self_reward)
     if summary.acceptance_rate is not None:
         lines["acceptance"] = f"{summary.acceptance_rate:.3f}"
     lines["length"] = f"{summary.num_tokens:.1f} tokens, {summary.finished:.0%} ended in EOS"
     lines["forward tokens"] = f"{summary.forward_tokens:.1f} a completion"
     if stats is not None:
         lines["speed"] = launch.speed(stats)
-    lines["law"] = evaluate.law(_SAMPLER.value, settings)
+    lines["law"] = report.law(_SAMPLER.value, settings)
     print()
     for name, value in lines.items():
         if value is not None:

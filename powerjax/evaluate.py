@@ -7,8 +7,7 @@ a bootstrap that redraws problems and keeps each problem's completions together.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -39,6 +38,16 @@ class Summary:
     forward_tokens: float  # a completion
     num_tokens: float  # a completion, EOS counted
     finished: float  # the share that ended in EOS
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One row of a table: what one sampler did on one model."""
+
+    model: str
+    sampler: str
+    records: Sequence[Record]
+    summary: Summary
 
 
 def summarize(records: Sequence[Record], *, num_resamples: int = 2000) -> Summary:
@@ -94,35 +103,3 @@ def _estimate(cells: np.ndarray, redraw: np.ndarray) -> Estimate:
         low=float(low),
         high=float(high),
     )
-
-
-def percent(accuracy: Estimate | None) -> str | None:
-    """`72.9 ± 1.7 % [68.1, 77.4]`: mean, standard deviation over passes, 95 % interval."""
-    if accuracy is None:
-        return None
-    std = "" if accuracy.std is None else f" ± {100 * accuracy.std:.1f}"
-    low, high = 100 * accuracy.low, 100 * accuracy.high
-    return f"{100 * accuracy.mean:.1f}{std} % [{low:.1f}, {high:.1f}]"
-
-
-def nats(reward: Estimate) -> str:
-    """`-0.190 ± 0.009 [-0.21, -0.17]`, the same of a self-reward."""
-    std = "" if reward.std is None else f" ± {reward.std:.3f}"
-    return f"{reward.mean:.3f}{std} [{reward.low:.3f}, {reward.high:.3f}]"
-
-
-def law(sampler: str, settings: Mapping[str, Any]) -> str:
-    """Which law completions made with these keywords of a sampler are from."""
-    if sampler == "standard":
-        return "the model's own"
-    if sampler == "temperature":
-        return f"each token at temperature {settings['temperature']:g}"
-    if settings.get("kernel", "exact") != "exact":
-        return f"kernel={settings['kernel']}: the published code's rule, which is not pi^alpha"
-    target = "likelihood ascent, no law" if sampler == "power_inf" else f"pi^{settings['alpha']:g}"
-    steps = f"{settings['num_mcmc_steps']} steps a stage"
-    if settings["block_size"] >= settings["max_new_tokens"]:
-        return f"{target}, one stage: exact as steps grow ({steps})"
-    if settings["stop"] == "horizon":
-        return f'{target}, stop="horizon": exact as steps grow ({steps})'
-    return f'stop="eos", the published schedule: not {target}, even in the limit ({steps})'

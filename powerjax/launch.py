@@ -46,8 +46,8 @@ def model_name(lm: LM, random_weights: bool = False) -> str:
 
 def speed(stats) -> str:
     """`5,432 tokens/s (151,234 forward tokens in 27.8 s)`."""
-    tokens, wall_s = stats.num_forward_tokens, stats.wall_s
-    return f"{tokens / wall_s:,.0f} tokens/s ({tokens:,} forward tokens in {wall_s:.1f} s)"
+    tokens = stats.num_forward_tokens
+    return f"{stats.tokens_per_s:,.0f} tokens/s ({tokens:,} forward tokens in {stats.wall_s:.1f} s)"
 
 
 def collect(
@@ -87,21 +87,23 @@ def collect(
     def is_there(prompt_index: int, sample_index: int) -> bool:
         return name(problems[prompt_index], sample_index) in file
 
-    def keep(completion) -> None:
+    def keep(completion: sample.Completion) -> None:
         problem = problems[completion.prompt_index]
-        correct, extracted = grade(problem, completion.text)
+        correct, extracted = None, None
+        if completion.text is not None:
+            correct, extracted = grade(problem, completion.text)
         file.append(
             {
+                **sample.as_record(completion, as_recorded, task),
                 "id": name(problem, completion.sample_index),
-                "task": task,
-                "problem_id": problem.id,
-                "model": model,
-                **completion.to_record(),
+                "adapter": None,
+                "prompt": problem.prompt,
                 "correct": correct,
                 "extracted_answer": extracted,
             }
         )
 
+    as_recorded = {"model": model, **_as_recorded(sampler, settings)}
     wanted = range(settings["num_samples"])
     if all(is_there(i, j) for i in range(len(problems)) for j in wanted):
         return None
@@ -114,6 +116,21 @@ def collect(
         progress=progress,
         **settings,
     ).stats
+
+
+def _as_recorded(sampler: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """A record's fields of a sampler's keywords; a sampler without moves has one stage."""
+    of_sampler = {
+        "power": {"temperature": None},
+        "power_inf": {"alpha": "inf", "kernel": "power_inf"},  # JSON has no infinity
+        "standard": {"alpha": 1.0, "temperature": 1.0},
+        "temperature": {"alpha": 1.0},
+    }[sampler]
+    plain = {"num_mcmc_steps": 0, "block_size": settings["max_new_tokens"]}
+    fields = {"stop": "eos", "kernel": "exact", **plain, **of_sampler, **settings}
+    if fields["temperature"] is None:
+        fields["temperature"] = 1 / fields["alpha"]
+    return {"sampler": sampler, **fields}
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:

@@ -1,0 +1,243 @@
+"""Every figure, one function each: results in, a matplotlib Figure out.
+
+Samplers keep one colour and one marker in all of them. The colours are Okabe and Ito's, which
+colour-blind readers can tell apart. Error bars are 95 % intervals over problems.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from powerjax.evaluate import Result
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# sampler -> colour, marker
+_STYLE = {
+    "Standard": ("#0072B2", "o"),
+    "Temperature": ("#E69F00", "s"),
+    "Power": ("#009E73", "D"),
+    "Power(inf)": ("#CC79A7", "^"),
+}
+_OTHER = ("#56B4E9", "v")
+_CORRECT, _WRONG = "#009E73", "#BBBBBB"
+
+
+def accuracy_against_self_reward(results: Sequence[Result]) -> Figure:
+    """Accuracy and self-reward of each sampler, one panel a model, hollow for Best-of-N.
+
+    On a trained model the two rise together; on random weights self-reward rises alone.
+    """
+    models = list(dict.fromkeys(result.model for result in results))
+    figure = _figure(3.6 * len(models) + 1.6, 4.4)
+    panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
+    for panel, model in zip(panels, models, strict=True):
+        for result in results:
+            if result.model != model:
+                continue
+            summary = result.summary
+            colour, marker = _style(result.sampler)
+            reward, accuracy = summary.self_reward, summary.accuracy
+            panel.errorbar(
+                reward.mean,
+                100 * accuracy.mean,
+                xerr=_bars(reward),
+                yerr=100 * _bars(accuracy),
+                color=colour,
+                marker=marker,
+                markersize=8,
+                capsize=3,
+                label=result.sampler,
+            )
+            best_reward, best = summary.best_of_n_self_reward, summary.best_of_n_accuracy
+            panel.plot(
+                [reward.mean, best_reward.mean],
+                [100 * accuracy.mean, 100 * best.mean],
+                color=colour,
+                linestyle=":",
+                linewidth=1,
+            )
+            panel.plot(
+                best_reward.mean, 100 * best.mean, marker, color=colour, markerfacecolor="white"
+            )
+        panel.set_title(model)
+        panel.set_xlabel("self-reward (nats per token)")
+        panel.set_ylim(-4, 104)
+        panel.margins(x=0.12)
+    panels[0].set_ylabel("accuracy (%)")
+    n = max(result.summary.num_passes for result in results)
+    _legend(figure, panels, f"hollow: Best-of-{n}")
+    figure.suptitle("What raises the model's own likelihood, and what it does for accuracy")
+    return figure
+
+
+def accuracy_against_cost(results: Sequence[Result]) -> Figure:
+    """Accuracy against the forward tokens an answer costs, singly and as Best-of-N (N times)."""
+    figure = _figure(6.8, 4.4)
+    axes = figure.subplots()
+    for result in results:
+        summary = result.summary
+        n, tokens = summary.num_passes, summary.forward_tokens
+        colour, marker = _style(result.sampler)
+        single, best = summary.accuracy, summary.best_of_n_accuracy
+        axes.errorbar(
+            tokens,
+            100 * single.mean,
+            yerr=100 * _bars(single),
+            color=colour,
+            marker=marker,
+            markersize=8,
+            capsize=3,
+            label=result.sampler,
+        )
+        axes.plot(
+            [tokens, n * tokens],
+            [100 * single.mean, 100 * best.mean],
+            color=colour,
+            linestyle=":",
+            linewidth=1,
+        )
+        axes.errorbar(
+            n * tokens,
+            100 * best.mean,
+            yerr=100 * _bars(best),
+            color=colour,
+            marker=marker,
+            markerfacecolor="white",
+            markersize=8,
+            capsize=3,
+        )
+    axes.set_xscale("log")
+    _plain_log_ticks(axes)
+    axes.set_ylim(-4, 104)
+    axes.set_xlabel("forward tokens per answer (log scale)")
+    axes.set_ylabel("accuracy (%)")
+    axes.grid(alpha=0.3)
+    _legend(figure, [axes], f"hollow: Best-of-{n}")
+    axes.set_title(f"What an answer costs ({results[0].model})")
+    return figure
+
+
+def lengths(results: Sequence[Result]) -> Figure:
+    """Histograms of completion length, right and wrong answers stacked, one panel a sampler."""
+    longest = max(record["num_tokens"] for result in results for record in result.records)
+    bins = np.linspace(0.5, longest + 0.5, min(longest, 40) + 1)
+    figure = _figure(7.2, 1.5 * len(results) + 1.2)
+    panels = figure.subplots(len(results), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    for panel, result in zip(panels, results, strict=True):
+        found = {True: [], False: []}
+        for record in result.records:
+            found[bool(record.get("correct"))].append(record["num_tokens"])
+        share = 100 / len(result.records)
+        panel.hist(
+            [found[True], found[False]],
+            bins=bins,
+            weights=[np.full(len(found[True]), share), np.full(len(found[False]), share)],
+            stacked=True,
+            color=[_CORRECT, _WRONG],
+            label=["right", "wrong"],
+        )
+        panel.set_title(result.sampler, loc="left", fontsize=10)
+        panel.grid(alpha=0.3)
+    panels[0].legend(frameon=False)
+    panels[-1].set_xlabel("completion length (tokens, EOS counted)")
+    figure.supylabel("completions (%)", fontsize=10)
+    figure.suptitle(f"How long completions are, and which are right ({results[0].model})")
+    return figure
+
+
+def acceptance(results: Sequence[Result]) -> Figure:
+    """The share of chains with each acceptance rate, one panel a model, a line a sampler."""
+    models = list(dict.fromkeys(result.model for result in results))
+    figure = _figure(3.6 * len(models) + 1.6, 3.8)
+    panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
+    bins = np.linspace(-0.05, 1.05, 12)  # centred on tenths, the rates that 10 moves can have
+    for panel, model in zip(panels, models, strict=True):
+        for result in results:
+            rates = [record["acceptance_rate"] for record in result.records]
+            if result.model != model or None in rates:
+                continue
+            colour, marker = _style(result.sampler)
+            share, _ = np.histogram(rates, bins)
+            panel.plot(
+                (bins[:-1] + bins[1:]) / 2,
+                100 * share / len(rates),
+                color=colour,
+                marker=marker,
+                label=f"{result.sampler}, mean {np.mean(rates):.2f}",
+            )
+        panel.set_title(model)
+        panel.set_xlabel("share of a chain's moves accepted")
+        panel.set_xlim(-0.05, 1.05)
+        panel.grid(alpha=0.3)
+        panel.legend(frameon=False, fontsize=9)
+    panels[0].set_ylabel("chains (%)")
+    figure.suptitle("How often a Metropolis-Hastings move is accepted")
+    return figure
+
+
+def mixing(results: Sequence[Result]) -> Figure:
+    """Accuracy and self-reward of power sampling against the number of MH moves."""
+    steps = [result.records[0]["num_mcmc_steps"] or 0 for result in results]
+    figure = _figure(8.2, 3.8)
+    panels = figure.subplots(1, 2)
+    for panel, estimates, scale, name in (
+        (panels[0], [r.summary.accuracy for r in results], 100, "accuracy (%)"),
+        (panels[1], [r.summary.self_reward for r in results], 1, "self-reward (nats per token)"),
+    ):
+        panel.errorbar(
+            steps,
+            [scale * e.mean for e in estimates],
+            yerr=scale * np.hstack([_bars(e) for e in estimates]),
+            color=_STYLE["Power"][0],
+            marker=_STYLE["Power"][1],
+            capsize=3,
+        )
+        panel.set_xticks(steps)
+        panel.set_xlabel("Metropolis-Hastings moves a chain")
+        panel.set_ylabel(name)
+        panel.grid(alpha=0.3)
+    panels[0].set_ylim(0, 104)
+    figure.suptitle(f"From temperature sampling (0 moves) to the power law ({results[0].model})")
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure  # here: the samplers do without it
+
+    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+
+
+def _style(sampler: str) -> tuple[str, str]:
+    return _STYLE.get(sampler, _OTHER)
+
+
+def _bars(estimate) -> np.ndarray:
+    """[2, 1], the distances of an interval's ends from its mean."""
+    ends = [estimate.mean - estimate.low, estimate.high - estimate.mean]
+    return np.maximum(np.array(ends), 0)[:, None]
+
+
+def _legend(figure: Figure, panels: Sequence[Axes], note: str) -> None:
+    handles = {}
+    for panel in panels:
+        panel.grid(alpha=0.3)
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle[0])
+    figure.legend(
+        handles.values(), handles, title=note, title_fontsize=9, loc="outside right upper",
+        frameon=False,
+    )
+
+
+def _plain_log_ticks(axes: Axes) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())

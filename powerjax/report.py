@@ -1,0 +1,129 @@
+"""Results as text: numbers with their spread, tables, completions side by side, their law."""
+
+import itertools
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from powerjax.evaluate import Estimate, Result, Summary
+from powerjax.records import Record
+
+
+def percent(accuracy: Estimate | None) -> str | None:
+    """`72.9 ± 1.7 % [68.1, 77.4]`: mean, standard deviation over passes, 95 % interval."""
+    if accuracy is None:
+        return None
+    return f"{_mean(accuracy, 100, 1)} % {_interval(accuracy, 100, 1)}"
+
+
+def nats(reward: Estimate) -> str:
+    """`-0.190 ± 0.009 [-0.21, -0.17]`, the same of a self-reward."""
+    return f"{_mean(reward, 1, 3)} {_interval(reward, 1, 3)}"
+
+
+def law(sampler: str, settings: Mapping[str, Any]) -> str:
+    """Which law completions made with these keywords of a sampler are from."""
+    if sampler == "standard":
+        return "the model's own"
+    if sampler == "temperature":
+        return f"each token at temperature {settings['temperature']:g}"
+    if settings.get("kernel", "exact") != "exact":
+        return f"kernel={settings['kernel']}: the published code's rule, which is not pi^alpha"
+    target = "likelihood ascent, no law" if sampler == "power_inf" else f"pi^{settings['alpha']:g}"
+    steps = f"{settings['num_mcmc_steps']} steps a stage"
+    if settings["block_size"] >= settings["max_new_tokens"]:
+        return f"{target}, one stage: exact as steps grow ({steps})"
+    if settings["stop"] == "horizon":
+        return f'{target}, stop="horizon": exact as steps grow ({steps})'
+    return f'stop="eos", the published schedule: not {target}, even in the limit ({steps})'
+
+
+def header(n: int) -> list[str]:
+    """The names of the columns of `cells`."""
+    return [
+        "accuracy %",
+        "95 %",
+        "self-reward",
+        "95 %",
+        f"Bo{n} acc.",
+        "95 %",
+        f"Bo{n} r",
+        "accepted",
+        "forward",
+    ]
+
+
+def cells(summary: Summary) -> list[str]:
+    """A table's columns of one summary; a dash where there is nothing to say."""
+    accuracy, best = summary.accuracy, summary.best_of_n_accuracy
+    several = summary.num_passes > 1
+    return [
+        _mean(accuracy, 100, 1) if accuracy else "-",
+        _interval(accuracy, 100, 1) if accuracy else "-",
+        _mean(summary.self_reward, 1, 3),
+        _interval(summary.self_reward, 1, 3),
+        f"{100 * best.mean:.1f}" if several and best else "-",
+        _interval(best, 100, 1) if several and best else "-",
+        f"{summary.best_of_n_self_reward.mean:.3f}" if several else "-",
+        "-" if summary.acceptance_rate is None else f"{summary.acceptance_rate:.3f}",
+        f"{summary.forward_tokens:.1f}",
+    ]
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first row is its head."""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def side_by_side(results: Sequence[Result], problem_id: str, width: int = 110) -> str:
+    """One problem's completions in columns, a column a sampler, each marked right or wrong."""
+    column = (width - 2 * len(results)) // len(results)
+    blocks = [[[result.sampler], ["-" * column]] for result in results]
+    for block, result in zip(blocks, results, strict=True):
+        block += [
+            [*textwrap.wrap(verdict(record), column), *_wrapped(record["completion"], column)]
+            for record in _of(result, problem_id)
+        ]
+    lines = []
+    for row in itertools.zip_longest(*blocks, fillvalue=[]):
+        for line in itertools.zip_longest(*row, fillvalue=""):
+            lines.append("  ".join(f"{cell:<{column}}" for cell in line).rstrip())
+        if len(row[0]) > 1:
+            lines.append("")
+    return "\n".join(lines)
+
+
+def side_by_side_markdown(results: Sequence[Result], problem_id: str) -> str:
+    """The same as a Markdown table."""
+    columns = [
+        [f"{verdict(record)}: `{' '.join(record['completion'].split())}`" for record in found]
+        for found in (_of(result, problem_id) for result in results)
+    ]
+    rows = itertools.zip_longest(*columns, fillvalue="")
+    return markdown([[result.sampler for result in results], *rows])
+
+
+def verdict(record: Record) -> str:
+    """`right, r -0.012`."""
+    word = {True: "right", False: "wrong", None: "not graded"}[record.get("correct")]
+    return f"{word}, r {record['self_reward']:.3f}"
+
+
+def _of(result: Result, problem_id: str) -> list[Record]:
+    found = [record for record in result.records if record["problem_id"] == problem_id]
+    return sorted(found, key=lambda record: (record["seed"], record["sample_index"]))
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    lines = textwrap.wrap(text.strip(), width) or ["(nothing)"]
+    return lines if len(lines) <= 6 else [*lines[:5], "..."]
+
+
+def _mean(estimate: Estimate, scale: float, digits: int) -> str:
+    std = "" if estimate.std is None else f" ± {scale * estimate.std:.{digits}f}"
+    return f"{scale * estimate.mean:.{digits}f}{std}"
+
+
+def _interval(estimate: Estimate, scale: float, digits: int) -> str:
+    return f"[{scale * estimate.low:.{digits}f}, {scale * estimate.high:.{digits}f}]"
