@@ -11,6 +11,8 @@ manifest.json. Stopped, the same command takes up where it stopped.
 
 import dataclasses
 import math
+import re
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from powerjax import evaluate, launch, models, plots, records, report
 from powerjax.tasks import Problem, arithmetic
 
 _OUT = flags.DEFINE_string("out", "runs/quickstart", "The run folder.")
-_NUM_PROBLEMS = flags.DEFINE_integer("num_problems", 100, "Held-out problems.", lower_bound=2)
+_NUM_PROBLEMS = flags.DEFINE_integer("num_problems", 200, "Held-out problems.", lower_bound=2)
 _NUM_SAMPLES = flags.DEFINE_integer(
     "num_samples", 4, "Completions a problem: the paper's seeds, and the N of Best-of-N.",
     lower_bound=1,
@@ -55,7 +57,7 @@ class Row:
     @property
     def slug(self) -> str:
         """The row's name in file names and record ids."""
-        return "".join(c if c.isalnum() else "_" for c in self.name.lower()).strip("_")
+        return re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_")
 
 
 def rows() -> list[Row]:
@@ -100,9 +102,10 @@ def main(_) -> None:
     print(line("model", "sampler", report.header(_NUM_SAMPLES.value), "seconds"), flush=True)
     results = [measure(lms[row.model], problems, row, folder) for row in rows()]
     base = [r for r in results if r.model == "Base" and r.sampler in FOUR]
-    print(f"\n{problems[0].prompt}   (answer: {problems[0].answer})\n")
-    print(report.side_by_side(base, problems[0].id))
-    write(folder, problems[0], results, lms["Base"].config.vocab_size)
+    shown = example(problems, base[0])
+    print(f"\n{shown.prompt}   (answer: {shown.answer})\n")
+    print(report.side_by_side(base, shown.id))
+    write(folder, shown, results, lms["Base"].config.vocab_size)
     print(f"{folder / 'report.md'}: {time.monotonic() - began:.0f} s in all")
 
 
@@ -125,6 +128,8 @@ def measure(lm: models.LM, problems: list[Problem], row: Row, folder: Path) -> e
         made = file.records
     result = evaluate.Result(row.model, row.name, made, evaluate.summarize(made))
     took = "kept" if stats is None else f"{stats.wall_s:.1f}"
+    if stats is not None and _PROGRESS.value and sys.stderr.isatty():
+        print("\x1b[A\x1b[2K", end="", file=sys.stderr, flush=True)  # the bar has done its work
     print(line(row.model, row.name, report.cells(result.summary), took), flush=True)
     return result
 
@@ -134,6 +139,15 @@ def line(model: str, sampler: str, cells: list[str], took: str) -> str:
     widths = (11, 13, 15, 16, 8, 14, 7, 8, 7)
     shown = " ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
     return f"{model:5} {sampler:11} {shown} {took:>7}"
+
+
+def example(problems: list[Problem], standard: evaluate.Result) -> Problem:
+    """The first problem that standard sampling gets right and wrong, else the first of all."""
+    for problem in problems:
+        correct = [r["correct"] for r in standard.records if r["problem_id"] == problem.id]
+        if any(correct) and not all(correct):
+            return problem
+    return problems[0]
 
 
 def write(folder: Path, problem: Problem, results: list[evaluate.Result], vocab_size: int) -> None:
@@ -151,6 +165,7 @@ def write(folder: Path, problem: Problem, results: list[evaluate.Result], vocab_
     }
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png")
+    greedy = next(result for result in base if result.sampler == "Greedy").summary.accuracy
     n, power = _NUM_SAMPLES.value, base_four[2].records[0]
     head = ["model", "sampler", *report.header(n), "ended in EOS", "length"]
     table = [
@@ -171,6 +186,7 @@ def write(folder: Path, problem: Problem, results: list[evaluate.Result], vocab_
         max_new_tokens=_MAX_NEW_TOKENS.value,
         steps=_NUM_MCMC_STEPS.value,
         law=law,
+        greedy=f"{100 * greedy.mean:.1f}",
         vocab_size=vocab_size,
         uniform=f"{-math.log(vocab_size):.2f}",
         table=report.markdown([head, *table]),
@@ -186,7 +202,7 @@ REPORT = """# Power sampling on the embedded model
 
 {num_problems} held-out problems x {n} completions, seed {seed}; alpha {alpha}, temperature and
 proposal temperature {temperature}, at most {max_new_tokens} tokens, {steps} Metropolis-Hastings
-moves a completion. Versions, device and commands: manifest.json. Every completion: records/.
+moves. Versions, device and commands are in manifest.json, every completion in records/.
 
 {table}
 
@@ -201,9 +217,11 @@ moves a completion. Versions, device and commands: manifest.json. Every completi
 
 ## Which law this is
 
-{law}. block_size is max_new_tokens here, so the chain has one stage, stop="eos" and stop="horizon"
-are the same, and what is approached is pi^{alpha} itself. With the paper's blocks of 192 and
-stop="eos" it would not be, even with infinitely many moves.
+Power: {law}.
+
+block_size is max_new_tokens here, so that a chain has one stage; stop="eos" and stop="horizon" are
+then the same, and more moves lead to pi^{alpha} itself. With shorter blocks and stop="eos", the
+published schedule, they would not, however many.
 
 ## What to see
 
@@ -212,9 +230,9 @@ stop="eos" it would not be, even with infinitely many moves.
   diffuse) or worked out (each step is sure), and only power prefers to work it out (Prop. 1).
 - **More moves.** {steps} moves do not reach the limit: see the row with more moves, and the figure
   of accuracy against moves. 0 moves are temperature sampling.
-- **Greedy** is the worst of all here, because the likeliest first token is the guess. So accuracy
-  does not rise steadily as the temperature falls to 0.
-- **Best-of-{n}** of a cheap sampler may match power at its price: see accuracy against cost.
+- **Greedy** gets {greedy} %: the likeliest first token is that of the guess. So accuracy does not
+  rise steadily as the temperature falls to 0.
+- **Best-of-{n}** of a cheap sampler may do as well at the same price: see accuracy against cost.
 - **RandW**, the same architecture with random weights: self-reward rises, accuracy cannot. A model
   that scores its own plain samples has mean self-reward of -log V = {uniform} or more
   (V = {vocab_size}). The paper's RandW figures lie below that bound of their model, so they were
@@ -222,7 +240,9 @@ stop="eos" it would not be, even with infinitely many moves.
 
 ## One problem, its completions side by side
 
-The first problem of the set.
+The first problem that standard sampling gets right at least once and wrong at least once. A chain's
+random numbers belong to its problem and sample index, whatever the sampler, so one row may hold the
+same completion twice.
 
 {prompt}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 
 from powerjax import records, sample
 from powerjax.models import LM
@@ -141,6 +141,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 def _guarded(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}: flags begin with --")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # app.run would show every backend JAX looks for
     try:
         main(argv)
     except KeyboardInterrupt:

@@ -23,6 +23,7 @@ _STYLE = {
     "Temperature": ("#E69F00", "s"),
     "Power": ("#009E73", "D"),
     "Power(inf)": ("#CC79A7", "^"),
+    "Greedy": ("#000000", "X"),
 }
 _OTHER = ("#56B4E9", "v")
 _CORRECT, _WRONG = "#009E73", "#BBBBBB"
@@ -85,40 +86,31 @@ def accuracy_against_cost(results: Sequence[Result]) -> Figure:
         n, tokens = summary.num_passes, summary.forward_tokens
         colour, marker = _style(result.sampler)
         single, best = summary.accuracy, summary.best_of_n_accuracy
-        axes.errorbar(
-            tokens,
-            100 * single.mean,
-            yerr=100 * _bars(single),
-            color=colour,
-            marker=marker,
-            markersize=8,
-            capsize=3,
-            label=result.sampler,
-        )
-        axes.plot(
-            [tokens, n * tokens],
-            [100 * single.mean, 100 * best.mean],
-            color=colour,
-            linestyle=":",
-            linewidth=1,
-        )
-        axes.errorbar(
-            n * tokens,
-            100 * best.mean,
-            yerr=100 * _bars(best),
-            color=colour,
-            marker=marker,
-            markerfacecolor="white",
-            markersize=8,
-            capsize=3,
-        )
+        points = [(tokens, single, colour, result.sampler)]
+        if n > 1:
+            points.append((n * tokens, best, "white", None))
+            ends = [100 * single.mean, 100 * best.mean]
+            axes.plot([tokens, n * tokens], ends, color=colour, linestyle=":", linewidth=1)
+        for x, accuracy, face, label in points:
+            axes.errorbar(
+                x,
+                100 * accuracy.mean,
+                yerr=100 * _bars(accuracy),
+                color=colour,
+                marker=marker,
+                markerfacecolor=face,
+                markersize=8,
+                capsize=3,
+                label=label,
+            )
     axes.set_xscale("log")
     _plain_log_ticks(axes)
     axes.set_ylim(-4, 104)
     axes.set_xlabel("forward tokens per answer (log scale)")
     axes.set_ylabel("accuracy (%)")
     axes.grid(alpha=0.3)
-    _legend(figure, [axes], f"hollow: Best-of-{n}")
+    most = max(result.summary.num_passes for result in results)
+    _legend(figure, [axes], f"hollow: Best-of-{most}")
     axes.set_title(f"What an answer costs ({results[0].model})")
     return figure
 
@@ -126,7 +118,8 @@ def accuracy_against_cost(results: Sequence[Result]) -> Figure:
 def lengths(results: Sequence[Result]) -> Figure:
     """Histograms of completion length, right and wrong answers stacked, one panel a sampler."""
     longest = max(record["num_tokens"] for result in results for record in result.records)
-    bins = np.linspace(0.5, longest + 0.5, min(longest, 40) + 1)
+    bins = np.arange(0.5, longest + 1, max(1, longest // 60))
+    bins = np.append(bins, bins[-1] + bins[1] - bins[0])
     figure = _figure(7.2, 1.5 * len(results) + 1.2)
     panels = figure.subplots(len(results), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for panel, result in zip(panels, results, strict=True):
