@@ -79,8 +79,11 @@ def main(_) -> None:
     failed = [result.name for result in results if not result.passed]
     if written:
         print(f"{len(written)} figures and tables in {folder}")
-    verdict = f"failed: {', '.join(failed)}" if failed else f"checks passed: {len(results)}"
-    print(f"{verdict} ({time.perf_counter() - start:.0f} s)")
+    passed = sum(result.passed and result.cells > 0 for result in results)
+    verdict = (
+        f"FAILED: {', '.join(failed)}" if failed else f"{passed} of {len(results)} checks passed"
+    )
+    print(f"{verdict}; {time.perf_counter() - start:.0f} s")
     sys.exit(1 if failed else 0)
 
 

@@ -59,7 +59,7 @@ def sum_along(tables: Sequence[np.ndarray], eos: bool, depth: int = 0) -> np.nda
     return np.concatenate(ended, axis=1) if ended else current
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class TabularModel:
     """The next-token law of every live prefix; a policy, a target and a proposal are all this.
 
@@ -149,6 +149,12 @@ class TabularModel:
             with np.errstate(invalid="ignore"):
                 tables.append(np.where(np.isneginf(total), -np.log(like.vocab_size), mass - total))
         return cls(tuple(tables), like.eos)
+
+    def __repr__(self) -> str:
+        return (
+            f"TabularModel(vocab_size={self.vocab_size}, length={self.length}, eos={self.eos}, "
+            f"{self.num_completions:,} completions)"
+        )
 
     @property
     def vocab_size(self) -> int:

@@ -72,13 +72,13 @@ def log_odds(alphas: Sequence[float]) -> Drawing:
             pairs[alpha].left,
             ".",
             color=colour,
-            markersize=2.5 + 1.2 * k,
+            markersize=2.5 + 6 * k / len(alphas),
             markeredgewidth=0,
             label=rf"$\alpha={alpha:g}$",
         )
     ends = axes[0].get_xlim()
     axes[0].plot(ends, ends, color=BLACK, linewidth=0.6, zorder=0, label="equal")
-    axes[0].legend(loc="upper left", markerscale=1.2)
+    axes[0].legend(loc="upper left", ncols=1 if len(alphas) < 8 else 2, columnspacing=1)
     axes[0].text(
         0.97, 0.05, f"largest deviation {worst:.0e}", transform=axes[0].transAxes, ha="right"
     )
@@ -193,7 +193,8 @@ def proposals(alphas: Sequence[float]) -> Drawing:
 
 def spread(alphas: Sequence[float]) -> Drawing:
     """Figure (v): exact CV^2 of W and ESS/N against alpha."""
-    grid = np.unique([*np.geomspace(min(alphas), max(alphas), 60), *alphas])
+    ends = min(1.1, *alphas), max(8.0, *alphas)
+    grid = np.unique([*np.geomspace(*ends, 80), *alphas])
     rows = {name: [] for name in PROPOSALS}
     for alpha in grid:
         policies = zipf.proposals(alpha)
@@ -211,13 +212,17 @@ def spread(alphas: Sequence[float]) -> Drawing:
             axes[0].semilogy(grid, cv2, label=name, **style)
         axes[1].plot(grid, ess, label=name, **style)
         columns |= {f"cv2_{name}": cv2, f"ess_over_n_{name}": ess}
-    axes[0].text(0.97, 0.05, "oracle: 0 at every exponent", transform=axes[0].transAxes, ha="right")
+    axes[0].set_ylim(bottom=max(axes[0].get_ylim()[0], 1e-3))
+    labelled = [alphas[0]]
+    for alpha in alphas[1:]:
+        if np.log(alpha / labelled[-1]) > 0.06 * np.log(ends[1] / ends[0]):
+            labelled.append(alpha)
     for axis in axes:
         axis.set_xscale("log")
-        axis.set_xticks(alphas, [f"{a:g}" for a in alphas], minor=False)
+        axis.set_xticks(labelled, [f"{a:g}" for a in labelled])
         axis.set_xticks([], minor=True)
     axes[1].set_ylim(0, 1.05)
-    name_axes(axes[0], "a", "Var$[W]$, the squared CV", r"exponent $\alpha$", "CV$^2$")
+    name_axes(axes[0], "a", "Var$[W]$, the squared CV (oracle: 0)", r"exponent $\alpha$", "CV$^2$")
     name_axes(
         axes[1], "b", "Effective sample size", r"exponent $\alpha$", "ESS/$N$ = 1/(1 + CV$^2$)"
     )

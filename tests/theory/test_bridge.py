@@ -53,6 +53,11 @@ def test_reinforce_approaches_and_a_larger_batch_is_closer():
         ends.append(laws.total_variation(path[-1], target))
     assert ends[1] < ends[0] < laws.total_variation(model.log_joint(), target) / 2
     assert ends[1] < 0.02
+    nearest = min(
+        (ALPHA - 0.3, ALPHA, ALPHA + 0.3),
+        key=lambda a: laws.total_variation(path[-1], laws.power(model.log_joint(), a)),
+    )
+    assert nearest == ALPHA
 
 
 def test_the_fit_is_the_frequencies():
