@@ -139,13 +139,14 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
 
 def _guarded(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}: flags begin with --")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # app.run would show every backend JAX looks for
     try:
+        if len(argv) > 1:
+            raise ValueError(f"unexpected argument {argv[1]!r}: flags begin with --")
         main(argv)
     except KeyboardInterrupt:
+        print(file=sys.stderr)  # after the terminal's ^C
         _end(f"interrupted; {_kept()}to go on: {records.command()}", 130)
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -180,7 +181,7 @@ def _raised_here(error: Exception) -> bool:
 
 def _end(line: str, status: int) -> None:
     sys.stdout.flush()
-    print(f"\n{Path(sys.argv[0]).stem}: {line}", file=sys.stderr)
+    print(f"{Path(sys.argv[0]).stem}: {line}", file=sys.stderr)
     sys.exit(status)
 
 

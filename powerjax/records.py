@@ -164,8 +164,8 @@ def open_run(
       settings: flag name -> value, as the command has them.
       free: names that may differ from one start to the next, because they do not change a record.
 
-    Returns the folder. Raises ValueError, naming the flags that differ, if the folder holds a run
-    with other settings.
+    Returns the folder. Raises ValueError, naming the flags that differ, if the folder holds records
+    of a run with other settings.
     """
     folder = Path(folder)
     path = folder / MANIFEST
@@ -177,12 +177,14 @@ def open_run(
         "versions": _versions(),
         "device": _device(),
     }
+    has_records = any(file.stat().st_size for file in folder.rglob("*.jsonl"))
     if path.exists():
         manifest = _read_manifest(path)
-        _compare(folder, manifest["settings"], settings, free)
+        if has_records:  # a run that failed before its first one binds nobody
+            _compare(folder, manifest["settings"], settings, free)
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.rglob("*.jsonl")):
+        if has_records:
             raise ValueError(
                 f"{folder} holds JSONL files but no {MANIFEST}: it is not the folder of a run;"
                 " choose another --out"

@@ -147,8 +147,12 @@ def test_a_run_is_taken_up_only_with_the_flags_it_was_made_with(tmp_path):
     settings = {"model": "tiny", "alpha": 4.0, "seed": 0, "limit": 10, "top_k": None}
     folder = records.open_run(tmp_path / "a" / "b", settings, free=("limit",))
     records.open_run(folder, {**settings, "limit": 20}, free=("limit",))
+    with records.RecordFile(folder / "records.jsonl") as file:
+        records.open_run(folder, {**settings, "alpha": 3.0})  # there is nothing to mix up yet
+        records.open_run(folder, {**settings, "limit": 20})
+        file.append(_record(0))
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["settings"]["limit"] == 20 and len(manifest["starts"]) == 2
+    assert manifest["settings"]["limit"] == 20 and len(manifest["starts"]) == 4
     start = manifest["starts"][0]
     assert {"jax", "python"} <= start["versions"].keys()
     assert start["device"]["platform"] and start["command"] and start["time"]

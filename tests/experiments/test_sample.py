@@ -1,0 +1,174 @@
+"""experiments/sample.py, run as its users run it: kills, Ctrl-C, full disks, mistakes."""
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from powerjax import records
+from tests.experiments import programs
+
+_FLAGS = ["--limit=10", "--num_samples=3", "--num_mcmc_steps=4", "--num_slots=2", "--noprogress"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, cache):
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    code, out, err = _end(_start(folder, cache))
+    assert code == 0, err
+    return {"folder": folder, "out": out, "err": err}
+
+
+def _start(folder, cache, **options):
+    return programs.start("experiments.sample", *_FLAGS, f"--out={folder}", cache=cache, **options)
+
+
+def _end(process):
+    return programs.end(process)
+
+
+def _stop_midway(process, path, at_least, how):
+    """Waits for `at_least` lines of the file, then sends the signal."""
+    while not path.exists() or path.read_bytes().count(b"\n") < at_least:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(how)
+    return _end(process)
+
+
+def _by_id(folder):
+    """id -> what the chain drew."""
+    found = records.read(folder / "records.jsonl")
+    assert len(found) == len({record["id"] for record in found})
+    kept = ("tokens", "correct", "acceptance_rate", "num_forward_tokens", "finish_reason")
+    return {record["id"]: [record[key] for key in kept] for record in found}
+
+
+def test_a_run_leaves_its_records_and_says_what_they_show(undisturbed):
+    found = records.read(undisturbed["folder"] / "records.jsonl")
+    assert len(found) == 30
+    record = next(r for r in found if r["id"] == "arithmetic/test-0-3/tiny/power/0/1")
+    assert record["sample_index"] == 1 and record["problem_id"] == "test-0-3"
+    assert record["prompt"].endswith("\nA:") and record["tokens"] and record["completion"]
+    assert (record["alpha"], record["temperature"], record["num_mcmc_steps"]) == (4.0, 0.25, 4)
+    assert (record["stop"], record["block_size"], record["kernel"]) == ("eos", 64, "exact")
+    assert record["num_tokens"] == len(record["tokens"]) == len(record["log_probs"])
+    assert record["self_reward"] == pytest.approx(record["log_prob"] / record["num_tokens"])
+    assert isinstance(record["correct"], bool) and record["adapter"] is None
+    for word in ("accuracy", "self-reward", "best of 3", "acceptance", "tokens/s", "pi^4"):
+        assert word in undisturbed["out"]
+    manifest = json.loads((undisturbed["folder"] / "manifest.json").read_text())
+    assert manifest["settings"]["alpha"] == 4.0 and manifest["settings"]["model"] == "tiny"
+    assert "experiments.sample --limit=10" in manifest["starts"][0]["command"]
+
+
+def test_killed_interrupted_and_taken_up_again_it_leaves_the_same_records(
+    undisturbed, tmp_path, cache
+):
+    folder = tmp_path / "run"
+    path = folder / "records.jsonl"
+    code, _, _ = _stop_midway(_start(folder, cache), path, 3, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    with path.open("ab") as file:  # as if the kill had come in the middle of a line
+        file.write(b'{"id": "arithmetic/test-0-9/tiny/po')
+    before = path.read_bytes().count(b"\n")
+    assert 3 <= before < 30
+
+    code, _, err = _stop_midway(_start(folder, cache), path, before + 1, signal.SIGINT)
+    assert code == 130
+    (line,) = [text for text in err.split("\n") if text]
+    safe = path.read_bytes().count(b"\n")
+    assert f"interrupted; {safe} records are safe in {folder}; to go on: " in line
+    assert "experiments.sample --limit=10" in line
+
+    code, out, err = _end(_start(folder, cache))
+    assert code == 0, err
+    assert f"{safe} records are in {path}: going on from there" in out
+    assert _by_id(folder) == _by_id(undisturbed["folder"])
+
+
+def test_a_full_disk_ends_in_one_line_and_keeps_what_was_finished(undisturbed, tmp_path, cache):
+    folder = tmp_path / "run"
+    room = 6000
+
+    def small_disk():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+
+    code, _, err = _end(_start(folder, cache, preexec_fn=small_disk))
+    assert code == 1
+    (line,) = [text for text in err.split("\n") if text.startswith("sample: ")]
+    found = records.read(folder / "records.jsonl")
+    assert found and (folder / "records.jsonl").stat().st_size <= room
+    assert "the disk is full" in line and f"{len(found)} records are safe" in line
+    assert "Traceback" not in err
+    whole = _by_id(undisturbed["folder"])
+    assert all(whole[name] == drawn for name, drawn in _by_id(folder).items())
+
+
+_MISTAKES = """
+import contextlib, io, json, sys
+from absl import flags
+from experiments import sample
+from powerjax import launch
+for argv in json.loads(sys.argv[1]):
+    sys.argv = ["sample.py", *argv]
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err):
+        try:
+            launch.run(sample.main)
+            code = 0
+        except SystemExit as end:
+            code = end.code
+    print("END", json.dumps([code, err.getvalue()]))
+    flags.FLAGS.unparse_flags()
+    for name in list(flags.FLAGS):
+        flags.FLAGS[name].unparse()
+"""
+
+
+def test_mistakes_end_in_one_line_that_says_what_to_do(undisturbed, tmp_path):
+    rows = ['{"prompt": "6*7=", "answer": "42"}', '{"text": "no prompt"}', '{"prompt": ""}']
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("\n".join(rows))
+    torn = tmp_path / "torn.jsonl"
+    torn.write_text(rows[0] + "\n{'prompt': 1}\n")
+    (tmp_path / "empty.jsonl").write_text("\n")
+    (tmp_path / "long.jsonl").write_text(json.dumps({"prompt": [5] * 4200}))
+    out = f"--out={tmp_path / 'run'}"
+    made = f"--out={undisturbed['folder']}"
+    cases = [
+        ([out, f"--task={bad}"], "bad.jsonl, line 2: no prompt, only text"),
+        ([out, f"--task={torn}"], "torn.jsonl, line 2: not valid JSON"),
+        ([out, f"--task={tmp_path}/empty.jsonl"], "empty.jsonl holds no prompts"),
+        ([out, f"--task={tmp_path}/none.jsonl"], "neither arithmetic nor a file"),
+        ([out, f"--task={tmp_path}/long.jsonl"], "4200 tokens"),
+        ([out, f"--model={tmp_path}/none"], "no such folder"),
+        ([out, "--split=dev"], "no split 'dev'"),
+        ([out, "--sampler=standard", "--alpha=2"], "does not take --alpha"),
+        ([out, "stray"], "unexpected argument 'stray'"),
+        ([made, *_FLAGS, "--alpha=2", "--seed=5"], "--alpha=4.0"),
+        ([out, "--alpha=0.5"], "--alpha=0.5"),
+        ([out, "--block_size=0"], "--block_size=0"),
+        ([out, "--temperature=0"], "--temperature=0.0: must be above 0"),
+    ]
+    asked = json.dumps([argv for argv, _ in cases])
+    ran = subprocess.run(
+        [sys.executable, "-c", _MISTAKES, asked], cwd=programs.ROOT, capture_output=True, text=True
+    )
+    ends = [json.loads(line[4:]) for line in ran.stdout.split("\n") if line.startswith("END")]
+    assert len(ends) == len(cases), ran.stderr
+    for (argv, expected), (code, err) in zip(cases, ends, strict=True):
+        lines = [line for line in err.split("\n") if expected in line]
+        assert code == 1 and len(lines) == 1, (argv, code, err)
+        assert "Traceback" not in err
+        assert len(err.strip().split("\n")) <= 2, err  # absl adds where to find help
+    assert records.read(tmp_path / "run" / "records.jsonl") == []
