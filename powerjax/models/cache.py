@@ -45,18 +45,23 @@ def write_layer(
     return k_cache, v_cache
 
 
-def save_slots(undo: KVCache, cache: KVCache, positions: jax.Array) -> KVCache:
+def save_slots(undo: KVCache, cache: KVCache, positions: jax.Array) -> tuple[KVCache, jax.Array]:
     """Copies the slot at each row's position[B] from `cache` into `undo`, before it is overwritten.
 
     A Metropolis-Hastings proposal writes into the one working cache; what it overwrites is kept
     here, so that an accepted move costs no copy and a rejected one copies its own length back.
+
+    Returns:
+      (undo, positions). Write at the positions returned: they are the same numbers, but depend on
+      the old slots having been read, so that XLA can write in place.
     """
     rows = jnp.arange(positions.shape[0])
-
-    def save(to, source):
-        return to.at[rows, :, positions].set(source[rows, :, positions], mode="drop")
-
-    return jax.tree.map(save, undo, cache)
+    old = jax.tree.map(lambda source: source[rows, :, positions], cache)
+    # Nothing exceeds infinity, so this adds 0. XLA drops an optimization_barrier before it decides
+    # on copies, and then copies the whole cache, twice a step.
+    positions += sum((x[:, 0, 0] > jnp.inf).astype(positions.dtype) for x in jax.tree.leaves(old))
+    undo = jax.tree.map(lambda to, x: to.at[rows, :, positions].set(x, mode="drop"), undo, old)
+    return undo, positions
 
 
 def restore_slots(

@@ -169,12 +169,10 @@ def _step(model, params, slots: Slots, settings: mh.Settings) -> tuple[Slots, mh
     """One model step and one `advance` for every slot; idle slots compute and change nothing."""
     chain, position = slots.chain, write_position(slots)
     tokens = jnp.where(chain.token < 0, slots.prompt_last, chain.token)
-    # The barrier keeps the reads of old K/V before the writes, which may then be in place.
-    undo = save_slots(slots.undo, slots.cache, position)
-    cache, undo = lax.optimization_barrier((slots.cache, undo))
+    undo, position = save_slots(slots.undo, slots.cache, position)
     with jax.named_scope("model"):
         variables = {"params": params}
-        hidden, cache = model.apply(variables, tokens[:, None], position[:, None], cache)
+        hidden, cache = model.apply(variables, tokens[:, None], position[:, None], slots.cache)
         logits = model.apply(variables, hidden[:, 0], method="unembed")
     with jax.named_scope("advance"):
         uniforms = jax.vmap(lambda k, c: draws.draw(k, c, settings, logits.dtype.type))(

@@ -1,6 +1,7 @@
 """Chains in slots: alone = in a batch, early rejection on = off, cost = counted, one compilation."""
 
 import math
+import re
 
 import chex
 import jax
@@ -264,3 +265,39 @@ def test_greedy_top_k_one_is_the_argmax_path(tiny_qwen, prompts):
             best = int(np.argmax(np.asarray(tiny_qwen.logits(np.array([row])))[0, -1]))
             assert token == best
             row.append(token)
+
+
+def test_the_loop_copies_no_cache(tiny_qwen):
+    """The compiled loop updates both caches in place: no copy of one stands in the program."""
+    from powerjax.models.cache import init_cache
+
+    settings = mh.settings(
+        2.0, block_size=8, num_mcmc_steps=2, max_new_tokens=24, stop_ids=tiny_qwen.stop_ids
+    )
+    state = slots.init(tiny_qwen.config, 6, 48, 24, settings, tiny_qwen.dtype)
+    one = np.zeros(12, np.int32)
+    queue = slots.Queue(
+        prefix=init_cache(tiny_qwen.config, 4, 16),
+        prefix_row=one,
+        prompt_length=one,
+        prompt_last=one,
+        key=np.zeros((12, 2), np.uint32),
+        request=one,
+        size=np.int32(0),
+    )
+    program = (
+        slots.run.lower(
+            tiny_qwen.model(),
+            tiny_qwen.params,
+            state,
+            queue,
+            settings,
+            np.int32(1),
+            np.bool_(False),
+        )
+        .compile()
+        .as_text()
+    )
+    shape = ",".join(map(str, state.cache.k[0].shape))
+    assert f"f32[{shape}]" in program
+    assert not re.findall(rf"= f32\[{shape}\]\S* copy\(", program)

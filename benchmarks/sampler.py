@@ -1,0 +1,272 @@
+"""Speed and cost of the sampler, as ratios measured side by side in one run.
+
+    python -m benchmarks.sampler [--only=a,b,c,d,e,f]
+
+(a) chains per second against Hugging Face `generate`; (b) plain decoding of a 0.5B shape against
+the same; (c) slot occupancy; (d) what early rejection saves, by twin runs; (e) tokens per second
+against the number of slots and the machine's floor; (f) time to the first completion, and
+compilations. (a) and (b) need torch. About ten minutes on two cores.
+"""
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from powerjax import models, sample
+from powerjax.models import checkpoint
+from powerjax.tasks import arithmetic
+
+_ONLY = flags.DEFINE_list("only", list("abcdef"), "Parts to run.")
+_CHAINS = flags.DEFINE_integer("chains", 512, "Chains of the embedded model in (a), (c) and (d).")
+
+POWER = dict(alpha=4.0, block_size=64, num_mcmc_steps=10, max_new_tokens=64, progress=False)
+HALF_B = models.ModelConfig(
+    vocab_size=151_936,
+    hidden_size=896,
+    intermediate_size=4864,
+    num_layers=24,
+    num_heads=14,
+    num_kv_heads=2,
+    head_dim=64,
+    max_position_embeddings=32_768,
+    tie_word_embeddings=True,
+    initializer_range=0.02,
+)
+
+
+def main(_):
+    print(
+        f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}, load "
+        f"{os.getloadavg()[0]:.1f} before the start"
+    )
+    print(f"{'what':58s} {'measured':>14s}  against")
+    for part in _ONLY.value:
+        PARTS[part]()
+
+
+def row(what: str, measured: str, against: str = "") -> None:
+    print(f"{what:58s} {measured:>14s}  {against}", flush=True)
+
+
+def tiny(count: int | None = None):
+    lm = models.load("tiny", dtype="float32")
+    problems = arithmetic.problems("test", num=count or _CHAINS.value, seed=0)
+    return lm, [lm.encode(p.prompt) for p in problems]
+
+
+def timed(run) -> tuple[float, sample.Completions]:
+    """Seconds of a second run: the first one compiles."""
+    run()
+    began = time.perf_counter()
+    out = run()
+    return time.perf_counter() - began, out
+
+
+def chains_against_generate() -> None:
+    import transformers
+
+    from benchmarks import hf_baseline
+    from powerjax.models.checkpoint import find_folder
+
+    lm, prompts = tiny()
+    folder = find_folder("tiny")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    hf = hf_baseline.HuggingFace(model, lm.stop_ids[0])
+    options = dict(alpha=4.0, num_mcmc_steps=10, max_new_tokens=64)
+    seconds, _ = timed(lambda: sample.power(lm, prompts, **POWER))
+    ours = len(prompts) / seconds
+    one = hf_baseline.chains_per_s(hf, prompts[:12], 1, **options)
+    lock_step = hf_baseline.chains_per_s(hf, prompts[:128], 64, **options)
+    row("(a) power chains/s, tiny, alpha 4, block 64, 10 steps", f"{ours:.1f}")
+    row(
+        "    generate per proposal, one prompt at a time",
+        f"{one:.2f}",
+        f"{ours / one:.0f}x (wanted: 50x)",
+    )
+    row(
+        "    generate per proposal, 64 prompts in lock-step",
+        f"{lock_step:.2f}",
+        f"{ours / lock_step:.1f}x (wanted: 3x)",
+    )
+
+
+def half_b_lm() -> models.LM:
+    params = checkpoint.random_params(HALF_B, "float32", seed=0)
+    return models.LM(HALF_B, params, stop_ids=(-1,), name="0.5B shape")
+
+
+def decoding_against_generate() -> None:
+    import torch
+    import transformers
+
+    from benchmarks import hf_baseline
+
+    new_tokens, length = 48, 32
+    rng = np.random.default_rng(0)
+    lm = half_b_lm()
+    floor = Floor()
+    ours = {}
+    for batch in (1, 32):
+        prompts = rng.integers(0, 150_000, (batch, length)).tolist()
+        seconds, out = timed(
+            lambda p=prompts, b=batch: sample.standard(
+                lm, p, max_new_tokens=new_tokens, num_slots=b, progress=False
+            )
+        )
+        assert out.stats.model_steps == new_tokens
+        ours[batch] = seconds, prompts
+    del lm, out
+    config = transformers.Qwen2Config(
+        **{k: v for k, v in HALF_B.to_hf().items() if k not in ("architectures", "model_type")}
+    )
+    torch.manual_seed(0)
+    model = transformers.Qwen2ForCausalLM(config).float().eval()
+    for batch, (seconds, prompts) in ours.items():
+        theirs = hf_baseline.decode_s(model, prompts, new_tokens)
+        rate = batch * new_tokens / seconds
+        least = floor.step_s(HALF_B, batch, length + new_tokens // 2)
+        row(
+            f"(b) tokens/s, 0.5B shape, float32, batch {batch}",
+            f"{rate:.1f}",
+            f"{theirs / seconds:.2f}x generate (wanted: {1 if batch == 1 else 1.2}x); "
+            f"{new_tokens * least / seconds:.0%} of the floor",
+        )
+
+
+def occupancy() -> None:
+    lm, prompts = tiny()
+    for name, run, wanted in (
+        ("power", lambda: sample.power(lm, prompts, **POWER), "95 %"),
+        (
+            "standard",
+            lambda: sample.standard(lm, prompts, max_new_tokens=64, progress=False),
+            "90 %",
+        ),
+    ):
+        stats = run().stats
+        row(
+            f"(c) slot occupancy while prompts wait, {name}, {stats.num_slots} slots",
+            f"{stats.slot_occupancy:.1%}",
+            f"wanted: {wanted}",
+        )
+
+
+def early_rejection() -> None:
+    lm, prompts = tiny()
+    prompts = prompts[:256]
+    random = models.load("tiny", dtype="float32", random_weights=True)
+    config = dataclasses.replace(lm.config, initializer_range=HALF_ACCEPTANCE_SCALE)
+    half = dataclasses.replace(
+        lm, config=config, params=checkpoint.random_params(config, "float32", seed=0)
+    )
+    for name, model in (("tiny", lm), ("RandW", random), ("wider random weights", half)):
+        on, off = (sample.power(model, prompts, early_rejection=e, **POWER) for e in (True, False))
+        assert [c.tokens for c in on] == [c.tokens for c in off]
+        ratio = on.stats.num_forward_tokens / off.stats.num_forward_tokens
+        row(
+            f"(d) forward tokens with early rejection over without, {name}",
+            f"{ratio:.3f}",
+            f"acceptance {on.stats.acceptance_rate:.2f}, the same completions",
+        )
+
+
+def slots() -> None:
+    lm, prompts = tiny()
+    prompts, floor = prompts[:64] * 8, Floor()
+    for num_slots in (1, 4, 16, 64, 128, 256):
+        some = prompts[: min(len(prompts), 8 * num_slots)]
+        options = {**POWER, "num_slots": num_slots, "ids": list(range(len(some)))}
+        seconds, out = timed(lambda some=some, o=options: sample.power(lm, some, **o))
+        rate = out.stats.num_forward_tokens / seconds
+        least = floor.step_s(lm.config, num_slots, 60)
+        row(
+            f"(e) tokens/s, tiny, {num_slots} slots",
+            f"{rate:,.0f}",
+            f"{rate * least / num_slots:.0%} of the floor ({floor})",
+        )
+
+
+def first_completion() -> None:
+    code = (
+        "import time,sys; began=time.time(); import jax; n=[0]; "
+        "jax.monitoring.register_event_duration_secs_listener(lambda e,*a,**k: "
+        "n.__setitem__(0, n[0] + ('backend_compile' in e))); "
+        "from powerjax import models, sample; lm=models.load('tiny', dtype='float32'); "
+        "out=sample.power(lm, ['Ann has 44 coins, buys 7. How many coins?\\nA:'], "
+        "block_size=64, max_new_tokens=64, num_samples=64, progress=False); "
+        "print(time.time()-began, n[0]); "
+        "from powerjax.sample import slots, engine; "
+        "print(slots.run._cache_size(), engine._prefill._cache_size())"
+    )
+    began = time.perf_counter()
+    printed = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.split()
+    total = time.perf_counter() - began
+    row(
+        "(f) seconds from the command to 64 finished chains",
+        f"{total:.1f}",
+        f"programs compiled: slots {printed[2]}, prefill {printed[3]}, all with the small ones "
+        f"{printed[1]}",
+    )
+
+
+class Floor:
+    """What this machine can do at most: copy bandwidth and matmul rate, measured here and now."""
+
+    def __init__(self):
+        big = jnp.ones((256, 1 << 20), jnp.float32)  # 1 GiB
+        copy = jax.jit(lambda x, s: x * s)
+        moved = 2 * big.nbytes
+        self.bytes_per_s = moved / _best(lambda: copy(big, 1.5))
+        del big
+        square = jnp.ones((2048, 2048), jnp.float32)
+        self.flops_per_s = 2 * 2048**3 / _best(jax.jit(lambda: square @ square))
+
+    def step_s(self, config: models.ModelConfig, rows: int, length: int) -> float:
+        """Least seconds of a decode step: bytes of weights and cache, or operations, the larger."""
+        c = config
+        per_layer = c.hidden_size * c.head_dim * 2 * (c.num_heads + c.num_kv_heads)
+        weights = c.num_layers * (per_layer + 3 * c.hidden_size * c.intermediate_size)
+        weights += c.vocab_size * c.hidden_size
+        cache = rows * length * 2 * c.num_layers * c.num_kv_heads * c.head_dim
+        attention = rows * length * 2 * c.num_layers * c.num_heads * c.head_dim
+        return max(
+            4 * (weights + cache) / self.bytes_per_s,
+            2 * (rows * weights + attention) / self.flops_per_s,
+        )
+
+    def __str__(self):
+        return f"{self.bytes_per_s / 1e9:.0f} GB/s, {self.flops_per_s / 1e9:.0f} GFLOP/s"
+
+
+def _best(run, repeats: int = 7) -> float:
+    jax.block_until_ready(run())
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+HALF_ACCEPTANCE_SCALE = 0.08
+PARTS = dict(
+    a=chains_against_generate,
+    b=decoding_against_generate,
+    c=occupancy,
+    d=early_rejection,
+    e=slots,
+    f=first_completion,
+)
+
+
+if __name__ == "__main__":
+    app.run(main)
