@@ -102,7 +102,9 @@ def reinforce(
         raise ValueError(f"leave-one-out needs a batch of at least 2, got {batch_size}")
     with jax.enable_x64(True):
         at, log_p = paths(model), jnp.asarray(model.log_joint())
-        optimiser = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps, 0.01))
+        # Adam's usual eps would blow rounding errors up to full steps where gradients vanish.
+        schedule = optax.cosine_decay_schedule(learning_rate, num_steps, 0.01)
+        optimiser = optax.adam(schedule, eps=1e-3)
 
         def loss(logits, drawn, advantage):
             return -jnp.mean(policy_log_law(logits, at)[drawn] * advantage)

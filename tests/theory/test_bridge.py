@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from powerjax.theory import bridge, laws, learning
+from powerjax.theory import TabularModel, bridge, laws, learning
 from powerjax.theory import propositions as props
 from tests.theory import drawn
 
@@ -58,6 +58,13 @@ def test_reinforce_approaches_and_a_larger_batch_is_closer():
         key=lambda a: laws.total_variation(path[-1], laws.power(model.log_joint(), a)),
     )
     assert nearest == ALPHA
+
+
+def test_leave_one_out_has_no_noise_at_the_optimum():
+    """A uniform law is its own power: every return is the same, and the policy stays put."""
+    model = TabularModel.from_function(lambda prefix: [0.0, 0.0, 0.0], 3, 3)
+    path = learning.reinforce(model, 0.5, 50, 8, 0.1)
+    np.testing.assert_allclose(path[-1], path[0], atol=1e-6)
 
 
 def test_the_fit_is_the_frequencies():
