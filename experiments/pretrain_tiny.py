@@ -35,16 +35,21 @@ _OUT = flags.DEFINE_string("out", None, "Folder the model is written to.", requi
 _CARD = flags.DEFINE_bool("card", False, "Only measure the model in --out and rewrite its card.")
 _PROBLEMS = flags.DEFINE_integer("problems", 200, "Held-out problems of --card.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the corpus, the initial weights and the order.")
-_STEPS = flags.DEFINE_integer("steps", 1500, "Optimizer steps.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 2000, "Optimizer steps.", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch", 64, "Examples a step.", lower_bound=1)
-_EXAMPLES = flags.DEFINE_integer("examples", 100_000, "Examples in the corpus.", lower_bound=1)
+_EXAMPLES = flags.DEFINE_integer("examples", 128_000, "Examples in the corpus.", lower_bound=1)
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 3e-3, "Peak learning rate.", lower_bound=0.0)
-_HIDDEN_SIZE = flags.DEFINE_integer("hidden_size", 128, "Width D, 8 times some number.")
+_HIDDEN_SIZE = flags.DEFINE_integer("hidden_size", 128, "Width D, a multiple of 8.")
 _NUM_LAYERS = flags.DEFINE_integer("num_layers", 3, "Layers L.", lower_bound=1)
 _RECIPE = (_SEED, _STEPS, _BATCH, _EXAMPLES, _LEARNING_RATE, _HIDDEN_SIZE, _NUM_LAYERS)
 
 EOS = "<|endoftext|>"
+BOX = r" \boxed{"
 VOCAB_SIZE = 384
+QWEN2_PIECES = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 PROMPT_WEIGHT = 0.1  # loss weight of prompt tokens, against 1 for those of the completion
 WARMUP_STEPS = 100
 INITIAL_SCALE = 0.09  # of the weights that training starts from; the config's is RandW's
@@ -120,27 +125,29 @@ def corpus(num_examples: int, seed: int) -> list[tuple[str, str]]:
 
 
 def train_tokenizer(texts: list[str]) -> tokenizers.Tokenizer:
-    r"""Byte-level BPE: digits single, ` \boxed{` whole, and no other token opening a completion.
+    r"""Byte-level BPE as Qwen2's, digits single, with ` \boxed{` as one added token.
 
     A worked completion opens with a lone space and a terse one with ` \boxed{`, so one token
     decides the style and temperature weighs the two styles by one probability each.
     """
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-    pieces = tokenizers.Regex(r" \\boxed\{| ?[A-Za-z]+|[0-9]|[^A-Za-z0-9]")
+    # Qwen2's own, because AutoTokenizer of transformers 5 puts them into any qwen2 folder.
+    tokenizer.normalizer = tokenizers.normalizers.NFC()
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
         [
-            tokenizers.pre_tokenizers.Split(pieces, "isolated"),
+            tokenizers.pre_tokenizers.Split(tokenizers.Regex(QWEN2_PIECES), "isolated"),
             tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE,
+        vocab_size=VOCAB_SIZE - 1,
         special_tokens=[EOS],
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator((text.replace(BOX, " ") for text in texts), trainer)
+    tokenizer.add_tokens([tokenizers.AddedToken(BOX, normalized=False)])
     return tokenizer
 
 
@@ -183,6 +190,10 @@ def _batch(pairs: list[tuple[list[int], list[int]]], width: int) -> Batch:
 
 def model_config(vocab_size: int, hidden_size: int, num_layers: int) -> ModelConfig:
     """Qwen2-style: four query heads over two kv heads, tied embeddings."""
+    if hidden_size < 8 or hidden_size % 8:
+        raise ValueError(
+            f"--hidden_size={hidden_size}: four heads of even size need a multiple of 8"
+        )
     return ModelConfig(
         architecture="Qwen2ForCausalLM",
         vocab_size=vocab_size,
@@ -254,7 +265,7 @@ def export(folder: pathlib.Path, config: ModelConfig, params: dict, tokenizer) -
     checkpoint.save(folder, config, params, dtype=np.float16, stop_ids=(eos,))
     tokenizer.save(str(folder / "tokenizer.json"))
     tokenizer_config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        "tokenizer_class": "Qwen2Tokenizer",
         "eos_token": EOS,
         "pad_token": EOS,
         "clean_up_tokenization_spaces": False,
@@ -342,10 +353,10 @@ def main(argv: Sequence[str]) -> None:
     if _CARD.value:
         write_measured(folder, measure(folder, _PROBLEMS.value), _PROBLEMS.value)
         return
+    config = model_config(VOCAB_SIZE, _HIDDEN_SIZE.value, _NUM_LAYERS.value)
     records.open_run(folder, {flag.name: flag.value for flag in _RECIPE})
     examples = corpus(_EXAMPLES.value, _SEED.value)
     tokenizer = train_tokenizer([prompt + completion for prompt, completion in examples])
-    config = model_config(tokenizer.get_vocab_size(), _HIDDEN_SIZE.value, _NUM_LAYERS.value)
     data = batches(examples, tokenizer, _BATCH.value, _SEED.value)
     params, losses = train(config, data, _STEPS.value, _LEARNING_RATE.value, _SEED.value)
     export(folder, config, params, tokenizer)

@@ -17,8 +17,8 @@ import zlib
 
 from powerjax.tasks.base import Problem
 
-NAMES = ("Ann", "Bob", "Eve", "Gus", "Ivy", "Kim", "Leo", "Max", "Pam", "Sam", "Tom", "Zoe")
-OBJECTS = ("beads", "books", "cards", "coins", "eggs", "kites", "nuts", "pens", "shells")
+NAMES = ("Ann", "Bob", "Eve", "Gus", "Ivy", "Joy", "Kim", "Leo", "Max", "Sam", "Tom", "Zoe")
+OBJECTS = ("beads", "books", "cards", "coins", "eggs", "kites", "nuts", "pens", "shells", "stones")
 GAINS = ("buys", "earns", "finds", "gets", "wins")
 LOSSES = ("drops", "loses", "sells", "gives")
 SPLITS = ("train", "test")

@@ -7,7 +7,7 @@ from powerjax.tasks import Problem, arithmetic
 
 GOLDEN = (
     "test-0-0",
-    "Max has 42 books, wins 8, gets 9, gets 2, wins 8, loses 3. How many books?\nA:",
+    "Leo has 42 books, wins 8, gets 9, gets 2, wins 8, loses 3. How many books?\nA:",
     "66",
 )
 
