@@ -54,7 +54,8 @@ def summarize(records: Sequence[Record], *, num_resamples: int = 2000) -> Summar
     """The figures of one sampler on one task; `records` may lack some completions."""
     if not records:
         raise ValueError("there are no records to summarize")
-    problems = {name: i for i, name in enumerate(dict.fromkeys(r["problem_id"] for r in records))}
+    # Sorted, so that the order in which chains finished moves no bootstrap interval.
+    problems = {name: i for i, name in enumerate(sorted({r["problem_id"] for r in records}))}
     passes = sorted({(r["seed"], r["sample_index"]) for r in records})
     column = {name: i for i, name in enumerate(passes)}
 
