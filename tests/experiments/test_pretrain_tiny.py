@@ -60,9 +60,17 @@ def test_the_same_flags_make_the_same_weights(launcher, trained, tmp_path):
     assert (other / weights).read_bytes() != (trained / weights).read_bytes()
 
 
-def test_other_flags_do_not_overwrite_a_model(launcher, trained):
-    with pytest.raises(ValueError, match="choose another --out"):
+def test_a_model_is_not_overwritten(launcher, trained):
+    before = (trained / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="holds a model: choose another --out"):
         _run(launcher, trained, "--steps=4")
+    assert (trained / "model.safetensors").read_bytes() == before
+
+
+def test_an_impossible_width_is_refused_before_anything_is_written(launcher, tmp_path):
+    with pytest.raises(ValueError, match="--hidden_size=36"):
+        _run(launcher, tmp_path / "odd", "--hidden_size=36")
+    assert not (tmp_path / "odd").exists()
 
 
 def test_card_measures_and_replaces_what_was_measured(launcher, trained):
