@@ -35,7 +35,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """One chain's end. tokens int32 [length], EOS included where `ended`; log_p float32 [length]."""
+    """One chain's end. tokens int32 [length], EOS included if `ended`; log_p float32 [length]."""
 
     request: Request
     tokens: np.ndarray

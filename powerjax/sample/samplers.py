@@ -161,7 +161,7 @@ def standard(lm: LM, prompts: Sequence[Prompt], **options: Any) -> Completions:
 def temperature(
     lm: LM, prompts: Sequence[Prompt], *, temperature: float = 0.25, **options: Any
 ) -> Completions:
-    """Token-level temperature sampling (Eq. 5 with alpha = 1/temperature). Options of `standard`."""
+    """Token-level temperature sampling: Eq. 5, alpha = 1/temperature. Options of `standard`."""
     _check_temperature(temperature)
     return _plain(lm, prompts, "temperature", temperature, **options)
 
@@ -270,6 +270,12 @@ def _run(
         raise ValueError(f"max_new_tokens is {max_new_tokens}: it must be below 65536")
     if stop not in ("eos", "horizon"):
         raise ValueError(f"stop must be 'eos' or 'horizon', not {stop!r}")
+    if not lm.stop_ids:
+        raise ValueError(
+            f"{lm.name or 'the model'} names no EOS token, so no completion would end: add"
+            " eos_token_id to its generation_config.json (to draw fixed lengths on purpose, give"
+            " the LM stop_ids=(-1,))"
+        )
     tokens = _prompt_tokens(lm, prompts, max_new_tokens)
     names = _names(ids, len(tokens))
     effective = 1 / alpha if temperature is None else temperature

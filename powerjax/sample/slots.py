@@ -28,7 +28,7 @@ _RESTORE_WIDTH = 32  # slots copied back at a time
 
 
 class Slots(NamedTuple):
-    """State of all slots. [S] arrays, one entry per slot (S here counts chains, not cache slots)."""
+    """State of all slots. [S] arrays: S counts chains here, not cache slots."""
 
     chain: mh.Chain  # every leaf with a leading [S]
     key: Array  # uint32 [S, 2], the chain's
@@ -57,7 +57,7 @@ class Queue(NamedTuple):
 
 
 class Results(NamedTuple):
-    """Finished chains, valid below `count`. Made anew by each call, so never in a donated buffer."""
+    """Finished chains, valid below `count`. Made anew by each call: never in a donated buffer."""
 
     tokens: Array  # int32 [O, M]
     log_p: Array  # [O, M]

@@ -117,7 +117,7 @@ def counts(chain: mh.Chain, ys) -> np.ndarray:
 
 
 def kernel_matrix(logits, ys, alpha, inv_temperature, top_k=None, power_inf=False) -> np.ndarray:
-    """P of one MH move on ys, straight from the formula in numpy; nothing of the package is used."""
+    """P of one MH move on ys, from the formula, in numpy; nothing of the package is used."""
     vocab, end = logits.shape[1], max(map(len, ys))
     log_p, log_q = log_softmax(logits), proposal_law(logits, inv_temperature, top_k)
     place = {y: i for i, y in enumerate(ys)}

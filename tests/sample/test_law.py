@@ -1,4 +1,4 @@
-"""The law of many chains: with real keys on tabular models, and of the whole engine on a Flax one."""
+"""The law of many chains: with real keys on tabular models, and of the engine on a Flax one."""
 
 import jax
 import jax.numpy as jnp

@@ -67,7 +67,7 @@ class Moves:
         return self._cdf[row, token] - self._mass[row, token] / 2
 
     def run(self, log_u):
-        """Drives all moves with these log u [R]; returns (final chains, log A as advance has it)."""
+        """Drives all moves with these log u [R]; returns (final chains, log A by advance)."""
         count, end = len(self.source), self._end
         ys = [self.ys[i] for i in self.source]
         lengths = np.array([len(y) for y in ys])

@@ -1,4 +1,4 @@
-"""Chains in slots: alone = in a batch, early rejection on = off, cost = counted, one compilation."""
+"""Chains in slots: alone = in a batch, early rejection on = off, cost = counted, one trace."""
 
 import math
 import re
