@@ -186,6 +186,8 @@ def _end(line: str, status: int) -> None:
 
 
 def _kept() -> str:
+    if "out" not in flags.FLAGS:
+        return ""
     folder = Path(flags.FLAGS.out)
     count = sum(path.read_bytes().count(b"\n") for path in folder.rglob("*.jsonl"))
     return f"{count} records are safe in {folder}; " if count else ""
