@@ -105,19 +105,20 @@ class Stats:
         return total
 
 
-def pick_num_slots(lm: LM, total_length: int, num_chains: int) -> int:
-    """Slots that fit the device's free memory: two caches and a few rows of logits for each.
+def pick_num_slots(lm: LM, longest_prompt: int, max_new_tokens: int, num_chains: int) -> int:
+    """Slots that fit the device's free memory, a power of two.
 
-    A power of two, no more than the chains there are, and no more than pays (64 on a CPU).
+    A slot holds two caches of its whole length, a few rows of logits, and its share of the queue:
+    two prefilled prompts. No more slots than there are chains, and no more than pays (64 on a CPU).
     """
     c = lm.config
     device = jax.tree.leaves(lm.params)[0].devices().pop()
     per_token = 2 * c.num_layers * c.num_kv_heads * c.head_dim * jnp.dtype(lm.dtype).itemsize
-    per_slot = 2 * total_length * per_token + 6 * 4 * c.vocab_size
+    tokens = 2 * (longest_prompt + max_new_tokens) + 2 * _bucket(longest_prompt)
+    per_slot = tokens * per_token + 6 * 4 * c.vocab_size
     room = max(1, int(_MEMORY_SHARE * _free_bytes(device)) // per_slot)
     fitting = 1 << (room.bit_length() - 1)
-    needed = 1 << max(0, num_chains - 1).bit_length()
-    return min(fitting, needed, _MAX_SLOTS.get(device.platform, 256))
+    return min(fitting, _power_of_two(num_chains), _MAX_SLOTS.get(device.platform, 256))
 
 
 def _free_bytes(device) -> int:

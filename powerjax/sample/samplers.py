@@ -8,7 +8,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from powerjax.models.language_model import LM
-from powerjax.sample import draws, engine, mh
+from powerjax.sample import draws, engine, inputs, mh
 from powerjax.sample.completions import Completion, Completions
 
 Prompt = str | Sequence[int]
@@ -75,7 +75,7 @@ def power(
       ValueError: on an argument out of range, an empty prompt, a prompt too long for the model's
         context, or strings for a model without a tokenizer.
     """
-    _check_power(alpha, temperature)
+    inputs.check_power(alpha, temperature)
     if kernel not in ("exact", "karan2026"):
         raise ValueError(f"kernel must be 'exact' or 'karan2026', not {kernel!r}")
     return _run(
@@ -125,7 +125,7 @@ def power_inf(
     A stochastic ascent towards y* (Eq. 2) with proposals of the base at `temperature`. Arguments,
     result and errors as for `power`.
     """
-    _check_temperature(temperature)
+    inputs.check_temperature(temperature)
     return _run(
         lm,
         prompts,
@@ -162,7 +162,7 @@ def temperature(
     lm: LM, prompts: Sequence[Prompt], *, temperature: float = 0.25, **options: Any
 ) -> Completions:
     """Token-level temperature sampling: Eq. 5, alpha = 1/temperature. Options of `standard`."""
-    _check_temperature(temperature)
+    inputs.check_temperature(temperature)
     return _plain(lm, prompts, "temperature", temperature, **options)
 
 
@@ -256,28 +256,17 @@ def _run(
     on_finish,
     skip,
 ) -> Completions:
-    for name, value, least in (
-        ("block_size", block_size, 1),
-        ("num_samples", num_samples, 1),
-        ("num_mcmc_steps", num_mcmc_steps, 0),
-        ("max_new_tokens", max_new_tokens, 1),
-        ("num_slots", num_slots, 1),
-        ("top_k", top_k, 1),
-    ):
-        if value is not None and (int(value) != value or value < least):
-            raise ValueError(f"{name} is {value}: it must be a whole number, {least} or more")
-    if max_new_tokens >= 2**16:
-        raise ValueError(f"max_new_tokens is {max_new_tokens}: it must be below 65536")
-    if stop not in ("eos", "horizon"):
-        raise ValueError(f"stop must be 'eos' or 'horizon', not {stop!r}")
-    if not lm.stop_ids:
-        raise ValueError(
-            f"{lm.name or 'the model'} names no EOS token, so no completion would end: add"
-            " eos_token_id to its generation_config.json (to draw fixed lengths on purpose, give"
-            " the LM stop_ids=(-1,))"
-        )
-    tokens = _prompt_tokens(lm, prompts, max_new_tokens)
-    names = _names(ids, len(tokens))
+    inputs.check_counts(
+        block_size=(block_size, 1),
+        num_samples=(num_samples, 1),
+        num_mcmc_steps=(num_mcmc_steps, 0),
+        max_new_tokens=(max_new_tokens, 1),
+        num_slots=(num_slots, 1),
+        top_k=(top_k, 1),
+    )
+    inputs.check_stop(lm, stop)
+    tokens = inputs.prompt_tokens(lm, prompts, max_new_tokens)
+    names = inputs.names(ids, len(tokens))
     effective = 1 / alpha if temperature is None else temperature
     label = dict(
         model=lm.name,
@@ -312,9 +301,8 @@ def _run(
         top_k=top_k,
     )
     if num_slots is None:
-        longest = max(map(len, tokens)) + max_new_tokens
         # By all chains of the job, so that a resumed run has the slots it had.
-        num_slots = engine.pick_num_slots(lm, longest, len(chains))
+        num_slots = engine.pick_num_slots(lm, max(map(len, tokens)), max_new_tokens, len(chains))
 
     items: list[Completion] = []
 
@@ -348,55 +336,9 @@ def _run(
     return Completions(items, stats, label)
 
 
-def _check_power(alpha: float, temperature: float | None) -> None:
-    if not (math.isfinite(alpha) and alpha >= 1):
-        hint = " (power_inf is the limit)" if alpha == math.inf else ""
-        raise ValueError(f"alpha is {alpha}: it must be a finite number, 1 or more{hint}")
-    if temperature is not None:
-        _check_temperature(temperature)
-
-
-def _check_temperature(temperature: float) -> None:
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"temperature is {temperature}: it must be a finite number above 0")
-
-
 def _plain_alpha(sampler: str, alpha: float) -> float | str:
     """alpha as a record states it; JSON has no infinity."""
     return {"power_inf": "inf", "standard": 1.0, "temperature": 1.0}.get(sampler, alpha)
-
-
-def _prompt_tokens(lm: LM, prompts, max_new_tokens: int) -> list[list[int]]:
-    if isinstance(prompts, str):
-        raise ValueError("prompts is one string: give a list of prompts")
-    if len(prompts) == 0:
-        raise ValueError("prompts is empty: give at least one prompt")
-    tokens = []
-    for i, prompt in enumerate(prompts):
-        row = lm.encode(prompt) if isinstance(prompt, str) else [int(t) for t in prompt]
-        if not row:
-            raise ValueError(f"prompt {i} is empty: its first token would have no context")
-        if min(row) < 0 or max(row) >= lm.config.vocab_size:
-            raise ValueError(
-                f"prompt {i} has token id {max(row) if min(row) >= 0 else min(row)}, "
-                f"outside the vocabulary of {lm.config.vocab_size}"
-            )
-        try:
-            lm.config.check_length(len(row) + max_new_tokens)
-        except ValueError as error:
-            raise ValueError(f"prompt {i} ({len(row)} tokens): {error}") from None
-        tokens.append(row)
-    return tokens
-
-
-def _names(ids, count: int) -> list[str | int]:
-    names = list(range(count)) if ids is None else list(ids)
-    if len(names) != count:
-        raise ValueError(f"{len(names)} ids for {count} prompts: give one for each")
-    if len(set(names)) != count:
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"id {twice!r} names two prompts: their chains would be the same")
-    return names
 
 
 def _completion(lm: LM, finished: engine.Finished, names) -> Completion:
