@@ -21,7 +21,7 @@ from powerjax.tasks import Problem
 _TRACEBACK = flags.DEFINE_bool(
     "traceback", False, "On an error, show Python's traceback instead of one line."
 )
-_DTYPE = flags.DEFINE_enum(
+DTYPE = flags.DEFINE_enum(
     "dtype",
     "auto",
     ["auto", "float32", "bfloat16", "float16"],
@@ -33,8 +33,8 @@ Grade = Callable[[Problem, str], tuple[bool | None, str | None]]
 
 def dtype() -> str:
     """What --dtype means on this machine."""
-    if _DTYPE.value != "auto":
-        return _DTYPE.value
+    if DTYPE.value != "auto":
+        return DTYPE.value
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
