@@ -27,7 +27,7 @@ SPLITS = ("train", "test")
 TEST_SHARE = 8
 
 # Probability of jumping to the boxed answer before the first step, and before each later one.
-FIRST_JUMP = 0.52
+FIRST_JUMP = 0.50
 LATER_JUMP = 0.15
 
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
