@@ -36,6 +36,7 @@ class LM:
     mesh: Mesh | None = None
     name: str = ""
     dtype: jnp.dtype = jnp.float32
+    attention: str | None = None  # "xla" (the default) or "cudnn", see models/attention.py
     adapter: str | None = None
 
     def __post_init__(self):
@@ -43,7 +44,7 @@ class LM:
 
     def model(self, long_context: bool = False) -> CausalLM:
         """The Linen module that `params` belong to."""
-        return CausalLM(self.config, self.dtype, long_context)
+        return CausalLM(self.config, self.dtype, long_context, self.attention)
 
     @property
     def num_parameters(self) -> int:

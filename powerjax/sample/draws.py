@@ -2,8 +2,8 @@
 
 A draw is keyed by (seed, chain id, sample index, stage, MH step, position, purpose) and by nothing
 else, so a chain's output does not depend on its slot, its neighbours, the order of admission or a
-restart. No two draws share a key. Three Threefry-2x32 hashes, each keyed by the one before:
-seed -> chain -> move -> draw.
+restart. No two draws share a key. Threefry-2x32 hashes, each keyed by the one before: seed and id,
+sample, move, draw; the last two are taken anew for every token.
 """
 
 import hashlib

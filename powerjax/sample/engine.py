@@ -1,16 +1,17 @@
 """The host loop: prefill prompts into the queue, run the slots, hand finished chains out."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm.auto import tqdm
 
 from powerjax.models.cache import KVCache, grow, init_cache
 from powerjax.models.language_model import LM
@@ -18,8 +19,11 @@ from powerjax.sample import mh
 from powerjax.sample import slots as slots_lib
 
 _PREFILL_ROWS = 8
+_PREFILL_TOKENS = 8192  # in one prefill, whose scores are [rows, N, T, T]
 _MIN_WINDOW = 256  # cache slots to begin with; doubled when a chain needs more
+_FIRST_CHUNK = 4  # model steps
 _CHUNK_S = 0.5  # aim for one call of the slots: how often progress shows and Ctrl-C is heard
+_COMPILING = threading.Lock()
 _MAX_SLOTS = {"cpu": 64, "gpu": 256, "tpu": 256}
 _MEMORY_SHARE = 0.8  # of free device memory, for caches and logits
 
@@ -52,6 +56,7 @@ class Stats:
     """What a run did. Counts are of tokens unless named otherwise."""
 
     num_slots: int = 0
+    slots_an_engine: int = 0  # of these; a model step moves so many
     model_steps: int = 0
     num_forward_tokens: int = 0  # tokens fed to the model by decoding: busy slot-steps
     prefill_tokens: int = 0  # prompt tokens, padding left out
@@ -66,11 +71,15 @@ class Stats:
     slot_steps_waiting_busy: int = 0
     wall_s: float = 0.0
     first_completion_s: float | None = None
-    device_s: float = 0.0  # wall time in which a call of the slots was under way
+    host_s: float = 0.0  # wall time in which no call of the slots was under way
 
     @property
     def slot_occupancy(self) -> float | None:
-        """Busy slot-steps over all slot-steps while prompts waited; None if none ever waited."""
+        """Busy slot-steps over all slot-steps while prompts waited; None if none ever waited.
+
+        Near 1 by design: the loop goes back to the host rather than step with an idle slot. What
+        that costs is in host_s.
+        """
         if not self.slot_steps_waiting:
             return None
         return self.slot_steps_waiting_busy / self.slot_steps_waiting
@@ -91,7 +100,7 @@ class Stats:
         return self.num_forward_tokens / self.wall_s if self.wall_s else 0.0
 
     def __add__(self, other: "Stats") -> "Stats":
-        total = Stats(num_slots=max(self.num_slots, other.num_slots))
+        total = Stats()
         for field in dataclasses.fields(Stats):
             a, b = getattr(self, field.name), getattr(other, field.name)
             if isinstance(a, list):
@@ -100,7 +109,9 @@ class Stats:
                 setattr(total, field.name, (pad(a) + pad(b)).tolist())
             elif field.name == "first_completion_s":
                 total.first_completion_s = a if a is not None else b
-            elif field.name != "num_slots":
+            elif field.name in ("num_slots", "slots_an_engine"):
+                setattr(total, field.name, max(a, b))
+            else:
                 setattr(total, field.name, a + b)
         return total
 
@@ -108,13 +119,13 @@ class Stats:
 def pick_num_slots(lm: LM, longest_prompt: int, max_new_tokens: int, num_chains: int) -> int:
     """Slots that fit the device's free memory, a power of two.
 
-    A slot holds two caches of its whole length, a few rows of logits, and its share of the queue:
-    two prefilled prompts. No more slots than there are chains, and no more than pays (64 on a CPU).
+    A slot holds two caches of its whole length, a few rows of logits, and its share of the queue
+    of prefilled prompts. No more slots than there are chains, and no more than pays (64 on a CPU).
     """
     c = lm.config
     device = jax.tree.leaves(lm.params)[0].devices().pop()
     per_token = 2 * c.num_layers * c.num_kv_heads * c.head_dim * jnp.dtype(lm.dtype).itemsize
-    tokens = 2 * (longest_prompt + max_new_tokens) + 2 * _bucket(longest_prompt)
+    tokens = 2 * (longest_prompt + max_new_tokens) + 2 * _bucket(longest_prompt)  # as _Feed's
     per_slot = tokens * per_token + 6 * 4 * c.vocab_size
     room = max(1, int(_MEMORY_SHARE * _free_bytes(device)) // per_slot)
     fitting = 1 << (room.bit_length() - 1)
@@ -136,81 +147,101 @@ def generate(
     *,
     num_slots: int,
     long_context: bool = False,
+    prefix_rows: int | None = None,
     on_finish: Callable[[Finished], None],
-    bar: tqdm | None = None,
+    on_call: Callable[[Stats], bool] | None = None,
 ) -> Stats:
     """Runs every request's chain to its end, calling on_finish as each one gets there.
 
     Args:
       lm: the model.
-      prompts: token ids, by prompt_index.
+      prompts: token ids, by prompt_index. The longest sets the shapes, asked for or not, so that
+        the part of a job that is left runs in the shapes of the whole.
       requests: the chains; those of one prompt stand together and share one prefill.
       settings: of the run.
       num_slots: chains that advance at a time.
       long_context: which longrope factors the run uses.
-      on_finish: called on the host, in the order of finishing.
-      bar: progress, moved by one per finished chain.
+      prefix_rows: prompts the device's queue holds; None: `prefix_rows` of the requests.
+      on_finish: called with each chain that finished.
+      on_call: called with the stats so far after each call of the slots; False ends the run early.
 
     Returns:
       Stats of the run.
     """
     started = time.perf_counter()
     model = lm.model(long_context)
-    feed = _Feed(lm, model, prompts, requests, num_slots)
-    longest = max(len(prompts[r.prompt_index]) for r in requests)
+    rows = prefix_rows or count_prefix_rows(requests, num_slots)
+    feed = _Feed(lm, model, prompts, requests, num_slots, rows)
+    longest = max(map(len, prompts))
     max_tokens = int(settings.max_new_tokens)
     window_end = max(_round_up(longest + max_tokens - 1, 32), feed.prompt_bucket)
     window = min(window_end, max(_MIN_WINDOW, _power_of_two(feed.prompt_bucket + 64)))
     slots = slots_lib.init(lm.config, num_slots, window, max_tokens, settings, lm.dtype)
-    stats, max_steps, late = Stats(num_slots=num_slots), 16, []
+    stats, max_steps, late = Stats(num_slots, num_slots), _FIRST_CHUNK, collections.deque()
 
-    def deliver(rows):
-        for finished in rows:
+    def deliver():
+        while late:
+            finished = late.popleft()
             if stats.first_completion_s is None:
                 stats.first_completion_s = time.perf_counter() - started
             on_finish(finished)
-            if bar is not None:
-                bar.update()
 
-    while True:
-        stats.prefill_tokens += feed.refill()
-        began = time.perf_counter()
-        slots, results, tally, head = slots_lib.run(
-            model, lm.params, slots, feed.queue(), settings, np.int32(max_steps), feed.has_more
-        )
-        deliver(late)  # while the device works
-        head, tally, count, busy, reach = jax.device_get(
-            (
-                head,
-                tally,
-                results.count,
-                slots.busy,
-                jnp.max(jnp.where(slots.busy, slots_lib.write_position(slots), 0)),
+    ended = started
+    try:
+        while True:
+            # Workers that start together wait for the first one's compilation.
+            with _COMPILING if stats.model_steps == 0 else contextlib.nullcontext():
+                stats.prefill_tokens += feed.refill()
+                queue = feed.queue()
+                began = time.perf_counter()
+                stats.host_s += began - ended
+                slots, results, tally, head = slots_lib.run(
+                    model, lm.params, slots, queue, settings, np.int32(max_steps), feed.has_more
+                )
+            deliver()  # the last call's, while the device works
+            head, tally, count, busy, reach = jax.device_get(
+                (head, tally, results.count, slots.busy, _reach(slots))
             )
-        )
-        took = time.perf_counter() - began
-        _tally(stats, tally)
-        stats.device_s += took
-        late = _rows(results, int(count), requests)
-        feed.taken(int(head))
-        if bar is not None:
-            bar.set_postfix_str(_postfix(stats, time.perf_counter() - started), refresh=False)
-        if not busy.any() and feed.is_empty:
-            break
-        if reach >= slots.cache.k[0].shape[2]:
-            window = min(window_end, 2 * slots.cache.k[0].shape[2])
-            slots = slots._replace(cache=grow(slots.cache, window), undo=grow(slots.undo, window))
-        if tally.steps >= max_steps:  # ran its full length: aim the next one at _CHUNK_S
-            max_steps = int(np.clip(max_steps * _CHUNK_S / max(took, 1e-3), 8, 2 * max_steps))
-    deliver(late)
+            ended = time.perf_counter()
+            _tally(stats, tally)
+            late.extend(_rows(results, int(count), requests))
+            feed.taken(int(head))
+            stats.wall_s = ended - started
+            if on_call is not None and not on_call(stats):
+                break
+            if not busy.any() and feed.is_empty:
+                break
+            length = slots.cache.k[0].shape[2]
+            if reach >= length:
+                length = min(window_end, 2 * length)
+                slots = slots._replace(
+                    cache=grow(slots.cache, length), undo=grow(slots.undo, length)
+                )
+            if tally.steps >= max_steps:  # ran its full length: aim the next one at _CHUNK_S
+                aim = max_steps * _CHUNK_S / max(ended - began, 1e-3)
+                max_steps = int(np.clip(aim, 1, 4 * max_steps))
+    finally:
+        deliver()  # whatever ended the loop: what is finished is not lost
     stats.wall_s = time.perf_counter() - started
     return stats
+
+
+def _reach(slots: slots_lib.Slots) -> jax.Array:
+    """The largest cache position that a slot needs next."""
+    return jnp.max(jnp.where(slots.busy, slots_lib.write_position(slots), 0))
+
+
+def count_prefix_rows(requests: Sequence[Request], num_slots: int) -> int:
+    """Prompts the device's queue must hold: it is refilled to num_slots + a batch of chains."""
+    groups = collections.Counter(r.prompt_index for r in requests)
+    wanted = num_slots + min(_PREFILL_ROWS, num_slots)
+    return min(len(groups), -(-wanted // min(groups.values())) + 1)
 
 
 class _Feed:
     """The host's side of the admission queue: prompts prefilled ahead of the slots."""
 
-    def __init__(self, lm, model, prompts, requests, num_slots):
+    def __init__(self, lm, model, prompts, requests, num_slots, rows):
         self._lm, self._model, self._prompts = lm, model, prompts
         self._requests, self._room = requests, max(8, 2 * num_slots)
         groups = collections.defaultdict(list)
@@ -218,10 +249,8 @@ class _Feed:
             groups[request.prompt_index].append(number)
         self._groups = collections.deque(groups.items())
         self._low = num_slots  # refill when fewer chains than this wait
-        per_prompt = max(1, min(len(numbers) for numbers in groups.values()))
-        rows = _power_of_two(min(len(groups), -(-self._room // per_prompt) + _PREFILL_ROWS))
-        self._batch = min(_PREFILL_ROWS, num_slots)  # fixed, so that no prompt's K/V vary
-        self.prompt_bucket = max(_bucket(len(prompts[p])) for p in groups)
+        self._batch = min(_PREFILL_ROWS, num_slots)
+        self.prompt_bucket = _bucket(max(map(len, prompts)))
         self._prefix = init_cache(lm.config, rows, self.prompt_bucket, lm.dtype)
         self._free = list(range(rows))
         self._uses = collections.Counter()  # row -> chains that wait for it
@@ -248,13 +277,15 @@ class _Feed:
             batches[_bucket(len(ids))].append((row, ids))
             tokens += len(ids)
         for width, members in batches.items():
-            for start in range(0, len(members), self._batch):
-                self._prefill(width, members[start : start + self._batch])
+            # A function of the width alone, so that no neighbour changes a prompt's K/V by a bit.
+            batch = max(1, min(self._batch, _PREFILL_TOKENS // width))
+            for start in range(0, len(members), batch):
+                self._prefill(width, batch, members[start : start + batch])
         return tokens
 
-    def _prefill(self, width, members):
-        ids = np.zeros((self._batch, width), np.int32)
-        rows = np.full(self._batch, self._prefix.k[0].shape[0], np.int32)  # past the end: dropped
+    def _prefill(self, width, batch, members):
+        ids = np.zeros((batch, width), np.int32)
+        rows = np.full(batch, self._prefix.k[0].shape[0], np.int32)  # past the end: dropped
         for i, (row, prompt) in enumerate(members):
             ids[i, : len(prompt)], rows[i] = prompt, row
         self._prefix = _prefill(self._model, self._lm.params, self._prefix, ids, rows)
@@ -309,6 +340,13 @@ def _rows(results: slots_lib.Results, count: int, requests) -> list[Finished]:
     if not count:
         return []
     host = jax.device_get(results)
+    for i in range(count):
+        if not np.isfinite(host.log_p[i, : host.length[i]]).all():
+            raise ValueError(
+                f"the model's logits are not finite after prompt "
+                f"{requests[host.request[i]].prompt_index}: the checkpoint is damaged, or overflows"
+                " in float16 (load it with dtype='bfloat16' or 'float32')"
+            )
     return [
         Finished(
             request=requests[host.request[i]],
@@ -340,13 +378,6 @@ def _tally(stats: Stats, tally: slots_lib.Tally) -> None:
         width = max(len(new), len(old))
         total = np.pad(old, (0, width - len(old))) + np.pad(new, (0, width - len(new)))
         setattr(stats, name, total.tolist())
-
-
-def _postfix(stats: Stats, elapsed_s: float) -> str:
-    text = f"{stats.num_forward_tokens / elapsed_s:,.0f} tok/s"
-    if stats.moves:
-        text += f", accepted {stats.acceptance_rate:.2f}"
-    return text
 
 
 def _bucket(length: int) -> int:

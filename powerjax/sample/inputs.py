@@ -1,6 +1,7 @@
 """What a sampler is given, checked: one ValueError of one line for each mistake."""
 
 import math
+import numbers
 
 from powerjax.models.language_model import LM
 
@@ -15,16 +16,16 @@ def check_power(alpha: float, temperature: float | None) -> None:
 
 
 def check_temperature(temperature: float) -> None:
-    """temperature > 0."""
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"temperature is {temperature}: it must be a finite number above 0")
+    """A finite temperature that float32 can divide logits by (1e-4 is greedy in all but name)."""
+    if not (math.isfinite(temperature) and temperature >= 1e-4):
+        raise ValueError(f"temperature is {temperature}: it must be a finite number, 1e-4 or more")
 
 
 def check_counts(**counts: tuple[int | None, int]) -> None:
     """Each argument is (value, least): a whole number, `least` or more; None passes."""
     for name, (value, least) in counts.items():
-        if value is not None and (int(value) != value or value < least):
-            raise ValueError(f"{name} is {value}: it must be a whole number, {least} or more")
+        if value is not None and (not isinstance(value, numbers.Integral) or value < least):
+            raise ValueError(f"{name} is {value!r}: it must be a whole number, {least} or more")
     if counts["max_new_tokens"][0] >= 2**16:
         raise ValueError("max_new_tokens must be below 65536")
 
@@ -68,6 +69,9 @@ def prompt_tokens(lm: LM, prompts, max_new_tokens: int) -> list[list[int]]:
 def names(ids, count: int) -> list[str | int]:
     """The problems' names, all different; 0, 1, ... where ids is None."""
     found = list(range(count)) if ids is None else list(ids)
+    for name in found:
+        if not isinstance(name, str | numbers.Integral):
+            raise ValueError(f"id {name!r} is neither a string nor a whole number")
     if len(found) != count:
         raise ValueError(f"{len(found)} ids for {count} prompts: give one for each")
     if len(set(found)) != count:

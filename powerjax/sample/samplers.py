@@ -8,7 +8,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from powerjax.models.language_model import LM
-from powerjax.sample import draws, engine, inputs, mh
+from powerjax.sample import draws, engine, inputs, mh, workers
 from powerjax.sample.completions import Completion, Completions
 
 Prompt = str | Sequence[int]
@@ -47,11 +47,17 @@ def power(
     pi^alpha restricted to strings whose every token is among its prefix's top k, renormalised; at
     alpha = 1 that is not what standard(top_k=...) draws.
 
+    A chain's draws are its own, so its completion does not depend on its slot, its neighbours, the
+    order of prompts or a restart; with other compiled shapes (num_slots, a longer cache), rounding
+    differs, and a draw that lies on an edge may fall to the other side. An LM on a mesh has its
+    weights split; the chains are not.
+
     Args:
       lm: the model.
       prompts: strings, or lists of token ids.
       alpha: exponent, >= 1.
-      temperature: of the proposal; None: 1/alpha. Any value > 0 leaves the target as it is.
+      temperature: of the proposal; None: 1/alpha. It changes how fast the chain mixes, not its
+        target.
       block_size: tokens a stage. The last stage is shorter where it does not divide.
       num_mcmc_steps: MH moves a stage.
       max_new_tokens: longest completion, EOS counted.
@@ -263,6 +269,7 @@ def _run(
         max_new_tokens=(max_new_tokens, 1),
         num_slots=(num_slots, 1),
         top_k=(top_k, 1),
+        seed=(seed, -(2**63)),
     )
     inputs.check_stop(lm, stop)
     tokens = inputs.prompt_tokens(lm, prompts, max_new_tokens)
@@ -291,7 +298,7 @@ def _run(
     settings = mh.settings(
         1 / effective if kernel == "power_inf" else alpha,
         temperature,
-        block_size=block_size,
+        block_size=min(block_size, max_new_tokens),
         num_mcmc_steps=num_mcmc_steps,
         max_new_tokens=max_new_tokens,
         stop_ids=lm.stop_ids,
@@ -316,16 +323,14 @@ def _run(
     with tqdm(total=len(requests), desc=sampler, unit="chain", disable=not progress) as bar:
         # Each prompt's own length chooses longrope's factors, whoever else is in the run.
         for long_context in (False, True):
-            part = [
-                r
-                for r in requests
-                if long_context
-                == lm.config.long_context(len(tokens[r.prompt_index]) + max_new_tokens)
+            mine = [
+                lm.config.long_context(len(row) + max_new_tokens) == long_context for row in tokens
             ]
+            part = [r for r in requests if mine[r.prompt_index]]
             if part:
-                stats = stats + engine.generate(
+                stats = stats + workers.generate(
                     lm,
-                    tokens,
+                    [row if m else [] for row, m in zip(tokens, mine, strict=True)],
                     part,
                     settings,
                     num_slots=num_slots,

@@ -121,7 +121,7 @@ def run(
     """Advances the slots until there is something for the host to do.
 
     That is: max_steps are over; no chain is left; a slot idles, the queue is empty and more_waiting
-    says that the host has more; the results are full; or a slot needs a longer cache.
+    says that the host has more; or a slot needs a longer cache.
 
     Args:
       model: the module (static); one compilation per shape of slots and queue.

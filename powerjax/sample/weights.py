@@ -39,7 +39,8 @@ def draw_token(
     At tau = 1/alpha the first term vanishes and no cancellation is left.
 
     Args:
-      logits: float [V], unnormalised; -inf marks a token that cannot be drawn.
+      logits: float [V], unnormalised; -inf marks a token that cannot be drawn. Below float32 they
+        are widened to it.
       uniforms: float [2] in [0, 1), for the block and for the token in the block.
       alpha: [] exponent of the target.
       inv_temperature: [] 1/tau of the proposal.
@@ -49,7 +50,8 @@ def draw_token(
       TokenDraw in the dtype of the logits. `weight` is clamped at 0 where the mathematics says
       w <= 0, which early rejection needs.
     """
-    dtype = logits.dtype
+    dtype = jnp.promote_types(logits.dtype, jnp.float32)
+    logits = logits.astype(dtype)
     alpha, inv_temperature = jnp.asarray(alpha, dtype), jnp.asarray(inv_temperature, dtype)
     shifted = logits - jnp.max(logits)
     log_z = jnp.log(jnp.sum(jnp.exp(shifted)))
@@ -86,7 +88,8 @@ def inverse_cdf(mass: Array, uniforms: Array) -> Array:
     blocks = -(-size // width)
     table = jnp.pad(mass, (0, blocks * width - size)).reshape(blocks, width)
     block = _first_above(jnp.sum(table, axis=1), uniforms[0])
-    return block * width + _first_above(table[block], uniforms[1])
+    # The minimum only matters where the mass is NaN: never a token outside the vocabulary.
+    return jnp.minimum(block * width + _first_above(table[block], uniforms[1]), size - 1)
 
 
 def _first_above(mass: Array, uniform: Array) -> Array:

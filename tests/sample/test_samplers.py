@@ -171,6 +171,9 @@ def test_the_published_rule_runs_and_never_lengthens(tiny_qwen):
         (dict(alpha=0.5), "alpha is 0.5"),
         (dict(alpha=float("inf")), "power_inf"),
         (dict(temperature=0.0), "temperature is 0"),
+        (dict(num_samples=2.0), "num_samples is 2.0"),
+        (dict(seed=1.5), "seed is 1.5"),
+        (dict(ids=["a", "b", ["c"]]), "neither a string"),
         (dict(block_size=0), "block_size is 0"),
         (dict(num_mcmc_steps=-1), "num_mcmc_steps is -1"),
         (dict(num_samples=0), "num_samples is 0"),
@@ -211,3 +214,108 @@ def test_a_model_without_eos_is_named(tiny_qwen):
     fixed = dataclasses.replace(tiny_qwen, stop_ids=(-1,))
     out = sample.standard(fixed, PROMPTS, **SMALL)
     assert {c.num_tokens for c in out} == {12} and {c.finish_reason for c in out} == {"length"}
+
+
+def test_any_of_several_stop_ids_ends_a_completion(tiny_qwen):
+    several = dataclasses.replace(tiny_qwen, stop_ids=(0, 5, 9, 31, 77))
+    out = sample.power(several, PROMPTS, num_mcmc_steps=2, num_samples=16, **SMALL)
+    ends = [c.tokens[-1] for c in out if c.finish_reason == "eos"]
+    assert len(set(ends)) > 2 and set(ends) <= set(several.stop_ids)
+    assert not any(set(c.tokens[:-1]) & set(several.stop_ids) for c in out)
+
+
+def test_a_model_whose_logits_are_not_finite_is_named(tiny_qwen):
+    import jax
+
+    broken = dataclasses.replace(
+        tiny_qwen, params=jax.tree.map(lambda x: x * np.float32("nan"), tiny_qwen.params)
+    )
+    with pytest.raises(ValueError, match="logits are not finite"):
+        sample.standard(broken, PROMPTS, **SMALL)
+
+
+def test_bfloat16_weights_keep_float32_books(tiny_qwen):
+    import jax
+    import jax.numpy as jnp
+
+    half = dataclasses.replace(
+        tiny_qwen,
+        dtype=jnp.bfloat16,
+        params=jax.tree.map(lambda x: x.astype(jnp.bfloat16), tiny_qwen.params),
+    )
+    out = sample.power(half, PROMPTS, block_size=6, num_mcmc_steps=3, **SMALL)
+    assert all(c.log_probs.dtype == np.float32 for c in out)
+    scored = half.score([PROMPTS[c.prompt_index] for c in out], [c.tokens for c in out])
+    for c, fresh in zip(out, scored, strict=True):
+        np.testing.assert_allclose(c.log_probs, fresh, atol=0.1)  # bfloat16 decode and prefill
+
+
+def test_longrope_prompts_choose_their_factors_by_their_own_length():
+    from powerjax import models
+    from powerjax.models import checkpoint
+    from powerjax.models.config import RopeConfig
+
+    config = models.ModelConfig(
+        architecture="Phi3ForCausalLM",
+        vocab_size=61,
+        hidden_size=32,
+        intermediate_size=48,
+        num_layers=1,
+        num_heads=4,
+        num_kv_heads=4,
+        head_dim=8,
+        max_position_embeddings=512,
+        qkv_bias=False,
+        initializer_range=0.3,
+        rope=RopeConfig(
+            kind="longrope",
+            short_factor=(1.0, 1.1, 1.2, 1.3),
+            long_factor=(1.0, 3.0, 9.0, 20.0),
+            original_max_position_embeddings=32,
+        ),
+    )
+    lm = models.LM(config, checkpoint.random_params(config, "float32", seed=0), stop_ids=(0,))
+    prompts = [[5] * 4, [7] * 30, [9] * 6, [3] * 40]
+    out = sample.power(lm, prompts, num_mcmc_steps=2, block_size=6, **SMALL)
+    for c in out:
+        long = len(prompts[c.prompt_index]) > 20
+        fresh = lm.score([prompts[c.prompt_index]], [c.tokens], long_context=long)[0]
+        other = lm.score([prompts[c.prompt_index]], [c.tokens], long_context=not long)[0]
+        assert np.abs(fresh - c.log_probs).max() < 2e-4 < np.abs(other - c.log_probs).max()
+    alone = sample.power(lm, prompts[:1], num_mcmc_steps=2, block_size=6, **SMALL)
+    assert alone[0].tokens == out[0].tokens
+
+
+def test_slots_are_picked_to_fit_the_memory(tiny_qwen, monkeypatch):
+    from powerjax.sample import engine
+
+    monkeypatch.setattr(engine, "_free_bytes", lambda device: 4_000_000)
+    few = engine.pick_num_slots(tiny_qwen, 100, 400, 1000)
+    cache = 2 * 2 * 2 * 8 * 4 * (2 * 500 + 2 * 128)  # k and v, layers, heads, width, bytes
+    assert 1 <= few < 64 and few * cache < 4_000_000 < 4 * few * (cache + 3000)
+    monkeypatch.setattr(engine, "_free_bytes", lambda device: 10**12)
+    assert engine.pick_num_slots(tiny_qwen, 100, 400, 1000) == 64
+    assert engine.pick_num_slots(tiny_qwen, 100, 400, 3) == 4
+
+
+def test_an_error_while_a_record_is_written_stops_the_run_and_loses_no_other(tiny_qwen):
+    """With two engines in threads as with one: what finished is handed over."""
+    for num_slots in (4, 16):
+        seen = []
+
+        def record(completion, seen=seen):
+            seen.append(completion)
+            if len(seen) == 3:
+                raise OSError(28, "No space left on device")
+
+        with pytest.raises(OSError, match="No space"):
+            sample.standard(
+                tiny_qwen,
+                PROMPTS,
+                num_samples=20,
+                on_finish=record,
+                max_new_tokens=12,
+                num_slots=num_slots,
+                progress=False,
+            )
+        assert 3 <= len(seen) < 60

@@ -171,6 +171,7 @@ def test_other_numbers_of_slots_differ_only_at_a_boundary(
 
 
 def test_a_chain_driven_by_hand_is_the_chain_in_the_slots(tiny_qwen, prompts, names, reference):
+    """Its tokens, and every count that is reported."""
     settings = mh.settings(
         2.0,
         block_size=12,
@@ -179,18 +180,43 @@ def test_a_chain_driven_by_hand_is_the_chain_in_the_slots(tiny_qwen, prompts, na
         stop_ids=tiny_qwen.stop_ids,
         stop="horizon",
     )
-    key, chain = draws.chain_keys(3, [names[5]], [1])[0], None
-    chain, steps = mh.init(settings), 0
-    while not chain.done:
-        row = [*prompts[5], *mh.working_tokens(chain).tolist()]
-        padded = np.zeros((1, 128), np.int32)
-        padded[0, : len(row)] = row
-        logits = tiny_qwen.logits(padded, [len(row)])[0, len(row) - 1]
-        chain, _ = mh.advance(chain, logits, draws.draw(key, chain, settings), settings)
-        steps += 1
-    expected = by_chain(reference)[names[5], 1]
-    assert np.asarray(chain.state.tokens)[: int(chain.length)].tolist() == expected.tokens
-    assert steps == expected.num_forward_tokens
+    for problem in (5, 11):
+        key = draws.chain_keys(3, [names[problem]], [1])[0]
+        chain, steps, proposed, accepted, early = mh.init(settings), 0, 0, 0, 0
+        stage_moves, stage_accepted = [0, 0, 0], [0, 0, 0]
+        while not chain.done:
+            row = [*prompts[problem], *mh.working_tokens(chain).tolist()]
+            padded = np.zeros((1, 128), np.int32)
+            padded[0, : len(row)] = row
+            logits = tiny_qwen.logits(padded, [len(row)])[0, len(row) - 1]
+            chain, info = mh.advance(chain, logits, draws.draw(key, chain, settings), settings)
+            steps += 1
+            if info.is_proposal:
+                proposed += 1
+                if info.finished:
+                    stage_moves[int(info.stage)] += 1
+                    stage_accepted[int(info.stage)] += int(info.accepted)
+                    early += int(info.rejected_early)
+                    accepted += int(info.accepted) * int(info.position + 1 - info.cut)
+        expected = by_chain(reference)[names[problem], 1]
+        alone = sample.power(
+            tiny_qwen,
+            [prompts[problem]],
+            ids=[names[problem]],
+            num_slots=1,
+            skip=lambda p, s: s == 0,
+            **OPTIONS,
+        )
+        for completion in (expected, alone[0]):
+            tokens = np.asarray(chain.state.tokens)[: int(chain.length)].tolist()
+            assert tokens == completion.tokens
+            assert steps == completion.num_forward_tokens
+            assert early == completion.num_early_rejections
+        stats = alone.stats
+        assert stats.model_steps == stats.num_forward_tokens == steps
+        assert (stats.tokens_proposed, stats.tokens_accepted) == (proposed, accepted)
+        assert (stats.stage_moves, stats.stage_accepted) == (stage_moves, stage_accepted)
+        assert stats.moves == sum(stage_moves) and stats.moves_rejected_early == early
 
 
 def test_cost_is_what_is_counted(reference):
@@ -205,11 +231,32 @@ def test_cost_is_what_is_counted(reference):
 
 
 def test_slots_stay_busy_while_prompts_wait(tiny_qwen, prompts, record_property):
-    stats = sample.standard(
-        tiny_qwen, prompts * 5, max_new_tokens=8, num_slots=16, progress=False
-    ).stats
-    record_property("occupancy of standard sampling", stats.slot_occupancy)
-    assert stats.slot_occupancy > 0.9
+    """Every slot-step while prompts wait moves a chain; counted against the chains' own tokens."""
+    out = sample.standard(tiny_qwen, prompts * 5, max_new_tokens=8, num_slots=16, progress=False)
+    stats = out.stats
+    busy = sum(c.num_forward_tokens for c in out) / (stats.model_steps * stats.slots_an_engine)
+    record_property(
+        "occupancy while prompts wait, and over the whole run",
+        (stats.slot_occupancy, round(busy, 3)),
+    )
+    assert stats.slot_occupancy > 0.9 and busy > 0.8
+
+
+def test_a_part_of_a_job_runs_in_the_shapes_of_the_whole(tiny_qwen, prompts, names):
+    """Left out by skip, the longest prompt still sets the cache's length: no bit changes."""
+    long = [*prompts[:8], list(range(1, 91)) * 3]
+    options = dict(
+        alpha=2.0,
+        block_size=12,
+        num_mcmc_steps=2,
+        max_new_tokens=24,
+        num_slots=8,
+        progress=False,
+        ids=[*names[:8], "long"],
+    )
+    whole = by_chain(sample.power(tiny_qwen, long, **options))
+    part = sample.power(tiny_qwen, long, skip=lambda p, s: p == 8, **options)
+    assert len(part) == 8 and all(same(c, whole[c.id, c.sample_index]) for c in part)
 
 
 def test_longer_caches_change_nothing(tiny_qwen, prompts, names, monkeypatch):
@@ -229,6 +276,8 @@ def test_longer_caches_change_nothing(tiny_qwen, prompts, names, monkeypatch):
     monkeypatch.setattr(engine, "_MIN_WINDOW", 16)
     grown = sample.power(tiny_qwen, prompts[:10], **options)
     assert [c.tokens for c in grown] == [c.tokens for c in long]
+    for a, b in zip(grown, long, strict=True):
+        np.testing.assert_allclose(a.log_probs, b.log_probs, atol=1e-4)
 
 
 def test_one_trace_per_shape(tiny_qwen, prompts):
