@@ -31,7 +31,14 @@ def count_workers(lm: LM, num_slots: int) -> int:
     )
     if not on_one_cpu or sum(x.nbytes for x in leaves) > _SMALL_MODEL_BYTES:
         return 1
-    return max(1, min(len(os.sched_getaffinity(0)), num_slots // _LEAST_SLOTS))
+    return max(1, min(_count_cores(), num_slots // _LEAST_SLOTS))
+
+
+def _count_cores() -> int:
+    """Cores this process may use; macOS only knows how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def generate(
