@@ -24,6 +24,7 @@ setup(
         "flax>=0.12",
         "huggingface_hub",
         "jax>=0.10.2",
+        "jinja2",  # transformers' chat templates ask for it, and do not bring it
         "matplotlib",
         "numpy",
         "optax",

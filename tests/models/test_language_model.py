@@ -33,7 +33,7 @@ def test_logits_ignore_padding(tiny_qwen):
     found = tiny_qwen.logits(padded, lengths)
     assert found.shape == (3, 20, 97) and found.dtype == jnp.float32
     for row, real, n in zip(found, tokens, lengths, strict=True):
-        np.testing.assert_allclose(row[:n], tiny_qwen.logits(real[None, :n])[0], atol=1e-5)
+        np.testing.assert_allclose(row[:n], tiny_qwen.logits(real[None, :n])[0], atol=5e-5)
         assert not np.asarray(row[n:]).any()
 
 
