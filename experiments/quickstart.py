@@ -42,10 +42,12 @@ _MAX_NEW_TOKENS = flags.DEFINE_integer(
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show progress bars.")
 _FREE = ("num_problems", "num_samples", "more_steps")  # may grow when a run is taken up again
 
+launch.define_dtype("float32")  # the model is so small that less would save nothing
 flags.adopt_module_key_flags(launch)
-flags.set_default(launch.DTYPE, "float32")  # the model is so small that less would save nothing
 
 FOUR = ("Standard", "Temperature", "Power", "Power(inf)")
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One row of the table: a sampler with its keywords, on one model."""

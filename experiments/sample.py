@@ -22,6 +22,7 @@ from absl import flags
 from powerjax import evaluate, launch, models, records, report, text
 from powerjax.tasks import Problem, arithmetic, jsonl
 
+launch.define_dtype("auto")
 _MODEL = flags.DEFINE_string(
     "model", "tiny", "tiny (comes with the project), a Hugging Face id, or a folder."
 )

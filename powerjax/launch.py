@@ -21,20 +21,24 @@ from powerjax.tasks import Problem
 _TRACEBACK = flags.DEFINE_bool(
     "traceback", False, "On an error, show Python's traceback instead of one line."
 )
-DTYPE = flags.DEFINE_enum(
-    "dtype",
-    "auto",
-    ["auto", "float32", "bfloat16", "float16"],
-    "Of weights and cache; auto is float32 on a CPU and bfloat16 elsewhere.",
-)
 
 Grade = Callable[[Problem, str], tuple[bool | None, str | None]]
 
 
+def define_dtype(default: str) -> None:
+    """Adds --dtype to a launcher that loads a model."""
+    flags.DEFINE_enum(
+        "dtype",
+        default,
+        ["auto", "float32", "bfloat16", "float16"],
+        "Of weights and cache; auto is float32 on a CPU and bfloat16 elsewhere.",
+    )
+
+
 def dtype() -> str:
     """What --dtype means on this machine."""
-    if DTYPE.value != "auto":
-        return DTYPE.value
+    if flags.FLAGS.dtype != "auto":
+        return flags.FLAGS.dtype
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
