@@ -32,9 +32,23 @@ def test_logits_ignore_padding(tiny_qwen):
     padded = np.where(np.arange(20) < lengths[:, None], tokens, -1)  # pad ids may be anything
     found = tiny_qwen.logits(padded, lengths)
     assert found.shape == (3, 20, 97) and found.dtype == jnp.float32
-    for row, real, n in zip(found, tokens, lengths, strict=True):
-        np.testing.assert_allclose(row[:n], tiny_qwen.logits(real[None, :n])[0], atol=5e-5)
+    other = np.where(padded < 0, 5, padded)
+    np.testing.assert_array_equal(found, tiny_qwen.logits(other, lengths))
+    for row, n in zip(found, lengths, strict=True):
         assert not np.asarray(row[n:]).any()
+
+
+def test_a_row_in_a_batch_has_the_logits_it_has_alone(tiny_qwen):
+    """In float64, so that 1e-5 is about the model and not about rounding in another shape."""
+    rng = np.random.default_rng(0)
+    tokens, lengths = rng.integers(0, 97, (3, 20)), np.array([20, 7, 13])
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), tiny_qwen.params)
+        lm = dataclasses.replace(tiny_qwen, params=wide, dtype=jnp.float64)
+        found = lm.logits(tokens, lengths)
+        assert found.dtype == jnp.float64
+        for row, real, n in zip(found, tokens, lengths, strict=True):
+            np.testing.assert_allclose(row[:n], lm.logits(real[None, :n])[0], rtol=0, atol=1e-12)
 
 
 def test_score_is_log_softmax(tiny_qwen):

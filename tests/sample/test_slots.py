@@ -119,15 +119,20 @@ def test_early_rejection_changes_no_token_of_power_inf(tiny_qwen, prompts):
     assert on.stats.num_forward_tokens < off.stats.num_forward_tokens
 
 
+def next_logits(lm, prompt, chain):
+    """float32 [V] after the working tokens of a chain, by a fresh forward pass."""
+    row = [*prompt, *mh.working_tokens(chain).tolist()]
+    padded = np.zeros((1, 128), np.int32)
+    padded[0, : len(row)] = row
+    return lm.logits(padded, [len(row)])[0, len(row) - 1]
+
+
 def margin(lm, prompt, key, settings) -> float:
     """How near a chain comes to another outcome: least distance of a uniform to a CDF boundary
     (over 1e-5) or of log u to log A (over 1e-4), along the chain driven by hand."""
     chain, least = mh.init(settings), np.inf
     while not chain.done:
-        row = [*prompt, *mh.working_tokens(chain).tolist()]
-        padded = np.zeros((1, 128), np.int32)
-        padded[0, : len(row)] = row
-        logits = np.asarray(lm.logits(padded, [len(row)]))[0, len(row) - 1].astype(np.float64)
+        logits = np.asarray(next_logits(lm, prompt, chain), np.float64)
         uniforms = draws.draw(key, chain, settings)
         mass = np.exp((logits - logits.max()) * float(settings.inv_temperature))
         width = math.isqrt(mass.size - 1) + 1
@@ -185,10 +190,7 @@ def test_a_chain_driven_by_hand_is_the_chain_in_the_slots(tiny_qwen, prompts, na
         chain, steps, proposed, accepted, early = mh.init(settings), 0, 0, 0, 0
         stage_moves, stage_accepted = [0, 0, 0], [0, 0, 0]
         while not chain.done:
-            row = [*prompts[problem], *mh.working_tokens(chain).tolist()]
-            padded = np.zeros((1, 128), np.int32)
-            padded[0, : len(row)] = row
-            logits = tiny_qwen.logits(padded, [len(row)])[0, len(row) - 1]
+            logits = next_logits(tiny_qwen, prompts[problem], chain)
             chain, info = mh.advance(chain, logits, draws.draw(key, chain, settings), settings)
             steps += 1
             if info.is_proposal:
