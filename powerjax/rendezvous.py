@@ -146,8 +146,8 @@ def _listen(port: int) -> socket.socket:
         return socket.create_server(("", port), backlog=1024)
     except OSError as error:
         raise OSError(
-            f"process 0 cannot listen on port {port} ({os.strerror(error.errno)}): take another port in the "
-            "coordinator's address"
+            f"process 0 cannot listen on port {port} ({os.strerror(error.errno)}): take another "
+            "port in the coordinator's address"
         ) from error
 
 
