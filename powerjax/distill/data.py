@@ -1,0 +1,327 @@
+"""Prompt-completion records -> bucketed batches that say which tokens are the completion's.
+
+The order of examples is a function of (seed, epoch), a batch of its examples alone: a run that was
+killed sees the same batches again, and so does every mesh.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from powerjax import records
+from powerjax.distill import step as step_lib
+from powerjax.models import LM
+
+log = logging.getLogger(__name__)
+
+SMALLEST_BUCKET = 16  # tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """Token ids of a prompt and its completion (EOS included where it ended)."""
+
+    id: str
+    prompt: list[int]
+    completion: list[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.completion)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Corpus:
+    """What `load` made of the records.
+
+    Attributes:
+      examples: in the order of the records; none is longer than max_length.
+      max_length: tokens of prompt and completion.
+      num_truncated: examples cut at max_length.
+      num_dropped: records left out, because their prompt fills the window.
+      num_without_eos: examples whose completion does not end in a stop token.
+      fingerprint: SHA-256 over all token ids, their order included.
+    """
+
+    examples: list[Example]
+    max_length: int
+    num_truncated: int = 0
+    num_dropped: int = 0
+    num_without_eos: int = 0
+    fingerprint: str = ""
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+def load(lm: LM, source: Any, *, max_length: int = 1024) -> Corpus:
+    """Reads records for the model to learn from.
+
+    Args:
+      source: a JSONL file, a folder of `datasets.save_to_disk`, a Hugging Face dataset id (its
+        split "train"), a `datasets.Dataset`, or any iterable of dicts. A row has a `prompt`, and
+        either `tokens` (EOS included, as the project's records have them) or a `completion`. Texts
+        or token ids both; a completion gets EOS unless the row's finish_reason is "length".
+      max_length: tokens of prompt and completion; what is longer is cut there.
+
+    Raises a ValueError or FileNotFoundError of one line, with file and line number, for what cannot
+    be learnt from. A last line that a kill cut short is left out.
+    """
+    if max_length < 2:
+        raise ValueError(f"--max_length={max_length}: a prompt and a completion need at least 2")
+    name, rows = _rows(source)
+    eos = _eos(lm)
+    examples, longest, truncated, dropped, total = [], 0, 0, 0, 0
+    for where, row in rows:
+        example = _example(lm, row, where, eos)
+        total += 1
+        longest = max(longest, len(example))
+        if len(example.prompt) >= max_length:
+            dropped += 1
+            continue
+        if len(example) > max_length:
+            truncated += 1
+            room = max_length - len(example.prompt)
+            example = dataclasses.replace(example, completion=example.completion[:room])
+        examples.append(example)
+    if not total:
+        raise ValueError(f"{name} holds no examples")
+    if truncated + dropped == total:
+        raise ValueError(
+            f"{name}: every example is longer than --max_length={max_length}; the longest has"
+            f" {longest} tokens (prompt and completion)"
+        )
+    _check_context(lm, name, max(map(len, examples)))
+    unfinished = sum(example.completion[-1] not in lm.stop_ids for example in examples)
+    if unfinished:
+        log.warning(
+            "%s: %d of %d completions do not end in a stop token; from those the student does not"
+            " learn to stop",
+            *(name, unfinished, len(examples)),
+        )
+    return Corpus(examples, max_length, truncated, dropped, unfinished, _fingerprint(examples))
+
+
+def _rows(source: Any) -> tuple[str, Iterator[tuple[str, Any]]]:
+    """What to call the source, and its rows, each with what to call it."""
+    if not isinstance(source, str | os.PathLike):
+        name = type(source).__name__ if hasattr(source, "features") else "records"
+        return name, _numbered(name, source)
+    name, path = str(source), Path(source)
+    if path.is_file():
+        return name, ((f"{name}, line {n}", row) for n, row in _lines(path))
+    return name, _numbered(name, _dataset(name, path))
+
+
+def _numbered(name: str, rows: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    return ((f"{name}, row {n}", row) for n, row in enumerate(rows, start=1))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, records.Record]]:
+    """(line number, row) of a JSONL file; a torn last line is left out, with a warning."""
+    _, newline, last = path.read_bytes().rpartition(b"\n")
+    if not last.strip():
+        return records.rows(path)
+    try:
+        json.loads(last)
+        return records.rows(path)
+    except ValueError:
+        if not newline:
+            return records.rows(path)  # a file of one line that is not JSON: no record at all
+    log.warning("%s: the last line is cut short and left out", path)
+    return itertools.islice(records.rows(path), len(records.read(path)))
+
+
+def _dataset(name: str, path: Path):
+    """A dataset of the `datasets` library, from a folder or the hub."""
+    looks_like_file = path.suffix in (".json", ".jsonl") or path.is_absolute()
+    if not path.exists() and (looks_like_file or name.count("/") > 1):
+        raise FileNotFoundError(f"{name}: no such file")
+    import datasets  # here, because it is slow to import
+
+    try:
+        if path.is_dir():
+            found = datasets.load_from_disk(name)
+        else:
+            found = datasets.load_dataset(name)
+    except Exception as error:  # many kinds: of the folder, the hub, the network, the builder
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        what = "not a folder of datasets.save_to_disk" if path.is_dir() else "no file or folder"
+        asked = "" if path.is_dir() else ", and the Hugging Face hub does not give it"
+        raise ValueError(f"{name}: {what}{asked} ({reason})") from None
+    if hasattr(found, "keys"):  # a DatasetDict
+        if "train" not in found:
+            raise ValueError(f"{name} has no split 'train', only {', '.join(found)}")
+        found = found["train"]
+    return found
+
+
+def _example(lm: LM, row: Any, where: str, eos: int | None) -> Example:
+    if not hasattr(row, "keys"):
+        raise ValueError(f"{where}: expected a dict, found {type(row).__name__}")
+    row = {key: value for key, value in row.items() if value is not None}
+    given = "tokens" if "tokens" in row else "completion"
+    for field in ("prompt", given):
+        if field not in row:
+            raise ValueError(f"{where}: no {field}, only {', '.join(row) or 'nothing'}")
+    prompt = _ids(lm, row["prompt"], f"{where}: prompt", special=True)
+    completion = _ids(lm, row[given], f"{where}: {given}", special=False)
+    if given == "tokens":
+        _check_text(lm, completion, row.get("completion"), where)
+    elif eos is not None and row.get("finish_reason") != "length":
+        completion += [] if completion[-1] in lm.stop_ids else [eos]
+    return Example(str(row.get("id", where)), prompt, completion)
+
+
+def _ids(lm: LM, value: Any, what: str, *, special: bool) -> list[int]:
+    """Token ids of a text or of ids; `special`: with the special tokens the tokenizer adds."""
+    value = value.tolist() if isinstance(value, np.ndarray) else value
+    is_ids = isinstance(value, list | tuple) and all(type(token) is int for token in value)
+    if not isinstance(value, str) and not is_ids:
+        raise ValueError(
+            f"{what} is neither text nor a list of token ids, but {type(value).__name__}"
+        )
+    try:
+        ids = lm._ids(value, special)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from None
+    if not ids:
+        raise ValueError(f"{what} is empty")
+    return ids
+
+
+def _check_text(lm: LM, tokens: list[int], text: Any, where: str) -> None:
+    """Refuses tokens of another model: they would be learnt as nonsense."""
+    if lm.tokenizer is None or not isinstance(text, str):
+        return
+    if lm.decode(tokens) != text:  # special tokens, EOS among them, are left out
+        raise ValueError(
+            f"{where}: the tokens are not the completion's in the tokenizer of {lm.name}; were"
+            " they sampled from another model? Without the field tokens the text is encoded"
+        )
+
+
+def _eos(lm: LM) -> int | None:
+    """The stop token to end a text with: the tokenizer's own where it is among the model's."""
+    own = getattr(lm.tokenizer, "eos_token_id", None)
+    return own if own in lm.stop_ids else next(iter(lm.stop_ids), None)
+
+
+def _check_context(lm: LM, name: str, longest: int) -> None:
+    context = lm.config.max_position_embeddings
+    context = min(context, lm.config.sliding_window or context)
+    if longest > context:
+        raise ValueError(
+            f"{name} has an example of {longest} tokens, and {lm.name} a context of {context}:"
+            f" give a --max_length of at most {context}"
+        )
+
+
+def _fingerprint(examples: list[Example]) -> str:
+    digest = hashlib.sha256()
+    for example in examples:
+        sizes = [len(example.prompt), len(example.completion)]
+        ids = np.asarray([*sizes, *example.prompt, *example.completion], "<i8")
+        digest.update(ids.tobytes())
+    return digest.hexdigest()
+
+
+def bucket(length: int, max_length: int) -> int:
+    """The width that an example is padded to: a power of two from 16, or max_length."""
+    return min(max_length, max(SMALLEST_BUCKET, 1 << (length - 1).bit_length()))
+
+
+def num_batches(corpus: Corpus, batch_size: int) -> int:
+    """Batches, and so optimizer steps, of one epoch."""
+    return -(-len(corpus) // batch_size)
+
+
+def epoch_batches(corpus: Corpus, *, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Indices of the examples of each batch: a function of the arguments alone.
+
+    Every example once, in an order drawn for the epoch; the last batch may be short. Examples are
+    not grouped by length: the loss is a mean over the batch's tokens, so a token of a batch of
+    short completions would count for many times one of a batch of long ones, and the student would
+    learn another law than the teacher's.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(len(corpus))
+    return np.split(order, range(batch_size, len(order), batch_size))
+
+
+def grid(
+    num_tokens: int, *, batch_size: int, data_size: int, tokens_per_device: int = 1024
+) -> tuple[int, int]:
+    """(G, B): accumulation steps, and rows of one of them over all devices.
+
+    A device takes as many rows at a time as fit tokens_per_device, at least one, in powers of two.
+    Raises ValueError where the batch does not divide over the data axis.
+    """
+    if batch_size < 1 or batch_size % data_size:
+        raise ValueError(
+            f"a batch of {batch_size} examples does not divide over a data axis of {data_size}:"
+            " choose a --batch_size that is a multiple of it, or a smaller data axis"
+        )
+    per_device = batch_size // data_size
+    rows = 1
+    while per_device % (2 * rows) == 0 and 2 * rows * num_tokens <= tokens_per_device:
+        rows *= 2
+    return per_device // rows, rows * data_size
+
+
+def make_batch(
+    corpus: Corpus,
+    indices: np.ndarray,
+    *,
+    batch_size: int,
+    data_size: int,
+    tokens_per_device: int = 1024,
+    sharding: "step_lib.Batch | None" = None,
+) -> "step_lib.Batch":
+    """The examples at `indices` as arrays [G,B,T] (see `step.Batch`), T the longest one's bucket.
+
+    A short batch is filled up with empty rows. With a sharding, a Batch of NamedSharding, arrays
+    are global and each process makes its own rows alone; without, they are NumPy's.
+    """
+    width = bucket(max(len(corpus.examples[i]) for i in indices), corpus.max_length)
+    steps, rows = grid(
+        width, batch_size=batch_size, data_size=data_size, tokens_per_device=tokens_per_device
+    )
+    chosen = np.full(batch_size, -1, np.int32)
+    chosen[: len(indices)] = indices
+    chosen = chosen.reshape(steps, rows)
+
+    def make(field: str, index: tuple[slice, ...]) -> np.ndarray:
+        return getattr(_fill(corpus, chosen[index[:2]], width), field)
+
+    if sharding is None:
+        return _fill(corpus, chosen, width)
+    return step_lib.Batch(
+        *(
+            jax.make_array_from_callback(
+                chosen.shape if field == "example" else (*chosen.shape, width),
+                getattr(sharding, field),
+                lambda index, field=field: make(field, index),
+            )
+            for field in step_lib.Batch._fields
+        )
+    )
+
+
+def _fill(corpus: Corpus, chosen: np.ndarray, width: int) -> "step_lib.Batch":
+    """The rows whose examples are chosen[G,B]; -1 leaves a row empty."""
+    tokens = np.zeros((*chosen.shape, width), np.int32)
+    completion = np.zeros(tokens.shape, bool)
+    for place in np.argwhere(chosen >= 0):
+        example = corpus.examples[chosen[tuple(place)]]
+        row = tuple(place)
+        tokens[row][: len(example)] = example.prompt + example.completion
+        completion[row][len(example.prompt) : len(example)] = True
+    return step_lib.Batch(tokens, completion, chosen)
