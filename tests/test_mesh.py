@@ -1,9 +1,11 @@
-"""The mesh and the parameter table: rules, and a real load over eight CPU devices."""
+"""Start-up of several processes, the mesh, and the parameter table on eight CPU devices."""
 
 import json
+import math
 import os
 import subprocess
 import sys
+import types
 
 import jax
 import pytest
@@ -13,7 +15,9 @@ from jax.sharding import PartitionSpec as P
 from powerjax import mesh, models
 from powerjax.models.layout import tensors
 from tests.golden import cases
+from tests.test_rendezvous import free_port
 
+SEVEN_B = models.ModelConfig(152_064, 3584, 18_944, 28, 28, 4, 128)
 FOUR_WAYS = AbstractMesh((1, 4), ("data", "model"))
 
 
@@ -60,10 +64,9 @@ def test_replication_is_logged(loaded):
 
 
 def test_seven_b_is_split_four_ways():
-    config = models.ModelConfig(152_064, 3584, 18_944, 28, 28, 4, 128)
     specs = {
-        path: mesh.param_spec(path, tensor.shape, config, FOUR_WAYS)
-        for path, tensor in tensors(config).items()
+        path: mesh.param_spec(path, tensor.shape, SEVEN_B, FOUR_WAYS)
+        for path, tensor in tensors(SEVEN_B).items()
     }
     assert specs["layers_27/self_attn/k_proj/bias"] == P("model")
     assert specs["lm_head/kernel"] == P(None, "model")
@@ -83,5 +86,170 @@ def test_axes_are_auto():
 
 
 def test_mesh_too_large():
-    with pytest.raises(ValueError, match="does not fit 1 devices"):
+    with pytest.raises(ValueError, match=r"does not fit 1 devices.*at most 1"):
+        mesh.make_mesh(model=2, data=1, devices=jax.devices()[:1])
+    with pytest.raises(ValueError, match="model 2 does not fit 1 devices"):
         mesh.make_mesh(model=2, devices=jax.devices()[:1])
+
+
+def test_a_mesh_does_not_silently_leave_devices_out():
+    eight = [types.SimpleNamespace(process_index=i // 4) for i in range(8)]
+    with pytest.raises(ValueError, match="model 3 does not fit 8 devices: take a divisor"):
+        mesh.make_mesh(model=3, devices=eight[:4] * 2)
+    with pytest.raises(ValueError, match=r"data 1 x model 4 does not fit 8 .* must be 8"):
+        mesh.make_mesh(model=4, data=1, devices=eight)  # the second process would hold nothing
+
+
+@pytest.mark.parametrize(("data", "model"), [(8, 1), (2, 4), (4, 2), (1, 4)])
+def test_fsdp_leaves_each_device_its_share_of_seven_b(data, model):
+    grid = AbstractMesh((data, model), ("data", "model"))
+    shapes = {path: tensor.shape for path, tensor in tensors(SEVEN_B).items()}
+    total = sum(math.prod(shape) for shape in shapes.values())
+    matrices = sum(math.prod(shape) for shape in shapes.values() if len(shape) > 1)
+    held = mesh.num_bytes_per_device(shapes, SEVEN_B, grid, 1, fsdp=True)
+    assert matrices / (data * model) <= held <= matrices / (data * model) + total - matrices
+    for path, shape in shapes.items():
+        spec = mesh.param_spec(path, shape, SEVEN_B, grid, fsdp=True)
+        plain = mesh.param_spec(path, shape, SEVEN_B, grid)
+        if len(shape) == 1 or data == 1:
+            assert spec == plain
+        elif model > 1:  # both axes, "model" where it was
+            assert set(spec) == {"data", "model"}
+            assert spec.index("model") == plain.index("model")
+
+
+def test_fsdp_of_what_model_does_not_divide():
+    config = models.ModelConfig(97, 64, 96, 2, 6, 3, 8)
+    grid = AbstractMesh((2, 4), ("data", "model"))
+    # Attention is replicated over "model": the larger dimension goes to "data".
+    assert mesh.param_spec(
+        "layers_0/self_attn/k_proj/kernel", (64, 24), config, grid, fsdp=True
+    ) == P("data", None)
+    # 97 divides by nothing, 64 by 2.
+    assert mesh.param_spec("embed_tokens/embedding", (97, 64), config, grid, fsdp=True) == P(
+        None, "data"
+    )
+    assert mesh.param_spec("embed_tokens/embedding", (97, 63), config, grid, fsdp=True) == P()
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    """What process_worker.py prints in each of two processes with four CPU devices."""
+    folder = cases.write_checkpoint("qwen2_untied", tmp_path_factory.mktemp("mesh") / "qwen2")
+    env = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+    }
+    address = f"127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "tests.process_worker", str(folder), address]
+    running = [
+        subprocess.Popen(
+            [*command, str(i)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for i in range(2)
+    ]
+    outputs = [process.communicate(timeout=100) for process in running]
+    assert [process.returncode for process in running] == [0, 0], outputs
+    return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+
+
+def test_two_processes_are_one_mesh(processes):
+    assert [found["is_main"] for found in processes] == [True, False]
+    for found in processes:
+        assert found["num_devices"] == 8
+        assert found["model_within_a_process"]
+        assert found["total"] == [18.0, 22.0, 26.0]
+
+
+def test_two_processes_load_each_their_shards(processes):
+    for found in processes:
+        assert found["equal"]
+        assert found["bytes"] == found["planned"] < found["planned_without"] / 2
+
+
+def start(*arguments, **environment):
+    """The exit status and standard error of a process that starts and says so."""
+    program = "import sys; from powerjax import mesh; mesh.start(*eval(sys.argv[1]), timeout_s=1)"
+    done = subprocess.run(
+        [sys.executable, "-c", program, repr(arguments)],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, done.stderr
+
+
+def test_an_unreachable_coordinator_is_an_error_of_python_not_an_abort():
+    status, said = start(f"127.0.0.1:{free_port()}", 2, 1)
+    assert status == 1
+    assert said.splitlines()[-1].startswith("OSError: no coordinator at 127.0.0.1:")
+
+
+def test_a_lone_process_zero_is_an_error_of_python_not_an_abort():
+    status, said = start(f"127.0.0.1:{free_port()}", 2, 0)
+    assert status == 1
+    assert said.splitlines()[-1].startswith("OSError: process 1 of 2 did not come")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("localhost:1234", None, None), "go together"),
+        ((None, 2, 0), "go together"),
+        (("localhost:1234", 2, 2), "process_id 2 of num_processes 2"),
+        (("localhost:1234", 2, -1), "process_id -1 of num_processes 2"),
+        (("localhost:1234", 0, 0), "process_id 0 of num_processes 0"),
+        (("localhost", 2, 0), "give host:port"),
+    ],
+)
+def test_flags_that_do_not_fit_together(arguments, line):
+    with pytest.raises(ValueError, match=line):
+        mesh.start(*arguments, timeout_s=1)
+
+
+def test_start_comes_first():
+    jax.devices()
+    with pytest.raises(RuntimeError, match="must be called before"):
+        mesh.start(f"127.0.0.1:{free_port()}", 1, 0, timeout_s=1)
+
+
+SLURM = {
+    "SLURM_JOB_ID": "77",
+    "SLURM_STEP_NODELIST": "gpu[03-04]",
+    "SLURM_NTASKS": "2",
+    "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_STEP_NUM_NODES": "2",
+    "SLURM_PROCID": "1",
+    "SLURM_LOCALID": "0",
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [
+        ({}, ("gpu03:61517", 2, 1, None)),  # one task a node: all of the node's devices
+        ({"SLURM_STEP_NUM_NODES": "1", "SLURM_LOCALID": "1"}, ("gpu03:61517", 2, 1, [1])),
+        ({"SLURM_STEP_NUM_TASKS": "1"}, None),
+        ({"SLURM_STEP_NUM_TASKS": None}, None),  # in the batch script, without srun
+    ],
+)
+def test_a_run_is_found_in_slurm(changed, found, monkeypatch):
+    for name, value in (SLURM | changed).items():
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert mesh._find_run(1.0) == found
+
+
+def test_no_run_is_found_on_one_machine():
+    assert mesh._find_run(1.0) is None
+    mesh.start()
+    assert not jax.distributed.is_initialized()
+    assert mesh.is_main()
+    mesh.barrier("alone")
+
+
+def test_two_slurm_tasks_wait_for_each_other_only_so_long():
+    status, said = start(**SLURM | {"SLURM_STEP_NODELIST": "localhost"})
+    assert status == 1
+    assert "OSError: no coordinator at localhost:61517 within 1 s" in said
