@@ -248,9 +248,9 @@ def epoch_batches(corpus: Corpus, *, batch_size: int, seed: int, epoch: int) -> 
     """Indices of the examples of each batch: a function of the arguments alone.
 
     Every example once, in an order drawn for the epoch; the last batch may be short. Examples are
-    not grouped by length: the loss is a mean over the batch's tokens, so a token of a batch of
-    short completions would count for many times one of a batch of long ones, and the student would
-    learn another law than the teacher's.
+    not sorted into batches of like length: the loss is a mean over the batch's tokens, so a token
+    among short completions would count for many times one among long ones, and the student would
+    learn to be shorter than its teacher.
     """
     order = np.random.default_rng([seed, epoch]).permutation(len(corpus))
     return np.split(order, range(batch_size, len(order), batch_size))

@@ -8,6 +8,7 @@ that is taken up again ends in the same adapter, bit for bit on the same mesh.
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -96,6 +97,7 @@ def train(
     folder = Path(folder).absolute()
     run = identity(lm, corpus, lora_config, settings, batch_size=batch_size)
     check(folder, run, resume=resume)
+    _check_processes(run)
     mesh = lm.mesh or mesh_lib.make_mesh(devices=jax.tree.leaves(lm.params)[0].devices())
     data.grid(1, batch_size=batch_size, data_size=mesh.shape["data"])  # raises before the work
     take_step = step_lib.make_step(lm, lora_config, settings, mesh)
@@ -191,6 +193,17 @@ def check(folder: str | os.PathLike, run: dict[str, Any] | None, *, resume: bool
         raise ValueError(
             f"the checkpoints in {folder} are {what}: choose another --out, or give the flags and"
             " the records they were made with"
+        )
+
+
+def _check_processes(run: dict[str, Any]) -> None:
+    """Raises ValueError, on all processes, where one of them read other records, say."""
+    digest = hashlib.sha256(json.dumps(run).encode()).digest()
+    found = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
+    if jax.process_count() > 1 and (found != found[0]).any():
+        raise ValueError(
+            "the processes of this run have different records or settings: give all of them the"
+            " same, and one and the same state of the model's folder"
         )
 
 

@@ -1,0 +1,108 @@
+"""The student on disk: its adapter as a PEFT folder, or merged as a Hugging Face model folder.
+
+A folder is written under another name and renamed when it is whole. With several processes all of
+them call these functions, because each holds a part of the arrays; process 0 writes.
+"""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from powerjax import mesh as mesh_lib
+from powerjax.models import LM, checkpoint, lora, peft
+
+_TEXT_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+def save_adapter(folder: str | os.PathLike, lm: LM, adapter: lora.Adapter) -> None:
+    """Writes the adapter of `lm` as `models.load(..., adapter=folder)` and PEFT read it."""
+    whole = dataclasses.replace(adapter, params=_gathered(adapter.params))
+    _write(folder, lambda partial: peft.save(partial, whole, lm.config, base_model=lm.name))
+
+
+def save_merged(
+    folder: str | os.PathLike,
+    lm: LM,
+    adapter: lora.Adapter,
+    *,
+    revision: str | None = None,
+    donate: bool = False,
+) -> None:
+    """Writes weights with the adapter added, tokenizer and configs: a model folder of its own.
+
+    revision: of a Hugging Face id, as it was loaded.
+    donate: reuse the memory of the weights; `lm` must then not be used afterwards.
+    """
+    source = checkpoint.find_folder(lm.name, revision=revision, weights=False)
+    merged = dataclasses.replace(lm, adapter=adapter).merged(donate=donate)
+    params = _gathered(merged.params)
+
+    def write(partial: Path) -> None:
+        checkpoint.save(partial, lm.config, params, stop_ids=lm.stop_ids)
+        for name in _TEXT_FILES:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, partial / name)
+
+    _write(folder, write)
+
+
+def _gathered(tree: dict) -> dict:
+    """The tree as one process can write it: in host memory where several hold it in parts."""
+    if jax.process_count() == 1:
+        return tree
+
+    def gather(x):
+        x = multihost_utils.process_allgather(x, tiled=True)
+        return np.asarray(x) if mesh_lib.is_main() else None
+
+    return jax.tree.map(gather, tree)
+
+
+def _write(folder: str | os.PathLike, write: Callable[[Path], None]) -> None:
+    folder = Path(folder).absolute()
+    partial, old = (
+        folder.with_name(f"{folder.name}.partial"),
+        folder.with_name(f"{folder.name}.old"),
+    )
+
+    def replace() -> None:
+        for left in (partial, old):
+            shutil.rmtree(left, ignore_errors=True)
+        write(partial)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(partial, folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+    on_main(replace)
+
+
+def on_main(action: Callable[[], None]) -> None:
+    """Runs it on process 0 while the others wait; what fails there fails everywhere."""
+    problem = None
+    if mesh_lib.is_main():
+        try:
+            action()
+        except Exception as error:
+            problem = error
+    failed = multihost_utils.broadcast_one_to_all(np.int32(problem is not None))
+    if problem is not None:
+        raise problem
+    if failed:
+        raise ValueError("process 0 could not go on, and says why")
