@@ -87,7 +87,7 @@ def read_config(folder: Path) -> dict:
     return read_json(path)
 
 
-def load_params(folder: Path, config: ModelConfig, dtype, mesh=None) -> dict:
+def load_params(folder: Path, config: ModelConfig, dtype, mesh=None, *, fsdp: bool = False) -> dict:
     """The parameter tree, each tensor on its devices and in `dtype`."""
     stored = _stored_tensors(folder)
     table = tensors(config)
@@ -96,9 +96,9 @@ def load_params(folder: Path, config: ModelConfig, dtype, mesh=None) -> dict:
     # Largest first: the transient of a conversion then falls where little is resident yet.
     for path in sorted(table, key=lambda p: -int(np.prod(table[p].shape))):
         tensor = table[path]
-        flat[path] = _place(
-            functools.partial(_read, tensor, stored[tensor.name], dtype), path, tensor, config, mesh
-        )
+        sharding = mesh and param_sharding(path, tensor.shape, config, mesh, fsdp=fsdp)
+        read = functools.partial(_read, tensor, stored[tensor.name], dtype)
+        flat[path] = _place(read, tensor.shape, sharding)
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
@@ -110,20 +110,18 @@ def _read(tensor: Tensor, stored, dtype, index: tuple[slice, ...]) -> np.ndarray
     return tensor_file.read_tensor(stored, dtype, (rows, *index[1:]), tensor.transpose)
 
 
-def _place(read, path: str, tensor: Tensor, config: ModelConfig, mesh) -> jax.Array:
-    whole = tuple(slice(0, n) for n in tensor.shape)
-    if mesh is None:
-        return jax.device_put(read(whole)).block_until_ready()
-    sharding = param_sharding(path, tensor.shape, config, mesh)
+def _place(read, shape: tuple[int, ...], sharding) -> jax.Array:
+    if sharding is None:
+        return jax.device_put(read(tuple(slice(0, n) for n in shape))).block_until_ready()
     parts = {}
 
     def part(index):
-        key = tuple(s.indices(n)[:2] for s, n in zip(index, tensor.shape, strict=True))
+        key = tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
         if key not in parts:
             parts[key] = read(tuple(slice(*bounds) for bounds in key))
         return parts[key]
 
-    return jax.make_array_from_callback(tensor.shape, sharding, part).block_until_ready()
+    return jax.make_array_from_callback(shape, sharding, part).block_until_ready()
 
 
 def _stored_tensors(folder: Path) -> dict[str, tensor_file.StoredTensor]:
@@ -191,7 +189,7 @@ def save(
     for path, tensor in tensors(config).items():
         by_name.setdefault(tensor.name, []).append((path, tensor))
 
-    shards, size = [[]], 0
+    shards, size, total = [[]], 0, 0
     for name, parts in by_name.items():
         num_bytes = dtype.itemsize * sum(math.prod(tensor.shape) for _, tensor in parts)
         if shards[-1] and size + num_bytes > shard_bytes:
@@ -199,11 +197,13 @@ def save(
             size = 0
         shards[-1].append(name)
         size += num_bytes
+        total += num_bytes
     names = ["model.safetensors"]
     if len(shards) > 1:
         names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
         weight_map = {t: name for name, shard in zip(names, shards, strict=True) for t in shard}
-        _write_json(folder / "model.safetensors.index.json", {"weight_map": weight_map})
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        _write_json(folder / "model.safetensors.index.json", index)
     for name, shard in zip(names, shards, strict=True):
         arrays = {t: _stored_array(by_name[t], flat, dtype) for t in shard}
         save_file(arrays, folder / name, metadata={"format": "pt"})
@@ -223,7 +223,9 @@ def _write_json(path: Path, value: dict) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
-def random_params(config: ModelConfig, dtype, mesh=None, seed: int = 0) -> dict:
+def random_params(
+    config: ModelConfig, dtype, mesh=None, seed: int = 0, *, fsdp: bool = False
+) -> dict:
     """N(0, initializer_range) matrices, unit norms, zero biases: the paper's RandW.
 
     Made tensor by tensor, on the devices and in the dtype where they stay; a tensor's values
@@ -231,7 +233,7 @@ def random_params(config: ModelConfig, dtype, mesh=None, seed: int = 0) -> dict:
     """
     flat = {}
     for path, tensor in tensors(config).items():
-        sharding = None if mesh is None else param_sharding(path, tensor.shape, config, mesh)
+        sharding = mesh and param_sharding(path, tensor.shape, config, mesh, fsdp=fsdp)
         key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(path.encode()))
         scale = {"scale": None, "bias": 0.0}.get(path.split("/")[-1], config.initializer_range)
         flat[path] = _random_tensor(tensor.shape, jnp.dtype(dtype), scale, sharding)(key)

@@ -1,5 +1,7 @@
 """The decoder-only transformer of Qwen2 and Phi3, in Linen: cache in, cache out.
 
+Variables: "params", and where there is an adapter "lora" (see models/lora.py).
+
 Shape letters, here and in every file of this package: B rows, S cache slots, T tokens, N query
 heads, K kv heads, H head dim, D model, F ffw, V vocabulary, L layers. Kernels are [in, out].
 """
@@ -8,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from powerjax.models import rope
+from powerjax.models import lora, rope
 from powerjax.models.attention import attention
 from powerjax.models.cache import KVCache, write_layer
 from powerjax.models.config import ModelConfig
@@ -34,7 +36,7 @@ class RMSNorm(nn.Module):
 
 
 class Linear(nn.Module):
-    """x @ kernel[in,out] (+ bias)."""
+    """x @ kernel[in,out] (+ bias) (+ its adapter's low-rank product)."""
 
     features: int
     config: ModelConfig
@@ -42,12 +44,17 @@ class Linear(nn.Module):
     use_bias: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, dropout: lora.Dropout | None = None) -> jax.Array:
         init = nn.initializers.normal(self.config.initializer_range)
         kernel = self.param("kernel", init, (x.shape[-1], self.features), self.dtype)
         y = jnp.matmul(x, kernel, precision=precision(self.dtype))
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,), self.dtype)
+        if self.has_variable("lora", "lora_a"):
+            if dropout is not None:
+                x = lora.drop(x, dropout, "/".join(self.path))
+            a, b = self.get_variable("lora", "lora_a"), self.get_variable("lora", "lora_b")
+            y = (y + lora.low_rank(x, a, b, precision(self.dtype))).astype(self.dtype)
         return y
 
 
@@ -65,20 +72,20 @@ class SelfAttention(nn.Module):
         self.v_proj = Linear(c.num_kv_heads * c.head_dim, c, self.dtype, c.qkv_bias)
         self.o_proj = Linear(c.hidden_size, c, self.dtype)
 
-    def __call__(self, x, positions, cos_sin, layer_cache):
+    def __call__(self, x, positions, cos_sin, layer_cache, dropout=None):
         """x[B,T,D] and one layer's (k, v) or None -> y[B,T,D] and that layer's new (k, v)."""
         batch, num_tokens, _ = x.shape
         head_dim = self.config.head_dim
-        q = self.q_proj(x).reshape(batch, num_tokens, -1, head_dim)
-        k = self.k_proj(x).reshape(batch, num_tokens, -1, head_dim)
-        v = self.v_proj(x).reshape(batch, num_tokens, -1, head_dim)
+        q = self.q_proj(x, dropout).reshape(batch, num_tokens, -1, head_dim)
+        k = self.k_proj(x, dropout).reshape(batch, num_tokens, -1, head_dim)
+        v = self.v_proj(x, dropout).reshape(batch, num_tokens, -1, head_dim)
         q, k = rope.rotate(q, *cos_sin), rope.rotate(k, *cos_sin)
         if layer_cache is None:
             keys, values = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
         else:
             keys, values = write_layer(*layer_cache, k, v, positions)
         out = attention(q, keys, values, positions, implementation=self.implementation)
-        return self.o_proj(out.reshape(batch, num_tokens, -1)), (keys, values)
+        return self.o_proj(out.reshape(batch, num_tokens, -1), dropout), (keys, values)
 
 
 class MLP(nn.Module):
@@ -93,8 +100,9 @@ class MLP(nn.Module):
         self.up_proj = Linear(c.intermediate_size, c, self.dtype)
         self.down_proj = Linear(c.hidden_size, c, self.dtype)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x))
+    def __call__(self, x: jax.Array, dropout: lora.Dropout | None = None) -> jax.Array:
+        gated = nn.silu(self.gate_proj(x, dropout)) * self.up_proj(x, dropout)
+        return self.down_proj(gated, dropout)
 
 
 class Block(nn.Module):
@@ -111,14 +119,14 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(epsilon, self.dtype)
         self.mlp = MLP(self.config, self.dtype)
 
-    def __call__(self, x, positions, cos_sin, layer_cache):
+    def __call__(self, x, positions, cos_sin, layer_cache, dropout=None):
         with jax.named_scope("attention"):
             y, layer_cache = self.self_attn(
-                self.input_layernorm(x), positions, cos_sin, layer_cache
+                self.input_layernorm(x), positions, cos_sin, layer_cache, dropout
             )
             x = x + y
         with jax.named_scope("mlp"):
-            x = x + self.mlp(self.post_attention_layernorm(x))
+            x = x + self.mlp(self.post_attention_layernorm(x), dropout)
         return x, layer_cache
 
 
@@ -168,30 +176,38 @@ class CausalLM(nn.Module):
     """Qwen2 or Phi3, by config. `long_context` selects longrope's long factors for the run.
 
     `dtype` is that of parameters, activations and cache; logits are float32 (float64 for a
-    float64 model). `init` calls the whole path, unembedding included.
+    float64 model). `init` calls the whole path, unembedding included. `remat` recomputes each layer
+    in the backward pass, so that only the layers' inputs are kept (gradient checkpointing).
     """
 
     config: ModelConfig
     dtype: jnp.dtype = jnp.float32
     long_context: bool = False
     implementation: str | None = None
+    remat: bool = False
 
     def setup(self):
         c = self.config
         self.embed_tokens = Embedding(c, self.dtype)
-        self.layers = [Block(c, self.dtype, self.implementation) for _ in range(c.num_layers)]
+        block = nn.remat(Block) if self.remat else Block
+        self.layers = [block(c, self.dtype, self.implementation) for _ in range(c.num_layers)]
         self.norm = RMSNorm(c.rms_norm_eps, self.dtype)
         if not c.tie_word_embeddings:
             self.lm_head = Unembedding(c, self.dtype)
 
     def __call__(
-        self, tokens: jax.Array, positions: jax.Array, cache: KVCache | None = None
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        cache: KVCache | None = None,
+        dropout: lora.Dropout | None = None,
     ) -> tuple[jax.Array, KVCache]:
         """tokens, positions int32[B,T] -> hidden[B,T,D] after the final norm, and the cache.
 
         Without a cache the keys are the T fresh ones, positions must be 0..T-1 in each row, and
         the cache returned holds exactly those T slots. With one, K/V are written at `positions`
-        first and attention then reads every slot <= the query's position.
+        first and attention then reads every slot <= the query's position. `dropout` acts on the
+        adapters' inputs, in training only.
         """
         if self.is_initializing():
             self.unembed(jnp.zeros((1, self.config.hidden_size), self.dtype))
@@ -202,7 +218,7 @@ class CausalLM(nn.Module):
         for i, layer in enumerate(self.layers):
             layer_cache = None if cache is None else (cache.k[i], cache.v[i])
             with jax.named_scope(f"layer_{i}"):
-                x, (k, v) = layer(x, positions, cos_sin, layer_cache)
+                x, (k, v) = layer(x, positions, cos_sin, layer_cache, dropout)
             keys.append(k)
             values.append(v)
         return self.norm(x), KVCache(tuple(keys), tuple(values))

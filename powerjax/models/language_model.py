@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from powerjax import text
-from powerjax.models import checkpoint, lora
+from powerjax.models import checkpoint, lora, peft
 from powerjax.models.config import ModelConfig
 from powerjax.models.decoder import CausalLM
 
@@ -26,7 +25,8 @@ class LM:
     """A language model, as `load` returns it.
 
     tokenizer: None where the folder has none. stop_ids: any of them ends a completion.
-    name, adapter: what `load` was given; the adapter is merged into `params`.
+    name: what `load` was given. adapter: applied beside `params`, as it is, wherever they are used;
+        `merged` adds it to them. adapter_name: of either, None where there is none.
     """
 
     config: ModelConfig
@@ -37,14 +37,35 @@ class LM:
     name: str = ""
     dtype: jnp.dtype = jnp.float32
     attention: str | None = None  # "xla" (the default) or "cudnn", see models/attention.py
-    adapter: str | None = None
+    adapter: lora.Adapter | None = None
+    adapter_name: str | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "dtype", jnp.dtype(self.dtype))
+        if self.adapter is not None and self.adapter_name is None:
+            object.__setattr__(self, "adapter_name", self.adapter.name)
 
-    def model(self, long_context: bool = False) -> CausalLM:
-        """The Linen module that `params` belong to."""
-        return CausalLM(self.config, self.dtype, long_context, self.attention)
+    def model(self, long_context: bool = False, remat: bool = False) -> CausalLM:
+        """The Linen module that `variables` belong to."""
+        return CausalLM(self.config, self.dtype, long_context, self.attention, remat)
+
+    @functools.cached_property
+    def variables(self) -> dict:
+        """What `model().apply` takes: {"params": ...}, and "lora" where there is an adapter."""
+        if self.adapter is None:
+            return {"params": self.params}
+        scaled = lora.collection(self.adapter.params, self.adapter.config.scale)
+        return {"params": self.params, "lora": scaled}
+
+    def merged(self, *, donate: bool = False) -> "LM":
+        """This model with its adapter added to the weights, which then costs nothing to apply.
+
+        donate: reuse the memory of the old weights; this LM must then not be used afterwards.
+        """
+        if self.adapter is None:
+            return self
+        params = lora.merge(self.params, self.adapter, donate=donate)
+        return dataclasses.replace(self, params=params, adapter=None)
 
     @property
     def num_parameters(self) -> int:
@@ -83,7 +104,7 @@ class LM:
         padded = np.zeros((_bucket(batch), _bucket(width, 16)), np.int32)
         padded[:batch, :width] = np.where(real, tokens, 0)
         model = self.model(self.config.long_context(longest))
-        logits = _unembed(model, self.params, _hidden(model, self.params, self._rows(padded)))
+        logits = _unembed(model, self.variables, _hidden(model, self.variables, self._rows(padded)))
         return jnp.where(real[..., None], logits[:batch, :width], 0.0)
 
     def score(self, prompts, completions, *, long_context: bool | None = None) -> list[np.ndarray]:
@@ -133,8 +154,8 @@ class LM:
             places[done:stop] = row * width + np.arange(len(prompt) - 1, len(fed))
             targets[done:stop] = completion
             done = stop
-        hidden = _hidden(model, self.params, self._rows(tokens))
-        log_probs = np.asarray(_token_log_probs(model, self.params, hidden, places, targets))
+        hidden = _hidden(model, self.variables, self._rows(tokens))
+        log_probs = np.asarray(_token_log_probs(model, self.variables, hidden, places, targets))
         return np.split(log_probs[:done], np.cumsum(counts)[:-1])
 
     def _ids(self, prompt, special: bool = True) -> list[int]:
@@ -175,20 +196,20 @@ class LM:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _hidden(model: CausalLM, params: dict, tokens: jax.Array) -> jax.Array:
+def _hidden(model: CausalLM, variables: dict, tokens: jax.Array) -> jax.Array:
     """hidden[B,T,D] of whole sequences."""
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    return model.apply({"params": params}, tokens, positions)[0]
+    return model.apply(variables, tokens, positions)[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _unembed(model: CausalLM, params: dict, hidden: jax.Array) -> jax.Array:
-    return model.apply({"params": params}, hidden, method="unembed")
+def _unembed(model: CausalLM, variables: dict, hidden: jax.Array) -> jax.Array:
+    return model.apply(variables, hidden, method="unembed")
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _token_log_probs(
-    model: CausalLM, params: dict, hidden: jax.Array, places: jax.Array, targets: jax.Array
+    model: CausalLM, variables: dict, hidden: jax.Array, places: jax.Array, targets: jax.Array
 ) -> jax.Array:
     """log p(targets[M]) at the flat places[M] of hidden[B,T,D]; [chunk,V] logits at a time."""
     chunk = 1 << max(0, (_SCORE_LOGITS // model.config.vocab_size).bit_length() - 1)
@@ -196,7 +217,7 @@ def _token_log_probs(
 
     def log_probs(part):
         rows, wanted = part
-        logits = model.apply({"params": params}, rows, method="unembed")
+        logits = model.apply(variables, rows, method="unembed")
         found = jnp.take_along_axis(logits, wanted[:, None], axis=-1)[:, 0]
         return found - jax.nn.logsumexp(logits, axis=-1)
 
@@ -215,6 +236,7 @@ def load(
     *,
     dtype="bfloat16",
     mesh: Mesh | None = None,
+    fsdp: bool = False,
     adapter: str | None = None,
     random_weights: bool = False,
     seed: int = 0,
@@ -222,7 +244,8 @@ def load(
 ) -> LM:
     """Loads "tiny", a Hugging Face id, or a folder in the Hugging Face format.
 
-    adapter: a PEFT LoRA folder, merged into the weights.
+    mesh: devices to lay the weights on; fsdp: split them over its "data" axis as well.
+    adapter: a PEFT LoRA folder, applied without a merge (`LM.merged` merges it).
     random_weights: the same architecture with N(0, initializer_range) weights drawn from `seed`
         (the paper's RandW); needs config.json alone.
     """
@@ -236,11 +259,9 @@ def load(
     hf_config = checkpoint.read_config(folder)
     config = ModelConfig.from_hf(hf_config)
     if random_weights:
-        params = checkpoint.random_params(config, dtype, mesh, seed)
+        params = checkpoint.random_params(config, dtype, mesh, seed, fsdp=fsdp)
     else:
-        params = checkpoint.load_params(folder, config, dtype, mesh)
-    if adapter is not None:
-        params = lora.merge(params, Path(adapter), config)
+        params = checkpoint.load_params(folder, config, dtype, mesh, fsdp=fsdp)
     return LM(
         config=config,
         params=params,
@@ -249,5 +270,5 @@ def load(
         mesh=mesh,
         name=str(name_or_folder),
         dtype=dtype,
-        adapter=None if adapter is None else str(adapter),
+        adapter=None if adapter is None else peft.load(adapter, config, mesh),
     )

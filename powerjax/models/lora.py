@@ -1,87 +1,213 @@
-"""LoRA adapters in PEFT's format: merging one into loaded weights, W + scale * B A."""
+"""LoRA: low-rank adapters as a pytree of their own beside frozen weights.
 
+An adapted layer computes x W + scale * drop(x) A B (Hu et al. 2021; peft's `lora.Linear`), with A
+float32[in,r], B float32[r,out] and scale = alpha / rank. The pytree mirrors the parameters':
+{"layers_0": {"self_attn": {"q_proj": {"lora_a": A, "lora_b": B}}}}. The decoder takes it as the
+collection "lora" (`collection`), so that no weight is wrapped, masked or copied.
+"""
+
+import dataclasses
 import functools
-from pathlib import Path
+import math
+import zlib
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from powerjax.models import tensor_file
+from powerjax.mesh import param_spec
 from powerjax.models.config import ModelConfig
 from powerjax.models.layout import tensors
-from powerjax.text import read_json
 
-# Settings that change what an adapter computes and are not implemented: None, False or empty here.
-_UNSUPPORTED = (
-    "use_dora",
-    "fan_in_fan_out",
-    "modules_to_save",
-    "rank_pattern",
-    "alpha_pattern",
-    "layer_replication",
-    "trainable_token_indices",
-    "lora_bias",
-)
-_PREFIX = "base_model.model."
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_LEVELS = 1 << 16  # a dropout rate is a number of 65,536ths
 
 
-def merge(params: dict, folder: Path, config: ModelConfig) -> dict:
-    """`params` with the adapter in `folder` added, each product in float32, tensor by tensor.
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Shape and scale of an adapter; the defaults are the paper's.
 
-    Each touched tensor's old buffer is donated: `params` must not be used afterwards.
+    target_modules: layers by the last part of their Hugging Face name, Phi-3's fused ones by the
+        parts they are made of (q_proj, k_proj, v_proj; gate_proj, up_proj).
     """
-    settings = _read_settings(folder)
-    rank = settings["r"]
-    scale = settings["lora_alpha"] / (rank**0.5 if settings.get("use_rslora") else rank)
-    stored = tensor_file.read_header(folder / "adapter_model.safetensors")
-    by_name = {}
-    for path, tensor in tensors(config).items():
-        if tensor.transpose:
-            by_name.setdefault(tensor.name, []).append((path, tensor))
 
-    flat = traverse_util.flatten_dict(params, sep="/")
-    for key in sorted(stored):
-        module, _, part = key.removeprefix(_PREFIX).rpartition(".lora_")
-        if part == "B.weight":
-            continue
-        targets = by_name.get(f"{module}.weight")
-        if part != "A.weight" or targets is None:
-            raise ValueError(f"{folder} adapts {key}, which {config.architecture} does not have")
-        a, b = stored[key], stored.get(key.replace(".lora_A.", ".lora_B."))
-        in_size, out_size = targets[0][1].shape[0], targets[0][1].file_rows
-        if b is None or a.shape != (rank, in_size) or b.shape != (out_size, rank):
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.05
+    target_modules: tuple[str, ...] = TARGETS
+    rslora: bool = False
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank, with rslora alpha / sqrt(rank)."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Adapter:
+    """An adapter's settings and its pytree; `name` is where it came from."""
+
+    config: LoraConfig
+    params: dict
+    name: str = ""
+
+
+class Dropout(NamedTuple):
+    """What decides which inputs of the adapters are dropped: a key for each row, and the rate."""
+
+    key: jax.Array  # typed keys [B]
+    rate: float | jax.Array
+
+
+def check(config: ModelConfig, lora: LoraConfig) -> None:
+    """Raises a ValueError of one line where the adapter cannot be one of this model."""
+    if lora.rank < 1:
+        raise ValueError(f"the rank is {lora.rank}: it must be at least 1")
+    if not 0 <= lora.dropout < 1:
+        raise ValueError(f"the dropout is {lora.dropout}: it must be in [0, 1)")
+    if not lora.target_modules:
+        raise ValueError(f"no target modules: choose among {', '.join(TARGETS)}")
+    for target in lora.target_modules:
+        if target not in TARGETS:
+            raise ValueError(f"no layer is called {target!r}: choose among {', '.join(TARGETS)}")
+    for path, (in_size, out_size) in _kernels(config, lora.target_modules).items():
+        if lora.rank > min(in_size, out_size):
             raise ValueError(
-                f"{folder}: {module} has A {a.shape} and B {b and b.shape}, "
-                f"but rank {rank} and the model ask for {(rank, in_size)} and {(out_size, rank)}"
+                f"rank {lora.rank} is larger than {path.split('/', 1)[1]}, a matrix of "
+                f"{in_size} x {out_size}: choose at most {min(in_size, out_size)}, or leave "
+                f"{path.split('/')[-1]} out of the target modules"
             )
-        a = tensor_file.read_tensor(a, jnp.float32)
-        for path, tensor in targets:
-            rows = (slice(tensor.start, tensor.stop), slice(None))
-            part_b = tensor_file.read_tensor(b, jnp.float32, rows)
-            flat[path] = _adder(flat[path].sharding)(flat[path], a, part_b, scale)
+
+
+def _kernels(config: ModelConfig, targets) -> dict[str, tuple[int, int]]:
+    """The adapted layers by path ("layers_0/mlp/up_proj"), with their (in, out)."""
+    return {
+        path.removesuffix("/kernel"): tensor.shape
+        for path, tensor in tensors(config).items()
+        if path.endswith("/kernel") and path.split("/")[-2] in targets
+    }
+
+
+def init(config: ModelConfig, lora: LoraConfig, *, seed: int = 0, mesh=None) -> dict:
+    """A fresh adapter: A uniform on +-1/sqrt(in), B zero, as peft's kaiming_uniform(a=sqrt 5).
+
+    A tensor's values depend on the seed and its path alone, not on the mesh.
+    """
+    check(config, lora)
+    key = jax.random.key(seed)
+
+    def make(path, shape, sharding):
+        if path.endswith("lora_b"):
+            return jax.jit(jnp.zeros, static_argnums=(0, 1), out_shardings=sharding)(
+                shape, jnp.float32
+            )
+        draw = jax.jit(_uniform, static_argnums=1, out_shardings=sharding)
+        return draw(jax.random.fold_in(key, zlib.crc32(path.encode())), shape)
+
+    flat = traverse_util.flatten_dict(shapes(config, lora), sep="/")
+    places = traverse_util.flatten_dict(shardings(config, lora, mesh), sep="/")
+    flat = {path: make(path, x.shape, places[path]) for path, x in flat.items()}
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def _read_settings(folder: Path) -> dict:
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} has no {name}: is it a PEFT adapter's folder?")
-    settings = read_json(folder / "adapter_config.json")
-    if settings.get("peft_type") != "LORA":
-        raise ValueError(f"{folder} is a {settings.get('peft_type')} adapter, only LORA is read")
-    used = [key for key in _UNSUPPORTED if settings.get(key)]
-    if settings.get("bias", "none") != "none":
-        used.append("bias")
-    if used:
-        raise ValueError(f"{folder} uses {', '.join(used)}, which merging does not support")
-    return settings
+def _uniform(key, shape):
+    return jax.random.uniform(key, shape, jnp.float32, -1, 1) / math.sqrt(shape[0])
+
+
+def shapes(config: ModelConfig, lora: LoraConfig) -> dict:
+    """The pytree's shapes and dtypes."""
+    flat = {}
+    for path, (in_size, out_size) in _kernels(config, lora.target_modules).items():
+        flat[f"{path}/lora_a"] = jax.ShapeDtypeStruct((in_size, lora.rank), jnp.float32)
+        flat[f"{path}/lora_b"] = jax.ShapeDtypeStruct((lora.rank, out_size), jnp.float32)
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def shardings(config: ModelConfig, lora: LoraConfig, mesh) -> dict:
+    """Where each tensor of the pytree lies; None without a mesh."""
+    flat = {}
+    for path, shape in _kernels(config, lora.target_modules).items():
+        a, b = layer_shardings(path, shape, config, mesh)
+        flat |= {f"{path}/lora_a": a, f"{path}/lora_b": b}
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def layer_shardings(path: str, shape: tuple[int, int], config: ModelConfig, mesh):
+    """Where one layer's (A, B) lie: A split as its kernel's rows, B as its columns.
+
+    So a column-parallel layer's A and a row-parallel layer's B are on every device, and adapters
+    add one all-reduce of r numbers a token to a row-parallel layer.
+    """
+    if mesh is None:
+        return None, None
+    rows, columns = (*param_spec(f"{path}/kernel", shape, config, mesh), None, None)[:2]
+    return NamedSharding(mesh, P(rows, None)), NamedSharding(mesh, P(None, columns))
+
+
+def collection(params: dict, scale) -> dict:
+    """The adapter as `CausalLM.apply` takes it, under "lora": the scale multiplied into B."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: x * scale if path[-1].key == "lora_b" else x, params
+    )
+
+
+def low_rank(x: jax.Array, a: jax.Array, b: jax.Array, precision) -> jax.Array:
+    """x[B,T,in] A[in,r] B[r,out], in float32 (or wider) whatever the dtype of x."""
+    wide = x.astype(jnp.promote_types(x.dtype, a.dtype))
+    return jnp.matmul(jnp.matmul(wide, a, precision=precision), b, precision=precision)
+
+
+def drop(x: jax.Array, dropout: Dropout, module: str) -> jax.Array:
+    """x[B,T,D] with each number dropped at the rate, and the others scaled up to keep the mean.
+
+    Which ones depends on the row's key, the module and the place in the row, and so neither on the
+    row's neighbours or padding nor on the mesh.
+    """
+    threshold = jnp.round(dropout.rate * _LEVELS).astype(jnp.uint32)
+    _, num_tokens, width = x.shape
+
+    def keep(key):
+        key = jax.random.fold_in(key, zlib.crc32(module.encode()))
+        bits = jax.random.bits(key, (num_tokens, -(-width // 2)), jnp.uint32)
+        halves = jnp.stack([bits & (_LEVELS - 1), bits >> 16], axis=-1)
+        return halves.reshape(num_tokens, -1)[:, :width] >= threshold
+
+    kept = x * (1 / (1 - threshold / _LEVELS)).astype(x.dtype)
+    return jnp.where(jax.vmap(keep)(dropout.key), kept, 0)
+
+
+def merge(params: dict, adapter: Adapter, *, donate: bool = False) -> dict:
+    """`params` with scale * A B added to each adapted kernel, each product in float32.
+
+    donate: reuse the old kernels' memory; `params` must then not be used afterwards.
+    """
+    return _add(params, adapter, adapter.config.scale, donate)
+
+
+def unmerge(params: dict, adapter: Adapter, *, donate: bool = False) -> dict:
+    """The inverse of `merge`, up to rounding in the dtype of the weights."""
+    return _add(params, adapter, -adapter.config.scale, donate)
+
+
+def _add(params: dict, adapter: Adapter, scale: float, donate: bool) -> dict:
+    flat = traverse_util.flatten_dict(params, sep="/")
+    deltas = traverse_util.flatten_dict(adapter.params, sep="/")
+    for path in [p.removesuffix("/lora_a") for p in deltas if p.endswith("/lora_a")]:
+        kernel = flat[f"{path}/kernel"]
+        add = _adder(kernel.sharding, donate)
+        flat[f"{path}/kernel"] = add(
+            kernel, deltas[f"{path}/lora_a"], deltas[f"{path}/lora_b"], scale
+        )
+    return traverse_util.unflatten_dict(flat, sep="/")
 
 
 @functools.cache
-def _adder(sharding):
+def _adder(sharding, donate):
     def add(w, a, b, scale):
-        delta = jnp.matmul(a.T, b.T, precision=jax.lax.Precision.HIGHEST)
-        return (w.astype(jnp.float32) + scale * delta).astype(w.dtype)
+        delta = jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+        return (w.astype(jnp.promote_types(w.dtype, a.dtype)) + scale * delta).astype(w.dtype)
 
-    return jax.jit(add, out_shardings=sharding, donate_argnums=0)
+    return jax.jit(add, out_shardings=sharding, donate_argnums=0 if donate else ())

@@ -197,7 +197,7 @@ def generate(
                 began = time.perf_counter()
                 stats.host_s += began - ended
                 slots, results, tally, head = slots_lib.run(
-                    model, lm.params, slots, queue, settings, np.int32(max_steps), feed.has_more
+                    model, lm.variables, slots, queue, settings, np.int32(max_steps), feed.has_more
                 )
             deliver()  # the last call's, while the device works
             head, tally, count, busy, reach = jax.device_get(
@@ -289,7 +289,7 @@ class _Feed:
         rows = np.full(batch, self._prefix.k[0].shape[0], np.int32)  # past the end: dropped
         for i, (row, prompt) in enumerate(members):
             ids[i, : len(prompt)], rows[i] = prompt, row
-        self._prefix = _prefill(self._model, self._lm.params, self._prefix, ids, rows)
+        self._prefix = _prefill(self._model, self._lm.variables, self._prefix, ids, rows)
 
     def queue(self) -> slots_lib.Queue:
         """The first of the waiting chains, as the device sees them."""
@@ -326,10 +326,10 @@ class _Feed:
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _prefill(model, params, prefix: KVCache, tokens, rows) -> KVCache:
+def _prefill(model, variables, prefix: KVCache, tokens, rows) -> KVCache:
     """K/V of prompts [B,T], written into `rows` of the prefix cache."""
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    fresh = model.apply({"params": params}, tokens, positions)[1]
+    fresh = model.apply(variables, tokens, positions)[1]
     return jax.tree.map(
         lambda to, new: to.at[rows, :, : tokens.shape[1]].set(new.astype(to.dtype), mode="drop"),
         prefix,

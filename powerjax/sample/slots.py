@@ -111,7 +111,7 @@ def init(config, num_slots: int, length: int, max_tokens: int, settings, dtype) 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def run(
     model: CausalLM,
-    params: dict,
+    variables: dict,
     slots: Slots,
     queue: Queue,
     settings: mh.Settings,
@@ -125,7 +125,7 @@ def run(
 
     Args:
       model: the module (static); one compilation per shape of slots and queue.
-      params: its weights.
+      variables: its weights, and its adapter if any (`LM.variables`).
       slots: donated.
       queue: waiting chains, taken from the front.
       settings: of the run.
@@ -151,7 +151,7 @@ def run(
     def body(carry):
         slots, results, tally, head = carry
         waiting, was_busy = more_waiting | (head < queue.size), slots.busy
-        slots, info = _step(model, params, slots, settings)
+        slots, info = _step(model, variables, slots, settings)
         tally = _count(tally, info, was_busy, waiting)
         slots = _restore(slots, info)
         return _serve(slots, results, tally, queue, head, settings)
@@ -165,13 +165,12 @@ def write_position(slots: Slots) -> Array:
     return slots.prompt_length + slots.chain.position - 1
 
 
-def _step(model, params, slots: Slots, settings: mh.Settings) -> tuple[Slots, mh.Info]:
+def _step(model, variables, slots: Slots, settings: mh.Settings) -> tuple[Slots, mh.Info]:
     """One model step and one `advance` for every slot; idle slots compute and change nothing."""
     chain, position = slots.chain, write_position(slots)
     tokens = jnp.where(chain.token < 0, slots.prompt_last, chain.token)
     undo, position = save_slots(slots.undo, slots.cache, position)
     with jax.named_scope("model"):
-        variables = {"params": params}
         hidden, cache = model.apply(variables, tokens[:, None], position[:, None], slots.cache)
         logits = model.apply(variables, hidden[:, 0], method="unembed")
     with jax.named_scope("advance"):

@@ -1,0 +1,242 @@
+"""The training step of power self-distillation: maximum likelihood on samples of pi_alpha (Eq. 16).
+
+Adapters only: base weights come in frozen and without gradients. One jitted call takes one global
+batch, G accumulation steps of B rows, and makes one AdamW update. The loss is the mean over all
+completion tokens of the global batch, whatever the mesh and the accumulation.
+
+Letters: G accumulation steps, B rows of one of them, T tokens, D model, V vocabulary.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from powerjax.models import LM, lora
+from powerjax.models.config import ModelConfig
+from powerjax.models.decoder import CausalLM
+from powerjax.models.lora import LoraConfig
+
+SCHEDULES = ("constant", "linear")
+_LOGITS = 1 << 26  # logits alive at once on a device: 256 MiB
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Of the optimisation; the paper's where it gives them (learning rates are per model and task).
+
+    learning_rate: the highest, after the warm-up.
+    num_steps: updates in all.
+    warmup: share of num_steps over which the rate rises linearly from 0.
+    schedule: "constant" after the warm-up, or "linear" decay to 0. The paper does not say.
+    max_grad_norm: clip gradients to this global norm; None: do not.
+    seed: of A, dropout and the order of the data.
+    remat: recompute each layer in the backward pass.
+    """
+
+    learning_rate: float
+    num_steps: int
+    warmup: float = 0.03
+    schedule: str = "constant"
+    weight_decay: float = 0.01
+    max_grad_norm: float | None = None
+    seed: int = 0
+    remat: bool = True
+
+
+class State(NamedTuple):
+    """What a step changes."""
+
+    step: jax.Array  # int32 [], updates made
+    adapter: dict  # float32, see models/lora.py
+    opt_state: optax.OptState
+
+
+class Batch(NamedTuple):
+    """One global batch."""
+
+    tokens: jax.Array  # int32 [G,B,T], right-padded
+    completion: jax.Array  # bool [G,B,T], the tokens whose loss counts
+    example: jax.Array  # int32 [G,B], which example a row is; -1 for a row of padding
+
+
+class Metrics(NamedTuple):
+    """Of one update."""
+
+    loss: jax.Array  # float32 [], mean -log p per completion token before the update
+    num_tokens: jax.Array  # int32 [], completion tokens
+    grad_norm: jax.Array  # float32 [], before clipping
+    learning_rate: jax.Array  # float32 []
+
+
+def learning_rate(settings: Settings) -> optax.Schedule:
+    """update number -> rate, as transformers' get_constant/linear_schedule_with_warmup."""
+    if settings.schedule not in SCHEDULES:
+        raise ValueError(f"schedule {settings.schedule!r} is not one of {', '.join(SCHEDULES)}")
+    if not 0 <= settings.warmup <= 1:
+        raise ValueError(f"warmup is {settings.warmup}: it is a share of the steps, 0 to 1")
+    warm = math.ceil(settings.warmup * settings.num_steps)
+    peak = settings.learning_rate
+    rise = optax.linear_schedule(0.0, peak, max(1, warm))
+    fall = optax.constant_schedule(peak)
+    if settings.schedule == "linear":
+        fall = optax.linear_schedule(peak, 0.0, max(1, settings.num_steps - warm))
+    return optax.join_schedules([rise, fall], [warm])
+
+
+def optimizer(settings: Settings) -> optax.GradientTransformation:
+    """AdamW as torch's, on every adapter tensor."""
+    adamw = optax.adamw(learning_rate(settings), weight_decay=settings.weight_decay)
+    if settings.max_grad_norm is None:
+        return adamw
+    return optax.chain(optax.clip_by_global_norm(settings.max_grad_norm), adamw)
+
+
+def abstract_state(config: ModelConfig, lora_config: LoraConfig, settings: Settings, mesh: Mesh):
+    """The State's shapes, dtypes and shardings: the optimizer's moments lie as the adapter does."""
+    adapter = lora.shapes(config, lora_config)
+    state = State(
+        jax.ShapeDtypeStruct((), jnp.int32),
+        adapter,
+        jax.eval_shape(optimizer(settings).init, adapter),
+    )
+    places = jax.tree_util.tree_leaves_with_path(lora.shardings(config, lora_config, mesh))
+    places = {tuple(part.key for part in path): place for path, place in places}
+
+    def put(path, x):
+        keys = tuple(part.key for part in path if isinstance(part, jax.tree_util.DictKey))
+        sharding = places.get(keys, NamedSharding(mesh, P()))
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    return jax.tree_util.tree_map_with_path(put, state)
+
+
+def state_shardings(config: ModelConfig, lora_config: LoraConfig, settings: Settings, mesh: Mesh):
+    """Where each part of the State lies."""
+    return jax.tree.map(lambda x: x.sharding, abstract_state(config, lora_config, settings, mesh))
+
+
+def init_state(
+    config: ModelConfig, lora_config: LoraConfig, settings: Settings, mesh: Mesh
+) -> State:
+    """A fresh adapter and optimizer, the same whatever the mesh."""
+    adapter = lora.init(config, lora_config, seed=settings.seed, mesh=mesh)
+    places = state_shardings(config, lora_config, settings, mesh)
+    opt_state = jax.jit(optimizer(settings).init, out_shardings=places.opt_state)(adapter)
+    step = jax.jit(lambda: jnp.int32(0), out_shardings=places.step)()
+    return State(step, adapter, opt_state)
+
+
+def batch_sharding(mesh: Mesh) -> Batch:
+    """Rows over the data axis, accumulation steps one after the other."""
+    rows = NamedSharding(mesh, P(None, "data"))
+    return Batch(rows, rows, rows)
+
+
+def make_step(lm: LM, lora_config: LoraConfig, settings: Settings, mesh: Mesh):
+    """step(state, lm.params, batch) -> (state, Metrics), jitted, one compilation per batch shape.
+
+    The state is donated. `lm.params` may be arrays or ShapeDtypeStructs with shardings, on `mesh`.
+    """
+    lora.check(lm.config, lora_config)
+    update = optimizer(settings).update
+    rate = learning_rate(settings)
+
+    def step(state: State, params: dict, batch: Batch) -> tuple[State, Metrics]:
+        length = batch.tokens.shape[-1]
+        model = lm.model(lm.config.long_context(length), remat=settings.remat)
+        key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
+
+        def loss(adapter, tokens, completion, example):
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, example)
+            dropout = lora.Dropout(keys, lora_config.dropout) if lora_config.dropout else None
+            scaled = lora.collection(adapter, lora_config.scale)
+            variables = {"params": params, "lora": scaled}
+            return sum_nll(model, variables, tokens, completion, dropout, mesh.size)
+
+        def accumulate(total, rows):
+            return jax.tree.map(jnp.add, total, gradient(state.adapter, *rows)), None
+
+        gradient = jax.value_and_grad(loss)
+        num_tokens = jnp.sum(batch.completion[..., 1:], dtype=jnp.int32)
+        if batch.tokens.shape[0] == 1:
+            total = gradient(state.adapter, *(x[0] for x in batch))
+        else:
+            zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.adapter))
+            total, _ = jax.lax.scan(accumulate, zero, batch)
+        mean_nll, grads = jax.tree.map(lambda x: x / jnp.maximum(num_tokens, 1), total)
+        with jax.named_scope("adamw"):
+            updates, opt_state = update(grads, state.opt_state, state.adapter)
+            adapter = optax.apply_updates(state.adapter, updates)
+        metrics = Metrics(
+            mean_nll,
+            num_tokens,
+            optax.tree.norm(grads),
+            jnp.asarray(rate(state.step), jnp.float32),
+        )
+        return State(state.step + 1, adapter, opt_state), metrics
+
+    places = state_shardings(lm.config, lora_config, settings, mesh)
+    everywhere = NamedSharding(mesh, P())
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(
+            places,
+            jax.tree.map(lambda x: x.sharding, lm.params),
+            batch_sharding(mesh),
+        ),
+        out_shardings=(places, Metrics(*[everywhere] * len(Metrics._fields))),
+    )
+
+
+def sum_nll(
+    model: CausalLM,
+    variables: dict,
+    tokens: jax.Array,
+    completion: jax.Array,
+    dropout: lora.Dropout | None = None,
+    num_devices: int = 1,
+) -> jax.Array:
+    """float32 []: the sum of -log p(tokens[B,T]) where completion[B,T], each given those before it.
+
+    A row's first token has nothing before it and never counts. Logits are made, and made again in
+    the backward pass, for so many tokens at a time as keep them near 256 MiB a device.
+    """
+    batch, length = tokens.shape
+    positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
+    hidden, _ = model.apply(variables, tokens, positions, None, dropout)
+    targets = jnp.roll(tokens, -1, axis=1)
+    counts = jnp.roll(completion, -1, axis=1).at[:, -1].set(False)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def nll(hidden, targets, counts):
+        logits = model.apply({"params": variables["params"]}, hidden, method="unembed")
+        chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+        return jnp.sum(jnp.where(counts, jax.nn.logsumexp(logits, axis=-1) - chosen, 0))
+
+    chunks = 1
+    while (
+        batch * length * model.config.vocab_size > _LOGITS * chunks * num_devices
+        and length % (2 * chunks) == 0
+    ):
+        chunks *= 2
+    with jax.named_scope("loss"):
+        if chunks == 1:
+            return nll(hidden, targets, counts)
+
+        def add(total, part):
+            return total + nll(*part), None
+
+        def split(x):
+            parts = x.reshape(batch, chunks, length // chunks, *x.shape[2:])
+            return jnp.moveaxis(parts, 1, 0)
+
+        total, _ = jax.lax.scan(add, jnp.float32(0), (split(hidden), split(targets), split(counts)))
+        return total

@@ -1,0 +1,237 @@
+"""LoRA adapters as folders in the format of Hugging Face peft, in and out, without torch.
+
+adapter_config.json and adapter_model.safetensors, the latter with
+base_model.model.<module>.lora_A.weight [r,in] and .lora_B.weight [out,r]
+(peft/utils/save_and_load.py). Phi-3's checkpoint fuses q, k, v and gate, up; the model here does
+not. An adapter of k parts of a fused layer goes out as one of rank k * r there: A's stacked, B's on
+the diagonal, the same function; such a one comes back in as its parts.
+"""
+
+import collections
+import json
+import os
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import traverse_util
+from safetensors.numpy import save_file
+
+from powerjax.models import lora, tensor_file
+from powerjax.models.config import ModelConfig
+from powerjax.models.layout import Tensor, tensors
+from powerjax.text import read_json
+
+# Settings that change what an adapter computes and are not implemented: None, False or empty here.
+_UNSUPPORTED = (
+    "use_dora",
+    "fan_in_fan_out",
+    "modules_to_save",
+    "layer_replication",
+    "trainable_token_indices",
+    "lora_bias",
+)
+_PREFIX = "base_model.model."
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def load(folder: str | os.PathLike, config: ModelConfig, mesh=None) -> lora.Adapter:
+    """The adapter in `folder`, each tensor in float32 in its place on the mesh.
+
+    A module whose rank_pattern or alpha_pattern gives it a scale of its own has the difference
+    multiplied into its B. Raises FileNotFoundError or ValueError, naming folder and module, where
+    the adapter is incomplete, of another model, or of a kind that is not LoRA.
+    """
+    name, folder = str(folder), Path(folder)
+    settings = _read_settings(folder)
+    stored = tensor_file.read_header(folder / WEIGHTS)
+    modules = _modules(config)
+    scale = _scale(settings, settings["r"], settings["lora_alpha"])
+    flat, targets = {}, set()
+    for key in sorted(stored):
+        module, _, part = key.removeprefix(_PREFIX).rpartition(".lora_")
+        if part == "B.weight" and key.replace(".lora_B.", ".lora_A.") in stored:
+            continue
+        if part != "A.weight" or module not in modules:
+            raise ValueError(f"{folder} adapts {key}, which {config.architecture} does not have")
+        a, b = stored[key], stored.get(key.replace(".lora_A.", ".lora_B."))
+        rank = _by_pattern(settings, "rank_pattern", module, settings["r"])
+        parts = modules[module]
+        in_size, out_size = parts[0][1].shape[0], parts[0][1].file_rows
+        if b is None or a.shape != (rank, in_size) or b.shape != (out_size, rank):
+            raise ValueError(
+                f"{folder}: {module} has A {a.shape} and B {b and b.shape}, "
+                f"but rank {rank} and the model ask for {(rank, in_size)} and {(out_size, rank)}"
+            )
+        alpha = _by_pattern(settings, "alpha_pattern", module, settings["lora_alpha"])
+        a = tensor_file.read_tensor(a, np.float32)
+        b = tensor_file.read_tensor(b, np.float32)
+        b = b * np.float32(_scale(settings, rank, alpha) / scale)
+        for path, tensor, a_part, b_part in _unfused(parts, a, b, settings["r"]):
+            places = lora.layer_shardings(path, tensor.shape, config, mesh)
+            for letter, x, place in zip("ab", (a_part, b_part), places, strict=True):
+                flat[f"{path}/lora_{letter}"] = _place(np.ascontiguousarray(x.T), place)
+            targets.add(path.split("/")[-1])
+    if not flat:
+        raise ValueError(f"{folder} holds no adapter weights: was it saved before training?")
+    found = lora.LoraConfig(
+        rank=settings["r"],
+        alpha=float(settings["lora_alpha"]),
+        dropout=float(settings.get("lora_dropout") or 0.0),
+        target_modules=tuple(t for t in lora.TARGETS if t in targets),
+        rslora=bool(settings.get("use_rslora")),
+    )
+    return lora.Adapter(found, traverse_util.unflatten_dict(flat, sep="/"), name)
+
+
+def save(
+    folder: str | os.PathLike, adapter: lora.Adapter, config: ModelConfig, *, base_model: str = ""
+) -> None:
+    """Writes the adapter as a folder that peft's PeftModel.from_pretrained loads.
+
+    base_model: the id or folder of the model it adapts, for the file's reader.
+    """
+    flat = {
+        path: np.asarray(jax.device_get(x), np.float32)
+        for path, x in traverse_util.flatten_dict(adapter.params, sep="/").items()
+    }
+    arrays, ranks = {}, {}
+    for module, parts in _modules(config).items():
+        fused = _fused(parts, flat)
+        if fused is None:
+            continue
+        ranks[module] = fused[0].shape[0]
+        arrays[f"{_PREFIX}{module}.lora_A.weight"] = fused[0]
+        arrays[f"{_PREFIX}{module}.lora_B.weight"] = fused[1]
+    rank, scale = adapter.config.rank, adapter.config.scale
+    names = _short_names(ranks, _modules(config))
+    other = {names[module]: r for module, r in ranks.items() if r != rank}
+    to_alpha = (lambda r: scale * r**0.5) if adapter.config.rslora else (lambda r: scale * r)
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "r": rank,
+        "lora_alpha": _plain(adapter.config.alpha),
+        "lora_dropout": adapter.config.dropout,
+        "target_modules": sorted(set(names.values())),
+        "rank_pattern": other,
+        "alpha_pattern": {name: _plain(to_alpha(r)) for name, r in other.items()},
+        "use_rslora": adapter.config.rslora,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+    }
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(arrays, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def _modules(config: ModelConfig) -> dict[str, list[tuple[str, Tensor]]]:
+    """The linear layers of the checkpoint by module name, with the parts they are made of here."""
+    found = collections.defaultdict(list)
+    for path, tensor in tensors(config).items():
+        if path.startswith("layers_") and path.endswith("/kernel"):
+            found[tensor.name.removesuffix(".weight")].append(
+                (path.removesuffix("/kernel"), tensor)
+            )
+    return dict(found)
+
+
+def _unfused(parts, a: np.ndarray, b: np.ndarray, rank: int):
+    """(path, tensor, A [r,in], B [out,r]) of each part that a module's A and B adapt."""
+    if len(parts) == 1:
+        (path, tensor) = parts[0]
+        yield path, tensor, a, b
+        return
+    blocks = _diagonal(parts, b, rank)
+    for (path, tensor), block in zip(parts, blocks, strict=True):
+        if block is not None:
+            yield path, tensor, a[block], b[tensor.start : tensor.stop, block]
+
+
+def _diagonal(parts, b: np.ndarray, rank: int) -> list[slice | None]:
+    """Which of the module's ranks each part uses: its own where B is block-diagonal, else all.
+
+    A part without a block (None) was not adapted.
+    """
+    count = len(parts)
+    if b.shape[1] % rank:
+        return [slice(None)] * count
+    blocks = [slice(i, i + rank) for i in range(0, b.shape[1], rank)]
+    used = np.array([[b[t.start : t.stop, block].any() for block in blocks] for _, t in parts])
+    if len(blocks) == count and not used[~np.eye(count, dtype=bool)].any():
+        return blocks  # those of a fresh adapter too, whose B is all zeros
+    if (used.sum(0) == 1).all() and (used.sum(1) <= 1).all():
+        return [blocks[row.argmax()] if row.any() else None for row in used]
+    return [slice(None)] * count
+
+
+def _fused(parts, flat: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
+    """The module's A [r,in] and B [out,r]: its parts' A stacked, their B on the diagonal."""
+    adapted = [(path, tensor) for path, tensor in parts if f"{path}/lora_a" in flat]
+    if not adapted:
+        return None
+    a = np.concatenate([flat[f"{path}/lora_a"].T for path, _ in adapted])
+    b = np.zeros((parts[0][1].file_rows, a.shape[0]), np.float32)
+    column = 0
+    for path, tensor in adapted:
+        block = flat[f"{path}/lora_b"].T
+        b[tensor.start : tensor.stop, column : column + block.shape[1]] = block
+        column += block.shape[1]
+    return np.ascontiguousarray(a), b
+
+
+def _short_names(ranks: dict[str, int], modules) -> dict[str, str]:
+    """How the config names each adapted module: `q_proj` where all layers' agree, else in full."""
+    groups = collections.defaultdict(list)
+    for module in modules:
+        groups[module.rpartition(".")[2]].append(module)
+    names = {}
+    for short, members in groups.items():
+        agree = len({ranks.get(module) for module in members}) == 1
+        names |= {module: short if agree else module for module in members if module in ranks}
+    return names
+
+
+def _read_settings(folder: Path) -> dict:
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} has no {name}: is it a PEFT adapter's folder?")
+    settings = read_json(folder / CONFIG)
+    if settings.get("peft_type") != "LORA":
+        raise ValueError(f"{folder} is a {settings.get('peft_type')} adapter, only LORA is read")
+    used = [key for key in _UNSUPPORTED if settings.get(key)]
+    if settings.get("bias", "none") != "none":
+        used.append("bias")
+    if used:
+        raise ValueError(f"{folder} uses {', '.join(used)}, which is not supported")
+    for key in ("r", "lora_alpha"):
+        if not isinstance(settings.get(key), int | float) or settings[key] <= 0:
+            raise ValueError(f"{folder / CONFIG} has {key} {settings.get(key)!r}: not above 0")
+    return settings
+
+
+def _by_pattern(settings: dict, key: str, module: str, default):
+    """The value of the pattern that fits the module's name, as peft's get_pattern_key does."""
+    for pattern, value in (settings.get(key) or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return default
+
+
+def _scale(settings: dict, rank: int, alpha: float) -> float:
+    return alpha / (rank**0.5 if settings.get("use_rslora") else rank)
+
+
+def _place(x: np.ndarray, sharding) -> jax.Array:
+    if sharding is None:
+        return jax.device_put(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+
+def _plain(number: float) -> float | int:
+    return int(number) if float(number).is_integer() else float(number)

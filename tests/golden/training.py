@@ -1,0 +1,148 @@
+"""LoRA in peft and torch: a random adapter's logits, and the adapter after AdamW steps.
+
+    python -m tests.golden.training
+
+writes tests/golden/lora_CASE.npz. Phi3's checkpoint fuses q, k, v and gate, up, so all seven
+layers are trained in a LlamaForCausalLM of the same, unfused weights: the same function.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from powerjax.models.lora import TARGETS
+from tests.golden import cases
+
+CASES = ("qwen2_tied", "phi3_default")
+RANK, ALPHA = 4, 8.0
+LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.01
+NUM_STEPS = 10
+ROWS, TOKENS = 8, 24
+
+
+def adapter(case: str, seed: int) -> dict[str, np.ndarray]:
+    """A random adapter of all seven targets, {"layers_0/mlp/up_proj/lora_a": [in,r], ...}."""
+    rng = np.random.default_rng([seed, 2])
+    hf = cases.CASES[case]
+    hidden, ffw = hf["hidden_size"], hf["intermediate_size"]
+    kv_size = hf["num_key_value_heads"] * (hidden // hf["num_attention_heads"])
+    sizes = {name: (hidden, hidden) for name in TARGETS}
+    sizes |= {"k_proj": (hidden, kv_size), "v_proj": (hidden, kv_size)}
+    sizes |= {"gate_proj": (hidden, ffw), "up_proj": (hidden, ffw), "down_proj": (ffw, hidden)}
+    found = {}
+    for i in range(hf["num_hidden_layers"]):
+        for name, (in_size, out_size) in sizes.items():
+            block = "self_attn" if name[0] in "qkvo" else "mlp"
+            path = f"layers_{i}/{block}/{name}"
+            found[f"{path}/lora_a"] = 0.1 * rng.standard_normal((in_size, RANK))
+            found[f"{path}/lora_b"] = 0.1 * rng.standard_normal((RANK, out_size))
+    return {path: x.astype(np.float32) for path, x in found.items()}
+
+
+def batches(seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(tokens [ROWS,TOKENS], completion) of each step: prompts and completions of many lengths."""
+    rng = np.random.default_rng([seed, 3])
+    found = []
+    for _ in range(NUM_STEPS):
+        tokens = rng.integers(0, cases.VOCABULARY, (ROWS, TOKENS))
+        starts = rng.integers(1, 9, ROWS)[:, None]
+        stops = rng.integers(10, TOKENS + 1, ROWS)[:, None]
+        place = np.arange(TOKENS)
+        found.append((np.where(place < stops, tokens, 0), (place >= starts) & (place < stops)))
+    return found
+
+
+def reference(case: str, folder: Path, seed: int) -> dict[str, np.ndarray]:
+    """What peft and torch make of the checkpoint in `folder`: "logits", "1/PATH", "10/PATH"."""
+    import peft
+    import torch
+
+    base = unfused(case, folder, seed)
+    settings = peft.LoraConfig(
+        r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=list(TARGETS)
+    )
+    model = peft.get_peft_model(base, settings)
+    values = adapter(case, seed)
+    tensors = {path: _tensor(model, path) for path in values}
+    with torch.no_grad():
+        for path, tensor in tensors.items():
+            tensor.copy_(torch.from_numpy(values[path].T))
+    given = batches(seed)
+    with torch.no_grad():
+        found = {"logits": model(torch.from_numpy(given[0][0])).logits.numpy()}
+    optimizer = torch.optim.AdamW(tensors.values(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    for i, (tokens, completion) in enumerate(given, start=1):
+        labels = torch.from_numpy(np.where(completion, tokens, -100))
+        loss = model(torch.from_numpy(tokens), labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if i in (1, NUM_STEPS):
+            found[f"{i}/loss"] = loss.detach().numpy()
+            for path, tensor in tensors.items():
+                found[f"{i}/{path}"] = tensor.detach().numpy().T.copy()
+    return found
+
+
+def unfused(case: str, folder: Path, seed: int):
+    """The checkpoint in transformers, with q, k, v, gate and up as layers of their own."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    )
+    if case.startswith("qwen2"):
+        return model
+    c = model.config
+    llama = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=c.vocab_size,
+            hidden_size=c.hidden_size,
+            intermediate_size=c.intermediate_size,
+            num_hidden_layers=c.num_hidden_layers,
+            num_attention_heads=c.num_attention_heads,
+            num_key_value_heads=c.num_key_value_heads,
+            max_position_embeddings=c.max_position_embeddings,
+            rms_norm_eps=c.rms_norm_eps,
+            rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+            tie_word_embeddings=False,
+            attn_implementation="eager",
+        )
+    )
+    weights = {}
+    for name, x in model.state_dict().items():
+        if "qkv_proj" in name:
+            kv_size = (x.shape[0] - c.hidden_size) // 2
+            for part, y in zip("qkv", x.split([c.hidden_size, kv_size, kv_size]), strict=True):
+                weights[name.replace("qkv", part)] = y
+        elif "gate_up_proj" in name:
+            for part, y in zip(("gate", "up"), x.chunk(2), strict=True):
+                weights[name.replace("gate_up", part)] = y
+        else:
+            weights[name] = x
+    llama.load_state_dict(weights)
+    return llama
+
+
+def _tensor(model, path: str):
+    """The peft parameter [out-major] of one of our paths."""
+    layer, block, name, part = path.split("/")
+    module = model.base_model.model.model.layers[int(layer.removeprefix("layers_"))]
+    adapted = getattr(getattr(module, block), name)
+    return getattr(adapted, {"lora_a": "lora_A", "lora_b": "lora_B"}[part])["default"].weight
+
+
+def main():
+    for case in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            cases.write_checkpoint(case, Path(folder), 0)
+            found = reference(case, Path(folder), 0)
+        path = cases.GOLDEN / f"lora_{case}.npz"
+        np.savez_compressed(path, **found)
+        print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB, loss {found['1/loss']:.3f}")
+
+
+if __name__ == "__main__":
+    main()
