@@ -1,11 +1,14 @@
-"""One process of two, each with four CPU devices; prints, as JSON, what test_mesh.py asserts.
+"""One process of two, each with four CPU devices; writes, as JSON, what test_mesh.py asserts.
 
     XLA_FLAGS=--xla_force_host_platform_device_count=4 \
-      python -m tests.process_worker FOLDER ADDRESS PROCESS_ID
+      python -m tests.process_worker FOLDER ADDRESS PROCESS_ID FILE
+
+To a file, because gloo prints to standard output.
 """
 
 import json
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -53,4 +56,4 @@ def main(folder: str, address: str, process_id: str) -> dict:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(*sys.argv[1:])))
+    Path(sys.argv[4]).write_text(json.dumps(main(*sys.argv[1:4])))

@@ -134,8 +134,10 @@ def test_fsdp_of_what_model_does_not_divide():
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
-    """What process_worker.py prints in each of two processes with four CPU devices."""
-    folder = cases.write_checkpoint("qwen2_untied", tmp_path_factory.mktemp("mesh") / "qwen2")
+    """What process_worker.py finds in each of two processes with four CPU devices."""
+    root = tmp_path_factory.mktemp("processes")
+    folder = cases.write_checkpoint("qwen2_untied", root / "qwen2")
+    files = [root / "0.json", root / "1.json"]
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
@@ -143,14 +145,12 @@ def processes(tmp_path_factory):
     address = f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "tests.process_worker", str(folder), address]
     running = [
-        subprocess.Popen(
-            [*command, str(i)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for i in range(2)
+        subprocess.Popen([*command, str(i), str(file)], env=env, stderr=subprocess.PIPE, text=True)
+        for i, file in enumerate(files)
     ]
-    outputs = [process.communicate(timeout=100) for process in running]
-    assert [process.returncode for process in running] == [0, 0], outputs
-    return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+    errors = [process.communicate(timeout=100)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], errors
+    return [json.loads(file.read_text()) for file in files]
 
 
 def test_two_processes_are_one_mesh(processes):

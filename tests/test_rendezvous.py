@@ -89,17 +89,26 @@ def test_two_of_the_same_id(monkeypatch):
     }
 
 
-def test_a_process_that_died_while_waiting_may_come_again():
+def test_all_hear_that_process_zero_counts_fewer(monkeypatch):
+    monkeypatch.setattr(rendezvous, "_LINGER_S", 1.0)
+    found, _ = play((0, 2, {}), (1, 3, {}), (2, 3, {}))
+    assert len(set(found)) == 1
+    assert "has num_processes 3, process 0 has 2" in found[0][1]
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_a_process_that_died_while_waiting_may_come_again(order):
     port = free_port()
     host = threading.Thread(target=rendezvous.meet, args=(f"127.0.0.1:{port}", 3, 0, {}, 10.0))
     host.start()
-    first = _connect(port)
-    first.sendall(b'{"greeting": "powerjax", "process_id": 1, "facts": {"num_processes": "3"}}\n')
-    time.sleep(0.2)
-    first.close()
+    with _connect(port) as first:
+        first.sendall(
+            b'{"greeting": "powerjax", "process_id": 1, "facts": {"num_processes": "3"}}\n'
+        )
+        time.sleep(0.2)
     others = [
         threading.Thread(target=rendezvous.meet, args=(f"127.0.0.1:{port}", 3, i, {}, 10.0))
-        for i in (2, 1)
+        for i in order
     ]
     others[0].start()
     others[0].join(0.5)
