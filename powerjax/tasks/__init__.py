@@ -1,10 +1,10 @@
 """Tasks: problems to sample completions for, and the graders of those completions.
 
-Each task is a module with `load(split, limit) -> list[Problem]` and
+`registry.get(name)` gives a `Task`. Each task's module has `load(...) -> list[Problem]` and
 `grade(problem, completion) -> (correct, extracted_answer)`.
 """
 
-from powerjax.tasks import arithmetic
-from powerjax.tasks.base import Problem
+from powerjax.tasks import arithmetic, registry
+from powerjax.tasks.base import Graded, Problem, Task
 
-__all__ = ["Problem", "arithmetic"]
+__all__ = ["Graded", "Problem", "Task", "arithmetic", "registry"]

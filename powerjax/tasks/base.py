@@ -1,9 +1,17 @@
-"""What every task speaks: a problem with its prompt and its reference answer."""
+"""What every task speaks: problems, verdicts, and tasks, which make the one and give the other."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from typing import Any
+
+# A model whose name holds one of these was trained to answer through its chat template. Qwen2.5's
+# base models ship a template too, and are asked in raw text.
+CHAT_NAMES = ("instruct", "chat", "-it")
+RAW, CHAT = "raw", "chat"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,12 +20,110 @@ class Problem:
 
     Attributes:
       id: stable name, unique within the task; a chain's randomness is keyed by it.
-      prompt: the text the model continues, exactly as it is to be tokenized.
-      answer: the reference answer.
+      prompt: the text the model continues, exactly as it is to be tokenized, or its token ids.
+      answer: the reference answer; None where none is known.
       meta: whatever else the task's grader or reports need.
+      secret: its authors ask that it appear nowhere in plain text. See `without_text`.
     """
 
     id: str
-    prompt: str
-    answer: str
+    prompt: str | list[int]
+    answer: str | None
     meta: dict[str, Any] | None = None
+    secret: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Graded:
+    """The verdict on one completion.
+
+    Attributes:
+      correct: None where no answer is known.
+      extracted: the answer found in the completion, None if there is none.
+      detail: what else the grader found out: the verdict of each rule by name, `timed_out`.
+    """
+
+    correct: bool | None
+    extracted: str | None
+    detail: dict[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A set of problems and its grader.
+
+    Attributes:
+      name: as it stands in records.
+      load: `load(*, data_dir=None, limit=None, ...) -> list[Problem]`: from the folder `data_dir`
+        if given, else from where the task comes from; the first `limit` of them. Tasks with
+        `splits` take `split=` too.
+      grade: `grade(problem, completion) -> (correct, extracted)`, for one completion at a time.
+      grade_all: `grade_all(problems, completions, *, num_workers=None, progress=False, ...) ->
+        list[Graded]`, the same verdicts for many, and whatever second opinions there are.
+      max_new_tokens, block_size: what the paper samples the task with, where it does.
+      chat: whether models named for chat are asked through their chat template.
+      splits: names of the splits, the default first; () if there is one set only.
+      secret: whether its problems are.
+    """
+
+    name: str
+    load: Callable[..., list[Problem]]
+    grade: Callable[[Problem, str], tuple[bool | None, str | None]]
+    grade_all: Callable[..., list[Graded]]
+    max_new_tokens: int = 3072
+    block_size: int = 192
+    chat: bool = True
+    splits: tuple[str, ...] = ()
+    secret: bool = False
+
+    def prompt_style(self, model: str) -> str:
+        """RAW or CHAT: how a model of this name is asked, unless the user says otherwise."""
+        return CHAT if self.chat and is_chat_model(model) else RAW
+
+
+def is_chat_model(model: str) -> bool:
+    """Whether the model's name says that it was trained on its chat template."""
+    return any(word in model.lower() for word in CHAT_NAMES)
+
+
+def grade_each(
+    grade: Callable[[Problem, str], tuple[bool | None, str | None]],
+) -> Callable[..., list[Graded]]:
+    """`Task.grade_all` of a grader that is quick and cannot hang: one after the other."""
+
+    def grade_all(
+        problems: Sequence[Problem],
+        completions: Sequence[str],
+        *,
+        num_workers: int | None = None,
+        progress: bool = False,
+    ) -> list[Graded]:
+        del num_workers, progress
+        pairs = zip(problems, completions, strict=True)
+        return [Graded(*grade(problem, completion)) for problem, completion in pairs]
+
+    return grade_all
+
+
+def prompt_hash(problem: Problem) -> str:
+    """SHA-256 of the prompt, in hex."""
+    prompt = problem.prompt
+    text = prompt if isinstance(prompt, str) else json.dumps(prompt)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def without_text(problem: Problem, record: dict[str, Any]) -> dict[str, Any]:
+    """The record as it may be written: of a secret problem, without prompt and completion.
+
+    A completion may quote its question, so neither stands in the record as text: `prompt` and
+    `completion` are None, `prompt_sha256` says which prompt it was, and `tokens` keeps the
+    completion for those who hold the tokenizer (training, scoring, grading anew).
+    """
+    if not problem.secret:
+        return record
+    return {
+        **record,
+        "prompt": None,
+        "completion": None,
+        "prompt_sha256": prompt_hash(problem),
+    }

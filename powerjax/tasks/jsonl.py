@@ -13,9 +13,8 @@ import re
 from typing import Any
 
 from powerjax import records
+from powerjax.tasks import answers
 from powerjax.tasks.base import Problem
-
-_BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}")
 
 
 def load(path: str | os.PathLike, limit: int | None = None) -> list[Problem]:
@@ -52,8 +51,8 @@ def grade(problem: Problem, completion: str) -> tuple[bool | None, str | None]:
     """
     if problem.answer is None:
         return None, None
-    boxed = _BOXED.findall(completion)
-    extracted = (boxed[-1] if boxed else completion).strip()
+    boxed = answers.last_boxed(completion)
+    extracted = completion.strip() if boxed is None else boxed
     return _plain(extracted) == _plain(problem.answer), extracted
 
 

@@ -1,0 +1,170 @@
+r"""GPQA: multiple-choice questions of Rein et al. (2023), whose authors ask to keep them secret.
+
+No example may appear in plain text or images online. So these problems are `secret`: records hold
+ids, hashes and token ids in place of text (`base.without_text`), and no message of this file quotes
+a row. `gpqa_diamond` is evaluated on (198); `gpqa_rest` is the 250 of the main set outside it.
+
+Rows come from the hub, with the token of a user who has accepted the terms there, or from
+DATA_DIR/gpqa: the authors' dataset.zip as they publish it, or the CSV files in it. The zip is
+locked against crawlers with the password that the authors print in their README.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import re
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from powerjax.tasks import answers, sources
+from powerjax.tasks.base import Graded, Problem
+
+LETTERS = "ABCD"
+NUM_DIAMOND, NUM_MAIN, NUM_REST = 198, 448, 250
+RULES = ("boxed", "last_letter")
+
+PASSWORD = b"deserted-untie-orchid"
+HELP = (
+    "accept the terms at https://huggingface.co/datasets/Idavidrein/gpqa and run `hf auth login`,"
+    " or put https://github.com/idavidrein/gpqa/blob/main/dataset.zip at DATA_DIR/gpqa/dataset.zip"
+    " and give --data_dir"
+)
+INSTRUCTION = (
+    "Answer the following multiple choice question. The last line of your response should be of the"
+    r" following format: '\boxed{$LETTER}' (without quotes) where LETTER is one of ABCD (ex."
+    r" '\boxed{A}'). Think step by step before answering."
+)
+
+_WRONG = tuple(f"Incorrect Answer {i}" for i in (1, 2, 3))
+_FIELDS = ("Question", "Correct Answer", *_WRONG, "Record ID")
+_LONE = re.compile(r"(?<![A-Za-z0-9])[ABCD](?![A-Za-z0-9])")
+
+
+def _source(name: str, num_rows: int) -> sources.Source:
+    return sources.Source(
+        name=name,
+        files=(f"gpqa/{name}.csv", "gpqa/dataset.zip", f"gpqa/dataset/{name}.csv", "dataset.zip"),
+        url="",
+        hub="Idavidrein/gpqa",
+        config=name,
+        split="train",
+        fields=_FIELDS,
+        num_rows=num_rows,
+        help=HELP,
+    )
+
+
+DIAMOND = _source("gpqa_diamond", NUM_DIAMOND)
+MAIN = _source("gpqa_main", NUM_MAIN)
+
+
+def load_diamond(
+    *, data_dir: str | os.PathLike | None = None, limit: int | None = None
+) -> list[Problem]:
+    """The 198 questions of GPQA-Diamond."""
+    return [_problem(row) for row in _rows(DIAMOND, data_dir)[:limit]]
+
+
+def load_rest(
+    *, data_dir: str | os.PathLike | None = None, limit: int | None = None
+) -> list[Problem]:
+    """The 250 questions of the main set that are not in Diamond."""
+    diamond = {row["Record ID"] for row in _rows(DIAMOND, data_dir)}
+    rows = [row for row in _rows(MAIN, data_dir) if row["Record ID"] not in diamond]
+    if len(rows) != NUM_REST:
+        raise ValueError(
+            f"gpqa_rest: {len(rows)} questions of the main set are not in Diamond, and not"
+            f" {NUM_REST}: the two files are of different versions; {HELP}"
+        )
+    return [_problem(row) for row in rows[:limit]]
+
+
+def boxed_letter(completion: str) -> str | None:
+    r"""The rule "boxed": the letter that opens the last box, as in `\boxed{\text{(B)}}`."""
+    boxed = answers.last_boxed(completion)
+    if boxed is None:
+        return None
+    plain = re.sub(r"\\(?:text|mathrm|mathbf|textbf)(?![A-Za-z])|[\s{}()$*.]|\\[()]", "", boxed)
+    return plain[0] if re.match(r"[ABCD](?![A-Za-z0-9])", plain) else None
+
+
+def last_letter(completion: str) -> str | None:
+    """The rule "last_letter": the last capital from A to D that stands alone, boxed or not."""
+    found = _LONE.findall(completion)
+    return found[-1] if found else None
+
+
+def grade(problem: Problem, completion: str) -> tuple[bool, str | None]:
+    """(correct, letter) by the rule "boxed", which is what the prompt asks for."""
+    letter = boxed_letter(completion)
+    return letter == problem.answer, letter
+
+
+def grade_all(
+    problems: Sequence[Problem],
+    completions: Sequence[str],
+    *,
+    num_workers: int | None = None,
+    progress: bool = False,
+    rule: str = "boxed",
+) -> list[Graded]:
+    """Verdicts by `rule`; `detail` holds the verdict of either rule by its name."""
+    del num_workers, progress
+    if rule not in RULES:
+        raise ValueError(f"gpqa has no rule {rule!r}: choose one of {', '.join(RULES)}")
+
+    def graded(problem: Problem, completion: str) -> Graded:
+        letters = {"boxed": boxed_letter(completion), "last_letter": last_letter(completion)}
+        verdicts = {name: letter == problem.answer for name, letter in letters.items()}
+        return Graded(verdicts[rule], letters[rule], verdicts)
+
+    return [graded(*pair) for pair in zip(problems, completions, strict=True)]
+
+
+def prompt(question: str, options: Sequence[str]) -> str:
+    """The paper's prompt; question and options stand in it as the data set has them."""
+    listed = "\n".join(f"{letter}) {text}" for letter, text in zip(LETTERS, options, strict=True))
+    return f"{INSTRUCTION}\n\n{question}\n\n{listed}"
+
+
+def _problem(row: sources.Row) -> Problem:
+    """The question with its options in an order that its id alone decides."""
+    name = row["Record ID"]
+    order = sorted(range(4), key=lambda i: hashlib.sha256(f"gpqa/{name}/{i}".encode()).digest())
+    options = [row["Correct Answer"], *(row[field] for field in _WRONG)]
+    answer = LETTERS[order.index(0)]
+    text = prompt(row["Question"], [options[i] for i in order])
+    return Problem(name, text, answer, secret=True)
+
+
+def _rows(source: sources.Source, data_dir: str | os.PathLike | None) -> list[sources.Row]:
+    if data_dir is None:
+        return sources.rows(source)
+    path = sources.find(source, data_dir)
+    text = _unzipped(path, f"{source.name}.csv") if path.suffix == ".zip" else path.read_bytes()
+    try:
+        rows = list(csv.DictReader(io.StringIO(text.decode("utf-8"), newline="")))
+    except (UnicodeDecodeError, csv.Error):
+        # `from None`, and no reason given: the codec's quotes what it could not read.
+        raise ValueError(f"{path}: {source.name}.csv cannot be read as CSV; {HELP}") from None
+    return sources.checked(source, rows, str(path))
+
+
+def _unzipped(path: Path, name: str) -> bytes:
+    try:
+        with zipfile.ZipFile(path) as file:
+            member = next((info for info in file.namelist() if Path(info).name == name), None)
+            if member is None:
+                raise ValueError(f"{path} holds no {name}; {HELP}")
+            return file.read(member, pwd=PASSWORD)
+    except NotImplementedError:
+        raise ValueError(
+            f"{path} is locked in a way that Python cannot open: unpack it with 7z, and put its CSV"
+            f" files into {path.parent}"
+        ) from None
+    except (zipfile.BadZipFile, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} cannot be opened ({error}); {HELP}") from None

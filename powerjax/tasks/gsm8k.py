@@ -1,0 +1,79 @@
+r"""GSM8K: grade-school word problems of Cobbe et al. (2021), asked with MATH's prompt.
+
+The paper has no numbers on it. A completion's answer is the number in its last box, else the one
+after `####`, else the last number in it; it is correct if it has the value of the reference.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from fractions import Fraction
+
+from powerjax.tasks import answers, sources
+from powerjax.tasks.base import Problem, grade_each
+from powerjax.tasks.math import prompt
+
+SPLITS = {"test": 1319, "train": 7473}
+
+_NUMBER = re.compile(
+    r"(?:(?<!\d)-)?(?:\\?\$ ?)?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+)
+_MARKED = re.compile(rf"####\s*({_NUMBER.pattern})")
+
+
+def load(
+    *, data_dir: str | os.PathLike | None = None, limit: int | None = None, split: str = "test"
+) -> list[Problem]:
+    """The split's problems in their order; `meta` holds the published solution."""
+    if split not in SPLITS:
+        raise ValueError(f"gsm8k has no split {split!r}: choose one of {', '.join(SPLITS)}")
+    source = sources.Source(
+        name="gsm8k",
+        files=(f"gsm8k/{split}.jsonl",),
+        url="https://github.com/openai/grade-school-math/raw/master/grade_school_math/data/"
+        f"{split}.jsonl",
+        hub="openai/gsm8k",
+        config="main",
+        split=split,
+        fields=("question", "answer"),
+        num_rows=SPLITS[split],
+    )
+    rows = sources.rows(source, data_dir)[:limit]
+    return [_problem(f"{split}-{index}", row) for index, row in enumerate(rows)]
+
+
+def extract(completion: str) -> str | None:
+    """The number that the completion ends on, as it is written."""
+    boxed = answers.last_boxed(completion)
+    if boxed is not None:
+        plain = answers.simplified(boxed)
+        return plain if _NUMBER.fullmatch(plain) else boxed
+    marked = _MARKED.findall(completion)
+    numbers = marked or [found[0] for found in _NUMBER.finditer(completion)]
+    return numbers[-1] if numbers else None
+
+
+def grade(problem: Problem, completion: str) -> tuple[bool, str | None]:
+    """(correct, the number extracted)."""
+    extracted = extract(completion)
+    value = None if extracted is None else _value(extracted)
+    return value is not None and value == _value(problem.answer), extracted
+
+
+grade_all = grade_each(grade)
+
+
+def _value(number: str) -> Fraction | None:
+    plain = re.sub(r"[\\$, ]", "", number)
+    try:
+        return Fraction(plain)
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def _problem(name: str, row: sources.Row) -> Problem:
+    answer = row["answer"].rpartition("####")[2].strip().replace(",", "")
+    if _value(answer) is None:
+        raise ValueError(f"gsm8k: problem {name} has no answer after ####: fetch the file again")
+    return Problem(name, prompt(row["question"]), answer, {"solution": row["answer"]})

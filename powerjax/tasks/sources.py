@@ -1,0 +1,122 @@
+"""Where the rows of a data set come from: a folder of the user's, or the Hugging Face hub.
+
+A folder (`--data_dir`) holds `math500/test_prm800k.jsonl`, `math/math_full_minus_math500.json`,
+`gsm8k/test.jsonl` and so on, as their authors publish them. Rows are counted and their fields
+checked, so that a truncated or a wrong file ends in one line and not in a wrong number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from powerjax import records
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One published file of rows.
+
+    Attributes:
+      name: the task, for messages.
+      files: paths inside the data folder, of which the first that is there is read.
+      url: where the first of them can be had.
+      hub: the data set's id on the hub.
+      config, split: of the data set on the hub.
+      fields: what every row must have.
+      num_rows: how many there must be.
+      help: what to do where the hub refuses.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    url: str
+    hub: str
+    split: str
+    fields: tuple[str, ...]
+    num_rows: int
+    config: str | None = None
+    help: str = ""
+
+
+def rows(source: Source, data_dir: str | os.PathLike | None = None) -> list[Row]:
+    """The rows of `source`, from the folder if one is given, else from the hub, and checked."""
+    if data_dir is None:
+        return checked(source, _from_hub(source), f"{source.hub} on the hub")
+    path = find(source, data_dir)
+    return checked(source, read(path), str(path))
+
+
+def find(source: Source, data_dir: str | os.PathLike) -> Path:
+    """The path of the first of the source's files that is there."""
+    folder = Path(data_dir)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--data_dir={folder} is not a folder; {_remedy(source)}")
+    for name in source.files:
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(
+        f"{source.name}: {folder} holds no {source.files[0]}; {_remedy(source)}"
+    )
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a .json, .jsonl or .jsonl.gz file."""
+    if path.suffix == ".jsonl":
+        return [row for _, row in records.rows(path)]
+    try:
+        if path.suffix == ".gz":
+            with gzip.open(path, "rt", encoding="utf-8") as file:
+                return [json.loads(line) for line in file if line.strip()]
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, EOFError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} cannot be read ({error}): fetch it again") from None
+
+
+def checked(source: Source, found: Sequence[Row], where: str) -> list[Row]:
+    """The rows, if there are as many as there must be and each has the fields it must have."""
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        raise ValueError(f"{source.name}: {where} is not a list of rows; {_remedy(source)}")
+    for number, row in enumerate(found, start=1):
+        missing = [field for field in source.fields if row.get(field) is None]
+        if missing:
+            raise ValueError(
+                f"{source.name}: row {number} of {where} has no {', '.join(missing)};"
+                f" {_remedy(source)}"
+            )
+    if len(found) != source.num_rows:
+        raise ValueError(
+            f"{source.name}: {where} has {len(found):,} rows and not {source.num_rows:,}: the file"
+            f" is cut short or another version; {_remedy(source)}"
+        )
+    return found
+
+
+def _from_hub(source: Source) -> list[Row]:
+    import datasets
+    from huggingface_hub.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it tells every retry; the line below says it once
+    try:
+        found = datasets.load_dataset(source.hub, source.config, split=source.split)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise FileNotFoundError(
+            f"{source.name}: {source.hub} cannot be had from the hub ({reason}); "
+            + (source.help or _remedy(source))
+        ) from None
+    finally:
+        logging.set_verbosity(verbosity)
+    return found.to_list()
+
+
+def _remedy(source: Source) -> str:
+    return source.help or f"put {source.url} at DATA_DIR/{source.files[0]} and give --data_dir"
