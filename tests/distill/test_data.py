@@ -1,0 +1,208 @@
+"""Records to batches: what is learnt, what is refused, and in which order."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from powerjax import distill, mesh, models
+from powerjax.distill import data, step
+
+PROMPT, TEXT = "2+2=\nA:", " \\boxed{4}"
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return models.load("tiny", dtype="float32")
+
+
+def _write(path, *rows, end="\n"):
+    path.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in rows) + end)
+    return str(path)
+
+
+def test_the_tokens_of_a_record_are_learnt_as_they_are(tiny):
+    tokens = [*tiny.encode(TEXT), 0]
+    row = {"id": "a", "prompt": PROMPT, "completion": TEXT, "tokens": tokens}
+    corpus = distill.load(tiny, [row, {**row, "tokens": tokens[:-1], "finish_reason": "length"}])
+    assert corpus.examples[0] == data.Example("a", tiny.encode(PROMPT), tokens)
+    assert corpus.examples[1].completion == tokens[:-1]
+    assert corpus.num_without_eos == 1
+    ids = {"prompt": tiny.encode(PROMPT), "tokens": tokens, "completion": None}
+    assert distill.load(tiny, [ids]).examples[0].prompt == tiny.encode(PROMPT)
+
+
+def test_a_text_gets_eos_once_unless_it_was_cut(tiny):
+    def learnt(lm=tiny, **row):
+        return distill.load(lm, [{"prompt": PROMPT, "completion": TEXT, **row}]).examples[0]
+
+    ids = tiny.encode(TEXT)
+    assert learnt().completion == [*ids, 0]
+    assert learnt(finish_reason="eos").completion == [*ids, 0]
+    assert learnt(finish_reason="length").completion == ids
+    assert learnt(completion=TEXT + tiny.tokenizer.eos_token).completion == [*ids, 0]
+    assert learnt(completion=ids).completion == learnt(completion=[*ids, 0]).completion
+    chat = dataclasses.replace(tiny, stop_ids=(5, 0))  # the tokenizer's own comes first
+    assert learnt(chat).completion == [*ids, 0]
+    assert learnt(dataclasses.replace(tiny, stop_ids=(5, 7))).completion == [*ids, 5]
+
+
+def test_long_examples_are_cut_and_counted_and_prompts_that_fill_the_window_left_out(tiny_qwen):
+    sizes = [(3, 4), (3, 9), (8, 1), (7, 2), (9, 9)]
+    rows = [{"prompt": [1] * p, "tokens": [2] * (c - 1) + [0]} for p, c in sizes]
+    corpus = distill.load(tiny_qwen, rows, max_length=8)
+    assert [len(example) for example in corpus.examples] == [7, 8, 8]
+    assert corpus.examples[1].completion == [2] * 5 and corpus.examples[2].completion == [2]
+    assert (corpus.num_truncated, corpus.num_dropped, corpus.num_without_eos) == (2, 2, 2)
+    with pytest.raises(ValueError, match=r"longer than --max_length=6; the longest has 18 tokens"):
+        distill.load(tiny_qwen, rows, max_length=6)
+
+
+def test_the_fingerprint_is_of_tokens_their_order_and_their_bounds(tiny_qwen):
+    rows = [{"prompt": [1, 2], "tokens": [3, 0]}, {"prompt": [1], "tokens": [2, 3, 0]}]
+    first = distill.load(tiny_qwen, rows).fingerprint
+    assert first == distill.load(tiny_qwen, [{**row, "id": "x"} for row in rows]).fingerprint
+    for other in (rows[::-1], rows[:1], [rows[1], rows[1]]):
+        assert distill.load(tiny_qwen, other).fingerprint != first
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"completion": TEXT}, "line 2: no prompt, only completion"),
+        ({"prompt": PROMPT}, "line 2: no completion, only prompt"),
+        ({"prompt": PROMPT, "completion": None}, "line 2: no completion, only prompt"),
+        ({"prompt": PROMPT, "completion": ""}, "line 2: completion is empty"),
+        ({"prompt": PROMPT, "tokens": []}, "line 2: tokens is empty"),
+        ({"prompt": "", "completion": TEXT}, "line 2: prompt is empty"),
+        ({"prompt": 3, "completion": TEXT}, "line 2: prompt is neither text nor a list of token"),
+        ({"prompt": PROMPT, "completion": [1, "a"]}, "line 2: completion is neither text nor"),
+        ({"prompt": PROMPT, "tokens": [1, 400]}, "line 2: tokens: token ids 1..400 do not fit"),
+        ({"prompt": PROMPT, "tokens": [9, 9], "completion": TEXT}, "line 2: the tokens are not"),
+        ("[1]", "line 2: expected a JSON object, found list"),
+        ("{'prompt': 1}", "line 2: not valid JSON"),
+    ],
+)
+def test_a_bad_row_is_named_by_file_and_line(tiny, tmp_path, row, message):
+    good = {"prompt": PROMPT, "completion": TEXT}
+    path = _write(tmp_path / "bad.jsonl", good, row, good)
+    with pytest.raises(ValueError) as error:
+        distill.load(tiny, path)
+    assert str(error.value).startswith(f"{path}, {message}") and "\n" not in str(error.value)
+
+
+def test_texts_for_a_model_without_tokenizer_are_refused(tiny_qwen):
+    with pytest.raises(ValueError, match="row 1: prompt: tiny_qwen has no tokenizer files"):
+        distill.load(tiny_qwen, [{"prompt": PROMPT, "completion": TEXT}])
+
+
+def test_a_torn_last_line_is_left_out_and_a_whole_one_without_newline_kept(tiny, tmp_path, caplog):
+    row = {"prompt": PROMPT, "completion": TEXT}
+    assert len(distill.load(tiny, _write(tmp_path / "a.jsonl", row, row, end=""))) == 2
+    assert not caplog.records
+    assert len(distill.load(tiny, _write(tmp_path / "b.jsonl", row, '{"prompt": "2', end=""))) == 1
+    assert "the last line is cut short" in caplog.text
+    with pytest.raises(ValueError, match="line 1: not valid JSON"):  # torn, but not the last
+        distill.load(tiny, _write(tmp_path / "c.jsonl", '{"prompt": "2', row, '{"', end=""))
+    with pytest.raises(ValueError, match=r"d\.jsonl holds no examples"):
+        distill.load(tiny, _write(tmp_path / "d.jsonl", ""))
+    with pytest.raises(FileNotFoundError, match=r"e\.jsonl: no such file"):
+        distill.load(tiny, str(tmp_path / "e.jsonl"))
+
+
+def test_more_than_the_models_context_is_refused(tiny_qwen):
+    rows = [{"prompt": [1] * 300, "tokens": [2] * 300}]
+    with pytest.raises(ValueError, match=r"600 tokens.*--max_length of at most 512"):
+        distill.load(tiny_qwen, rows, max_length=1024)
+
+
+def test_datasets_are_read_as_files_are(tiny, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = [{"prompt": PROMPT, "completion": TEXT}, {"prompt": "1+1=", "completion": " 2"}]
+    expected = distill.load(tiny, rows).fingerprint
+    dataset = datasets.Dataset.from_list(rows)
+    dataset.save_to_disk(str(tmp_path / "one"))
+    datasets.DatasetDict({"train": dataset}).save_to_disk(str(tmp_path / "split"))
+    for source in (dataset, str(tmp_path / "one"), tmp_path / "split"):
+        assert distill.load(tiny, source).fingerprint == expected
+    with pytest.raises(ValueError, match=r"not a folder of datasets\.save_to_disk"):
+        distill.load(tiny, str(tmp_path))
+
+
+def _corpus(lengths, max_length=1024):
+    examples = [data.Example(str(i), [1], [i + 2] * (n - 1)) for i, n in enumerate(lengths)]
+    return data.Corpus(examples, max_length)
+
+
+def test_an_epoch_has_every_example_once_in_an_order_of_seed_and_epoch():
+    corpus = _corpus(range(2, 25))
+    orders = {}
+    for seed, epoch in [(0, 0), (0, 1), (1, 0)]:
+        batches = data.epoch_batches(corpus, batch_size=4, seed=seed, epoch=epoch)
+        assert [len(batch) for batch in batches] == [4, 4, 4, 4, 4, 3]
+        assert len(batches) == data.num_batches(corpus, 4)
+        order = np.concatenate(batches).tolist()
+        assert sorted(order) == list(range(23)) and order != sorted(order)
+        orders[seed, epoch] = order
+    assert len({tuple(order) for order in orders.values()}) == 3
+    again = data.epoch_batches(corpus, batch_size=4, seed=0, epoch=1)
+    assert np.concatenate(again).tolist() == orders[0, 1]
+
+
+def test_batches_mix_lengths():
+    """Else a token among short completions would weigh more than one among long ones."""
+    corpus = _corpus([4] * 200 + [40] * 200)
+    batches = data.epoch_batches(corpus, batch_size=8, seed=0, epoch=0)
+    long = np.array([sum(batch >= 200) for batch in batches])
+    assert abs(long.var() - 2.0) < 0.8  # of a binomial, 8 draws of 1/2; sorted they give 16
+
+
+def test_a_batch_is_padded_to_its_own_bucket_and_masks_all_but_completions():
+    corpus = _corpus([5, 17, 9], max_length=100)
+    assert [data.bucket(n, 100) for n in (1, 16, 17, 64, 65, 100)] == [16, 16, 32, 64, 100, 100]
+    batch = data.make_batch(corpus, np.array([2, 0]), batch_size=2, data_size=1)
+    assert batch.tokens.shape == (1, 2, 16) and batch.tokens.dtype == np.int32
+    assert batch.tokens[0, 0].tolist() == [1] + [4] * 8 + [0] * 7
+    assert batch.completion[0, 1].tolist() == [False] + [True] * 4 + [False] * 11
+    assert batch.example.tolist() == [[2, 0]]
+    short = data.make_batch(corpus, np.array([1]), batch_size=4, data_size=1, tokens_per_device=64)
+    assert short.tokens.shape == (2, 2, 32)
+    assert short.example.tolist() == [[1, -1], [-1, -1]]
+    assert short.completion.sum() == 16 and not short.tokens[short.example < 0].any()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "batch_size", "data_size", "expected"),
+    [
+        (1024, 8, 1, (8, 1)),  # the paper's: batch 1, accumulated 8 times
+        (512, 8, 1, (4, 2)),
+        (16, 8, 1, (1, 8)),
+        (16, 8, 4, (1, 8)),
+        (1024, 8, 4, (2, 4)),
+        (4096, 8, 8, (1, 8)),
+        (16, 12, 2, (3, 4)),  # six rows a device: powers of two that divide them
+        (16, 7, 1, (7, 1)),
+    ],
+)
+def test_the_global_batch_is_the_same_on_every_mesh(tokens, batch_size, data_size, expected):
+    found = data.grid(tokens, batch_size=batch_size, data_size=data_size)
+    assert found == expected and found[0] * found[1] == batch_size
+
+
+def test_a_mesh_that_does_not_divide_the_batch_is_refused_with_both_numbers():
+    with pytest.raises(ValueError, match="batch of 8 examples does not divide over a data axis of"):
+        data.grid(16, batch_size=8, data_size=3)
+
+
+def test_a_sharded_batch_is_the_same_batch():
+    corpus = _corpus([5, 17, 9], max_length=100)
+    how = {"batch_size": 4, "data_size": 1, "tokens_per_device": 64}
+    plain = data.make_batch(corpus, np.array([2, 0, 1]), **how)
+    devices = mesh.make_mesh(devices=jax.devices()[:1])
+    placed = step.batch_sharding(devices)
+    sharded = data.make_batch(corpus, np.array([2, 0, 1]), **how, sharding=placed)
+    for a, b, sharding in zip(plain, sharded, placed, strict=True):
+        assert isinstance(b, jax.Array) and b.sharding == sharding
+        np.testing.assert_array_equal(a, b)
