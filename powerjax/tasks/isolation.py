@@ -1,0 +1,141 @@
+"""One process that is kept from doing anything but what it is started for, and its sandbox."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import itertools
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+SITE = "/site"  # the sandbox's folder of packages
+
+_CONFINED = Path(__file__).with_name("confined")
+_INSIDE = "/confined"
+_ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "HOME": "/tmp",
+    "LANG": "C.UTF-8",
+    "PYTHONHASHSEED": "0",  # the order of a set of strings does not change from run to run
+    "OPENBLAS_NUM_THREADS": "1",
+}
+_END_S = 2.0
+_numbers = itertools.count()
+
+
+class Process:
+    """One process of `confined/harness.py`, in a sandbox or (sandbox None) in a session.
+
+    Args:
+      arguments: of the harness, before those of the limits.
+      keywords: of Popen.
+    """
+
+    def __init__(self, arguments, limits, sandbox: Sequence[str] | None, **keywords):
+        self.alive = None
+        uid = 0
+        command, folder = [], str(_CONFINED)
+        with contextlib.ExitStack() as stack:
+            if sandbox is not None:
+                folder = _INSIDE
+                # Its write end is held by the first process of the namespace.
+                self.alive, held = os.pipe()
+                stack.callback(os.close, held)
+                keywords["pass_fds"] += (held,)
+                command = [*sandbox, "--sync-fd", str(held)]
+                if os.geteuid() == 0:  # root is exempt from the limit of processes
+                    uid = 20_000 + (os.getpid() * 64 + next(_numbers)) % 40_000
+            command += [_python(), "-S", "-s", "-B", f"{folder}/harness.py"]
+            numbers = [
+                uid,
+                limits.cpu_s,
+                limits.memory_bytes,
+                limits.num_processes,
+                limits.file_bytes,
+            ]
+            self.popen = subprocess.Popen(
+                [*command, *map(str, arguments), *map(str, numbers)],
+                env=_ENVIRONMENT,
+                start_new_session=True,
+                **keywords,
+            )
+
+    def kill(self) -> None:
+        """Ends the process and all that it started; returns when they are gone."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, signal.SIGKILL)
+        self.popen.wait()
+        if self.alive is not None:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self.alive, selectors.EVENT_READ)
+                selector.select(_END_S)
+            os.close(self.alive)
+
+    def exit_status(self) -> int | None:
+        """As a shell tells it (128 and the signal's number), None if it does not end soon.
+
+        The process is not reaped, so that nothing else can be killed in its name.
+        """
+        deadline = time.monotonic() + _END_S
+        while time.monotonic() < deadline:
+            found = os.waitid(os.P_PID, self.popen.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+            if found is not None:
+                by_signal = found.si_code != os.CLD_EXITED
+                return found.si_status + 128 * by_signal
+            time.sleep(0.005)
+        return None
+
+
+@functools.cache
+def options() -> str:
+    """The help of bubblewrap, which lists what this version of it can do."""
+    return subprocess.run(["bwrap", "--help"], capture_output=True, text=True).stdout
+
+
+@functools.cache
+def bubblewrap(tmp_bytes: int) -> tuple[str, ...]:
+    """The command that runs what follows it in a sandbox."""
+    command = ["bwrap", "--die-with-parent", "--new-session", "--unshare-pid", "--unshare-net"]
+    command += ["--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+    if os.geteuid() == 0:
+        # Without a user namespace, in which we would stay root to the kernel.
+        command += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    else:
+        command += ["--unshare-user"] + ["--disable-userns"] * ("--disable-userns" in options())
+    for name in ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64"):
+        if os.path.islink(name):
+            command += ["--symlink", os.readlink(name), name]
+        elif os.path.isdir(name):
+            command += ["--ro-bind", name, name]
+    home = os.path.realpath(sys.base_prefix)
+    shown = {"/etc/ld.so.cache": "/etc/ld.so.cache", "/nix/store": "/nix/store", home: home}
+    package = numpy()
+    shown |= {str(package): f"{SITE}/numpy", f"{package}.libs": f"{SITE}/numpy.libs"}
+    shown |= {str(_CONFINED): _INSIDE}
+    for outside, inside in shown.items():
+        if outside.startswith("/usr/") and outside == inside:
+            continue
+        for folder in list(Path(inside).parents)[-2::-1]:  # closed to other users by default
+            command += ["--perms", "0755", "--dir", str(folder)]
+        command += ["--ro-bind-try", outside, inside]
+    command += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
+    command += ["--perms", "1777", "--size", str(tmp_bytes), "--tmpfs", "/tmp"]
+    command += ["--chdir", "/tmp", "--remount-ro", "/"]
+    return tuple(command)
+
+
+def _python() -> str:
+    """This Python, rather than the virtual environment's link to it."""
+    return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+
+
+def numpy() -> Path:
+    """The folder of the numpy that programs import."""
+    return Path(importlib.util.find_spec("numpy").submodule_search_locations[0])

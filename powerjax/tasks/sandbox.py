@@ -1,0 +1,271 @@
+"""Programs that a model wrote, run against tests and kept from doing anything else.
+
+A run is two processes (`confined/harness.py`). The tester holds the tests and their expected
+values; the program's process holds the program and answers calls with plain data. So a program
+passes by answering every call rightly, and in no other way: leaving early, printing, replacing
+builtins, `__eq__` that is always true or reading its caller's frames reach nothing that is asked,
+because the assertions are made in another process on values of Python's own types.
+
+Each of the two runs in a bubblewrap sandbox of its own: no network; its own processes alone in
+sight; of the file system the system's libraries and this Python, read-only, and an empty /tmp in
+memory; none of our environment. Resource limits bound its time, memory, processes, files and
+output. When a run is over its process namespace is killed, and with it whatever the program
+started. If we are killed, the sandboxes die with us.
+
+Without bubblewrap, `unsafe_exec=True` runs the same two processes with the resource limits alone.
+The program can then read and write what we can, and could tamper with the tester; it is for
+programs that are trusted. Every verdict says which of the two it was.
+
+Not prevented: use of a fault in the kernel; more than `memory_bytes` in all, since the limit holds
+for each of `num_processes`, and kernel objects such as System V shared memory are not counted.
+Calls go by value, so what a program does to its arguments is not seen by the tests, and iterators
+are run to their end. Programs can import the standard library and numpy.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import os
+import selectors
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Sequence
+
+from powerjax.tasks import isolation
+from powerjax.tasks.confined import plain
+
+BUBBLEWRAP, RLIMITS = "bubblewrap", "rlimits"
+UNSAFE = "or give --unsafe_exec to run programs that you trust with resource limits alone"
+
+_START_S = 60.0
+_TESTER_BYTES = 2 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What one program may use.
+
+    Attributes:
+      wall_s: seconds from the start of the program to the end of its tests.
+      cpu_s: processor seconds, of each process.
+      memory_bytes: address space, of each process.
+      num_processes: processes and threads at a time.
+      file_bytes: size of each file it writes.
+      tmp_bytes: of all files in /tmp.
+      output_bytes: of standard output and error.
+    """
+
+    wall_s: float = 10.0
+    cpu_s: int = 3
+    memory_bytes: int = 1 << 30
+    num_processes: int = 8
+    file_bytes: int = 16 << 20
+    tmp_bytes: int = 64 << 20
+    output_bytes: int = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A program and its tests.
+
+    Attributes:
+      source: the program.
+      tests: Python that raises unless the program is right; it calls `entry_point` (or
+        `candidate`, which is the same).
+      entry_point: the function of the program that is tested.
+      setup: Python run before the tests, and not seen by the program: imports and helpers.
+    """
+
+    source: str
+    tests: str
+    entry_point: str
+    setup: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """How a run ended.
+
+    Attributes:
+      status: "passed"; "failed": an assertion does not hold or the program raised; "ended": the
+        program ended before its tests did; "timeout": of wall or processor time; "output": it
+        wrote too much.
+      message: what happened, in one line; "" for "passed".
+      isolation: "bubblewrap", or "rlimits" for unsafe_exec.
+    """
+
+    status: str
+    message: str
+    isolation: str
+
+    @property
+    def passed(self) -> bool:
+        return self.status == "passed"
+
+
+def run_all(
+    programs: Sequence[Program],
+    *,
+    limits: Limits | None = None,
+    unsafe_exec: bool = False,
+    num_workers: int | None = None,
+    progress: bool = False,
+) -> list[Verdict]:
+    """The verdict on each program, `num_workers` (the number of cores) at a time.
+
+    A program that occurs again is not run again. Raises as `require` does.
+    """
+    from tqdm import tqdm
+
+    require(unsafe_exec)
+    distinct = list(dict.fromkeys(programs))
+    num_workers = num_workers or os.cpu_count() or 1
+    with concurrent.futures.ThreadPoolExecutor(num_workers) as pool:
+        futures = [pool.submit(_run, one, limits or Limits(), unsafe_exec) for one in distinct]
+        try:
+            done = concurrent.futures.as_completed(futures)
+            bar = tqdm(done, "programs", len(futures), disable=not progress, unit="")
+            for future in bar:
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    verdicts = {one: future.result() for one, future in zip(distinct, futures, strict=True)}
+    return [verdicts[program] for program in programs]
+
+
+def run(program: Program, *, limits: Limits | None = None, unsafe_exec: bool = False) -> Verdict:
+    """The verdict on one program. Raises as `require` does."""
+    require(unsafe_exec)
+    return _run(program, limits or Limits(), unsafe_exec)
+
+
+def require(unsafe_exec: bool = False) -> None:
+    """FileNotFoundError without bubblewrap, OSError where it does not work here."""
+    if unsafe_exec:
+        return
+    if shutil.which("bwrap") is None:
+        raise FileNotFoundError(
+            "programs run in bubblewrap, which is not installed: apt-get install bubblewrap"
+            f" (dnf, pacman, zypper alike; Linux only), {UNSAFE}"
+        )
+    _try_bubblewrap()
+
+
+@functools.cache
+def _try_bubblewrap() -> None:
+    if "--size" not in isolation.options():
+        raise OSError(f"bubblewrap is too old: version 0.7 or newer is needed, {UNSAFE}")
+    try:
+        _run(Program("def f(): return 1", "assert f() == 1", "f"), Limits(), False)
+    except OSError as error:
+        raise OSError(f"bubblewrap does not work here: {error}; {UNSAFE}") from None
+
+
+def _run(program: Program, limits: Limits, unsafe_exec: bool) -> Verdict:
+    with contextlib.ExitStack() as stack:
+        job = stack.enter_context(tempfile.TemporaryFile())
+        job.write(plain.encode(dataclasses.asdict(program), limit=1 << 30))
+        job.seek(0)
+        folder = "/tmp"
+        if unsafe_exec:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+        (asked, ask), (answered, answer), (verdict, give_verdict), (output, put) = (
+            _pipe(stack) for _ in range(4)
+        )
+        tester = isolation.Process(
+            ["tester", ask.fileno(), answered.fileno()],
+            dataclasses.replace(limits, memory_bytes=_TESTER_BYTES),
+            None if unsafe_exec else isolation.bubblewrap(limits.tmp_bytes),
+            cwd=folder,
+            pass_fds=(ask.fileno(), answered.fileno()),
+            stdin=job,
+            stdout=give_verdict,
+            stderr=put,
+        )
+        stack.callback(tester.kill)
+        child = isolation.Process(
+            [
+                "program",
+                answer.fileno(),
+                isolation.numpy().parent if unsafe_exec else isolation.SITE,
+            ],
+            limits,
+            None if unsafe_exec else isolation.bubblewrap(limits.tmp_bytes),
+            cwd=folder,
+            pass_fds=(answer.fileno(),),
+            stdin=asked,
+            stdout=put,
+            stderr=put,
+        )
+        stack.callback(child.kill)
+        for end in (asked, ask, answered, answer, give_verdict, put):
+            end.close()
+        status, message = _watch(verdict.fileno(), output.fileno(), limits)
+        if status == "ended":
+            status, message = _how_it_ended(child.exit_status(), message)
+        return Verdict(status, message, RLIMITS if unsafe_exec else BUBBLEWRAP)
+
+
+def _how_it_ended(exit_status: int | None, message: str) -> tuple[str, str]:
+    """(status, message) of a program that ended before its tests did."""
+    number = (exit_status or 0) - 128
+    if number == signal.SIGXCPU:
+        return "timeout", "its processor time is used up"
+    return "ended", f"{message} (signal {number})" if number > 0 else message
+
+
+def _pipe(stack: contextlib.ExitStack):
+    """(read end, write end), closed with the stack at the latest."""
+    read, write = os.pipe()
+    ends = os.fdopen(read, "rb", 0), os.fdopen(write, "wb", 0)
+    return tuple(stack.enter_context(end) for end in ends)
+
+
+def _watch(verdict: int, output: int, limits: Limits) -> tuple[str, str]:
+    """(status, message): the tester's, or of the limit that was broken before it spoke."""
+    received, written, complaint = b"", 0, b""
+    started, deadline = False, time.monotonic() + _START_S
+    with selectors.DefaultSelector() as selector:
+        selector.register(verdict, selectors.EVENT_READ)
+        selector.register(output, selectors.EVENT_READ)
+        while (left := deadline - time.monotonic()) > 0:
+            for key, _ in selector.select(left):
+                data = os.read(key.fd, 1 << 16)
+                if key.fd == output:
+                    written, complaint = written + len(data), complaint or data
+                    if not data:
+                        selector.unregister(output)
+                    if written > limits.output_bytes:
+                        return "output", f"more than {limits.output_bytes:,} bytes of output"
+                    continue
+                received += data
+                messages = _messages(received)
+                for status, message in messages[started:]:
+                    if status == "broken":
+                        raise ValueError(message)
+                    if status != "started":
+                        return status, message
+                    started, deadline = True, time.monotonic() + limits.wall_s
+                if not data and started:
+                    return "failed", "the tests ran out of memory or time"
+                if not data:
+                    line = complaint.decode(errors="replace").strip().split("\n")[-1]
+                    raise OSError(line or "the sandbox ended before it started")
+    if started:
+        return "timeout", f"not done after {limits.wall_s:g} s"
+    raise OSError(f"the sandbox did not start within {_START_S:g} s")
+
+
+def _messages(received: bytes) -> list[tuple[str, str]]:
+    """The whole messages in what the tester has written so far."""
+    messages = []
+    while len(received) >= 4 and len(received) >= (end := 4 + int.from_bytes(received[:4], "big")):
+        messages.append(plain.decode(received[4:end]))
+        received = received[end:]
+    return messages
