@@ -187,7 +187,7 @@ def check(folder: str | os.PathLike, run: dict[str, Any] | None, *, resume: bool
     for name in run:
         if before.get(name) == run[name]:
             continue
-        what = "trained on other examples"
+        what = "of a run on other examples"
         if name != "corpus":
             what = f"of a run with {name}={before.get(name)}, and this one has {run[name]}"
         raise ValueError(
