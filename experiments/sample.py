@@ -11,6 +11,8 @@ On a model of your own, with prompts of your own:
 
     python -m experiments.sample --model=Qwen/Qwen2.5-Math-7B --task=prompts.jsonl \
       --sampler=power --alpha=4 --num_samples=4 --out=runs/mine
+
+A student of experiments.distill is its base model with --adapter=runs/student/adapter.
 """
 
 import dataclasses
@@ -28,6 +30,12 @@ _MODEL = flags.DEFINE_string(
 )
 _RANDOM_WEIGHTS = flags.DEFINE_bool(
     "random_weights", False, "The model's architecture with random weights: the paper's RandW."
+)
+_ADAPTER = flags.DEFINE_string(
+    "adapter", None, "A PEFT LoRA folder to sample with, such as experiments.distill leaves."
+)
+_MERGE_ADAPTER = flags.DEFINE_bool(
+    "merge_adapter", False, "Add the adapter to the weights first: no cost in sampling."
 )
 _REVISION = flags.DEFINE_string("revision", None, "Branch, tag or commit of a Hugging Face id.")
 _TASK = flags.DEFINE_string(
@@ -93,7 +101,7 @@ _EARLY_REJECTION = flags.DEFINE_bool(
 )
 
 _OF_THE_RUN = (
-    *(_MODEL, _RANDOM_WEIGHTS, _REVISION, _TASK),
+    *(_MODEL, _RANDOM_WEIGHTS, _ADAPTER, _MERGE_ADAPTER, _REVISION, _TASK),
     *(_SPLIT, _LIMIT, _CHAT_TEMPLATE, _SAMPLER),
 )
 _OF_EVERY_SAMPLER = (_NUM_SAMPLES, _SEED, _MAX_NEW_TOKENS, _NUM_SLOTS, _TOP_K)
@@ -123,8 +131,11 @@ def main(_) -> None:
         _MODEL.value,
         dtype=launch.dtype(),
         random_weights=_RANDOM_WEIGHTS.value,
+        adapter=_ADAPTER.value,
         revision=_REVISION.value,
     )
+    if _MERGE_ADAPTER.value:
+        lm = lm.merged(donate=True)
     print(lm)
     problems = [_asked(lm, problem) for problem in problems]
     folder = records.open_run(_OUT.value, made_with, free=_FREE)

@@ -43,9 +43,16 @@ def dtype() -> str:
 
 
 def model_name(lm: LM, random_weights: bool = False) -> str:
-    """The model's name in records: a folder's last part, a Hugging Face id as it is."""
+    """The model's name in records: a folder's last part, a Hugging Face id as it is.
+
+    A student is `base+adapter`; an adapter's folder called just adapter goes by its parent's name.
+    """
     name = Path(lm.name).resolve().name if Path(lm.name).is_dir() else lm.name
-    return f"{name}-randw" if random_weights else name
+    name = f"{name}-randw" if random_weights else name
+    if lm.adapter_name is None:
+        return name
+    folder = Path(lm.adapter_name).resolve()
+    return f"{name}+{(folder.parent if folder.name == 'adapter' else folder).name}"
 
 
 def speed(stats) -> str:
@@ -100,7 +107,7 @@ def collect(
             {
                 **sample.as_record(completion, as_recorded, task),
                 "id": name(problem, completion.sample_index),
-                "adapter": None,
+                "adapter": lm.adapter_name,
                 "prompt": problem.prompt,
                 "correct": correct,
                 "extracted_answer": extracted,

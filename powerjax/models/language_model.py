@@ -181,12 +181,17 @@ class LM:
         even = tokens.shape[0] % self.mesh.shape["data"] == 0
         return jax.device_put(tokens, NamedSharding(self.mesh, P("data") if even else P()))
 
+    def _with_adapter(self) -> str:
+        if self.adapter is None:
+            return f" with {self.adapter_name} merged" if self.adapter_name else ""
+        return f" with {self.adapter_name or 'an adapter'} of rank {self.adapter.config.rank}"
+
     def __repr__(self) -> str:
         c = self.config
         where = jax.tree.leaves(self.params)[0].sharding
         places = f"{len(where.device_set)} x {next(iter(where.device_set)).platform}"
         return (
-            f"LM({self.name or 'unnamed'}: {c.architecture}, "
+            f"LM({self.name or 'unnamed'}{self._with_adapter()}: {c.architecture}, "
             f"{self.num_parameters / 1e6:.3g} M parameters in {self.dtype.name} on {places}; "
             f"{c.num_layers} layers, width {c.hidden_size}, {c.num_heads} heads "
             f"({c.num_kv_heads} kv), vocabulary {c.vocab_size}, "
