@@ -23,8 +23,9 @@ _UNITS = re.compile(
 )
 _TEXT_UNITS = re.compile(r"\\text *\{([^{}]*)\} *\^ *(?:\{(\d)\}|(\d))")
 _SCALES = {"million": "*10^6", "billion": "*10^9", "trillion": "*10^12"}
-_SPACES = re.compile(r"\\[,;:! ]|\\q?quad(?![A-Za-z])|~")
+_SPACES = re.compile(r"(?<!\\)\\[,;:! ]|\\q?quad(?![A-Za-z])|~")
 _GROUPED = re.compile(r"(?<=\d)(?:, ?\\!|\{,\}|\\[,!]) *(?=\d{3}(?!\d))")
+_SPACED = re.compile(r"-?\d{1,3}(?: \d{3})+")
 _THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?!\d)")
 _UNICODE = {
     **{"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "√": r"\sqrt "},
@@ -114,6 +115,8 @@ def simplified(answer: str) -> str:
         text = text[1:-1]
     text = re.sub(r"^\s*[A-Za-z]{1,2}\s*(?:=(?!.*=)|\\in(?![A-Za-z]))", "", text)
     text = " ".join(text.split()).rstrip(".").strip()
+    if _SPACED.fullmatch(text):
+        text = text.replace(" ", "")
     if not re.search(r"[()\[\]]|\\{", text):
         tight = re.sub(r"(?<=\d), (?=\d)", ",", text)
         text = _THOUSANDS.sub(lambda found: found[0].replace(",", ""), tight)

@@ -56,13 +56,16 @@ class Task:
       name: as it stands in records.
       load: `load(*, data_dir=None, limit=None, ...) -> list[Problem]`: from the folder `data_dir`
         if given, else from where the task comes from; the first `limit` of them. Tasks with
-        `splits` take `split=` too.
+        `splits` take `split=` too, those with a `wording` `wording=`.
       grade: `grade(problem, completion) -> (correct, extracted)`, for one completion at a time.
       grade_all: `grade_all(problems, completions, *, num_workers=None, progress=False, ...) ->
-        list[Graded]`, the same verdicts for many, and whatever second opinions there are.
+        list[Graded]`, the same verdicts for many, and whatever second opinions there are. Tasks
+        that run programs take `unsafe_exec=` too.
       max_new_tokens, block_size: what the paper samples the task with, where it does.
       chat: whether models named for chat are asked through their chat template.
       splits: names of the splits, the default first; () if there is one set only.
+      wording: which of the wordings that `load` knows a model of this name is asked with; None if
+        there is one only.
       secret: whether its problems are.
     """
 
@@ -74,11 +77,18 @@ class Task:
     block_size: int = 192
     chat: bool = True
     splits: tuple[str, ...] = ()
+    wording: Callable[[str], str] | None = None
     secret: bool = False
 
     def prompt_style(self, model: str) -> str:
         """RAW or CHAT: how a model of this name is asked, unless the user says otherwise."""
         return CHAT if self.chat and is_chat_model(model) else RAW
+
+    def load_for(self, model: str, **options) -> list[Problem]:
+        """`load(**options)` in the wording for a model of this name, unless `options` has one."""
+        if self.wording is not None and options.get("wording") is None:
+            options["wording"] = self.wording(model)
+        return self.load(**options)
 
 
 def is_chat_model(model: str) -> bool:

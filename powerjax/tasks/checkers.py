@@ -30,6 +30,7 @@ LIMIT_S = 5.0  # of one comparison
 GRACE_S = 1.0  # between the alarm and the kill
 START_S = 120.0  # for a worker to import sympy and math-verify, on a machine that is busy
 MEMORY_BYTES = 4 << 30
+MAX_WORKERS = 16  # unless asked for; each holds 0.1 GB
 
 Job = tuple[str, str, str]  # rule, given, reference
 
@@ -38,7 +39,7 @@ class Checkers:
     """A pool of such workers, started as jobs need them."""
 
     def __init__(self, num_workers: int | None = None, limit_s: float = LIMIT_S):
-        self.num_workers = num_workers or _cores()
+        self.num_workers = num_workers or min(_cores(), MAX_WORKERS)
         self.limit_s = limit_s
         self.num_killed = 0
         self._workers: list[_Worker] = []

@@ -41,6 +41,7 @@ INSTRUCTION = (
 
 _WRONG = tuple(f"Incorrect Answer {i}" for i in (1, 2, 3))
 _FIELDS = ("Question", "Correct Answer", *_WRONG, "Record ID")
+_OPENING = re.compile(r"(?:\\(?:text|mathrm|mathbf|textbf)\b|[\s{($*])*([ABCD])(?![A-Za-z0-9])")
 _LONE = re.compile(r"(?<![A-Za-z0-9])[ABCD](?![A-Za-z0-9])")
 
 
@@ -88,8 +89,8 @@ def boxed_letter(completion: str) -> str | None:
     boxed = answers.last_boxed(completion)
     if boxed is None:
         return None
-    plain = re.sub(r"\\(?:text|mathrm|mathbf|textbf)(?![A-Za-z])|[\s{}()$*.]|\\[()]", "", boxed)
-    return plain[0] if re.match(r"[ABCD](?![A-Za-z0-9])", plain) else None
+    found = _OPENING.match(boxed)
+    return found[1] if found else None
 
 
 def last_letter(completion: str) -> str | None:

@@ -49,6 +49,12 @@ def _gpqa(name: str) -> Task:
     return Task(name, load, gpqa.grade, gpqa.grade_all, chat=False, secret=True)
 
 
+def _code(name: str) -> Task:
+    code = _module("code")
+    load = getattr(code, f"load_{name}")
+    return Task(name, load, code.grade, code.grade_all, chat=False, wording=code.wording)
+
+
 def _arithmetic() -> Task:
     arithmetic = _module("arithmetic")
     return Task(
@@ -77,6 +83,8 @@ _MADE: dict[str, Callable[[], Task]] = {
     "math500": functools.partial(_math, "math500"),
     "math_train": functools.partial(_math, "math_train"),
     "gsm8k": _gsm8k,
+    "humaneval": functools.partial(_code, "humaneval"),
+    "mbpp": functools.partial(_code, "mbpp"),
     "gpqa_diamond": functools.partial(_gpqa, "gpqa_diamond"),
     "gpqa_rest": functools.partial(_gpqa, "gpqa_rest"),
     "arithmetic": _arithmetic,

@@ -1,0 +1,56 @@
+"""GSM8K: rows, and which number of a completion counts."""
+
+import pytest
+
+from powerjax.tasks import gsm8k
+from powerjax.tasks.base import Problem
+
+
+def test_reference_solutions_are_right(data_dir):
+    for split, count in (("test", 1319), ("train", 7473)):
+        problems = gsm8k.load(data_dir=data_dir, split=split)
+        assert len(problems) == len({problem.id for problem in problems}) == count
+        for problem in problems:
+            assert gsm8k.grade(problem, problem.meta["solution"])[0]
+            assert gsm8k.grade(problem, f"1 + 1 = 2. \\boxed{{{problem.answer}}}")[0]
+            assert not gsm8k.grade(problem, f"{problem.answer}1")[0]
+
+
+@pytest.mark.parametrize(
+    "text, number",
+    [
+        (r"4 eggs. \boxed{18} and 7", "18"),
+        (r"\boxed{\$18.00}", "18.00"),
+        (r"\boxed{18 \text{ dollars}}", "18"),
+        (r"\boxed{1,234}", "1234"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        ("#### 18\nNext problem: 5", "18"),
+        ("so she makes $1,080.", "$1,080"),
+        ("5-3 is 2, loses -7", "-7"),
+        ("3.5 then .25", ".25"),
+        ("no number", None),
+        ("", None),
+    ],
+)
+def test_the_number_it_ends_on(text, number):
+    assert gsm8k.extract(text) == number
+
+
+@pytest.mark.parametrize(
+    "answer, text, correct",
+    [
+        ("18", "$18.00", True),
+        ("1080", "1,080", True),
+        ("0.5", ".5", True),
+        ("18", r"18 \boxed{x}", False),
+        ("18", "-18", False),
+        ("18", "", False),
+    ],
+)
+def test_numbers_are_compared_by_value(answer, text, correct):
+    assert gsm8k.grade(Problem("p", "", answer), text)[0] is correct
+
+
+def test_an_unknown_split_is_named():
+    with pytest.raises(ValueError, match="gsm8k has no split 'dev': choose one of test, train"):
+        gsm8k.load(split="dev")
