@@ -15,10 +15,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from powerjax.tasks.confined import harness
+
 SITE = "/site"  # the sandbox's folder of packages
 
-_CONFINED = Path(__file__).with_name("confined")
-_INSIDE = "/confined"
+_CONFINED = Path(harness.__file__).parent
+_START = (
+    "import sys; sys.path.append(sys.argv.pop(1)); from confined import harness;"
+    " harness.main(sys.argv[1:])"
+)
 _ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "HOME": "/tmp",
@@ -31,7 +36,7 @@ _numbers = itertools.count()
 
 
 class Process:
-    """One process of `confined/harness.py`, in a sandbox or (sandbox None) in a session.
+    """One process of `confined.harness`, in a sandbox or (sandbox None) in a session.
 
     Args:
       arguments: of the harness, before those of the limits.
@@ -41,10 +46,10 @@ class Process:
     def __init__(self, arguments, limits, sandbox: Sequence[str] | None, **keywords):
         self.alive = None
         uid = 0
-        command, folder = [], str(_CONFINED)
+        command, above = [], str(_CONFINED.parent)
         with contextlib.ExitStack() as stack:
             if sandbox is not None:
-                folder = _INSIDE
+                above = "/"
                 # Its write end is held by the first process of the namespace.
                 self.alive, held = os.pipe()
                 stack.callback(os.close, held)
@@ -52,7 +57,7 @@ class Process:
                 command = [*sandbox, "--sync-fd", str(held)]
                 if os.geteuid() == 0:  # root is exempt from the limit of processes
                     uid = 20_000 + (os.getpid() * 64 + next(_numbers)) % 40_000
-            command += [_python(), "-S", "-s", "-B", f"{folder}/harness.py"]
+            command += [_python(), "-S", "-s", "-B", "-c", _START, above]
             numbers = [
                 uid,
                 limits.cpu_s,
@@ -118,7 +123,7 @@ def bubblewrap(tmp_bytes: int) -> tuple[str, ...]:
     shown = {"/etc/ld.so.cache": "/etc/ld.so.cache", "/nix/store": "/nix/store", home: home}
     package = numpy()
     shown |= {str(package): f"{SITE}/numpy", f"{package}.libs": f"{SITE}/numpy.libs"}
-    shown |= {str(_CONFINED): _INSIDE}
+    shown |= {str(_CONFINED): "/confined"}
     for outside, inside in shown.items():
         if outside.startswith("/usr/") and outside == inside:
             continue

@@ -1,24 +1,24 @@
 """The two processes of one run: the tester, and the program under test.
 
-    python harness.py tester  REQUESTS REPLIES LIMITS...    tests on stdin, verdict on stdout
-    python harness.py program REPLIES SITE LIMITS...        requests on stdin
+    main(["tester", REQUESTS, REPLIES, *LIMITS])    tests on stdin, verdict on stdout
+    main(["program", REPLIES, SITE, *LIMITS])       requests on stdin
 
 The tester holds the tests and their expected values. It asks the program's process to run the
 source, then to make one call at a time, and gets back plain data (see `plain`) or the name of an
 exception. No object of the program's making and no line of its code ever enters the tester's
 interpreter, and the verdict leaves on a pipe that the program does not have.
 
-A script, run with nothing but Python itself; `powerjax.tasks.sandbox` starts it.
+`powerjax.tasks.isolation` starts both, with nothing but Python itself; imports are few, because
+their milliseconds are paid twice for every program.
 """
 
 import builtins
-import contextlib
 import os
 import resource
 import struct
 import sys
 
-import plain
+from . import plain
 
 _LENGTH = struct.Struct(">I")
 
@@ -36,8 +36,7 @@ class ProgramError(Exception):
 
 def confine(uid, cpu_s, memory_bytes, num_processes, file_bytes):
     """Sets the limits for good, and gives up root for `uid` if that is not 0."""
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")  # should memory run out all the same, this process goes first
+    _attempt(_go_first)
     for name, soft, hard in (
         ("CPU", cpu_s, cpu_s + 1),
         ("AS", memory_bytes, memory_bytes),
@@ -48,13 +47,27 @@ def confine(uid, cpu_s, memory_bytes, num_processes, file_bytes):
         ("MEMLOCK", 0, 0),
         ("MSGQUEUE", 0, 0),
     ):
-        if hasattr(resource, f"RLIMIT_{name}"):  # macOS lacks some, and refuses others
-            with contextlib.suppress(ValueError, OSError):
-                resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (soft, hard))
+        which = getattr(resource, f"RLIMIT_{name}", None)
+        if which is not None:  # macOS lacks some, and refuses others
+            _attempt(resource.setrlimit, which, (soft, hard))
     if uid:
         os.setgroups([])
         os.setgid(uid)
         os.setuid(uid)
+
+
+def _go_first():
+    """Should memory run out in spite of the limits, the kernel ends this process and no other."""
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+
+
+def _attempt(action, *arguments):
+    """What `action` returns, or None if it raises."""
+    try:
+        return action(*arguments)
+    except Exception:
+        return None
 
 
 def send(fd, data):
@@ -113,12 +126,12 @@ class Remote:
         if kind == "value":
             return rest[0]
         name, text = rest
-        error = ProgramError(f"{name}: {text}")
         found = getattr(builtins, name, None)
         if isinstance(found, type) and issubclass(found, Exception) and name not in _NOT_RAISED:
-            with contextlib.suppress(Exception):
-                error = found(text)
-        raise error
+            error = _attempt(found, text)
+            if error is not None:
+                raise error
+        raise ProgramError(f"{name}: {text}")
 
     def _answer(self):
         data = receive(self.replies)
@@ -161,11 +174,12 @@ def _message(error, tests, last):
         if trace.tb_frame.f_code.co_filename == "<tests>":
             line = tests.split("\n")[trace.tb_lineno - 1].strip()[:200]
         trace = trace.tb_next
-    with contextlib.suppress(Exception):  # an integer may be too long to be written
-        if last and last[0] == "raised":
-            return f"{last[1]}: {last[2]}"[:300] + (f" in {line}" if line else "")
-        return f"{error!r:.200} in {line}; the program gave {last[1]!r:.200}"
-    return f"{type(error).__name__} in {line}"
+    if last and last[0] == "raised":
+        return f"{last[1]}: {last[2]}"[:300] + (f" in {line}" if line else "")
+    if not last:
+        return f"{error!r:.300}"
+    answer = _attempt(repr, last[1]) or "what cannot be written"  # as too long an integer
+    return f"{error!r:.200} in {line}; the program gave {answer:.200}"
 
 
 def tester(requests, replies, *limits):
@@ -186,7 +200,7 @@ def program(replies, site, *limits):
     requests = os.dup(0)
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
-    sys.path[:] = [path for path in sys.path if path != os.path.dirname(__file__)]
+    sys.path.pop()  # this package's folder
     if site:
         sys.path.append(site)
     confine(*limits)
@@ -210,14 +224,16 @@ def _answer(message, namespace):
         return plain.encode(("value", namespace[name](*args, **kwargs)))
     except BaseException as error:
         kinds = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"]
-        text = ""
-        with contextlib.suppress(BaseException):
-            text = str(error)[:300]
-        return plain.encode(("raised", kinds[0], text))
+        return plain.encode(("raised", kinds[0], _attempt(_shown, error) or ""))
 
 
-if __name__ == "__main__":
-    role, *rest = sys.argv[1:]
+def _shown(error):
+    return str(error)[:300]
+
+
+def main(arguments):
+    """Runs the process that the arguments name."""
+    role, *rest = arguments
     if role == "tester":
         tester(*map(int, rest))
     else:
