@@ -193,9 +193,10 @@ def _train(lm, corpus, lora_config, settings, out: Path) -> distill.Trained:
     except OSError as error:
         if error.errno not in records.DISK_FULL:
             raise
+        step = loop.last_step(out)
+        safe = "" if step is None else f"; the checkpoint of step {step} is safe"
         raise ValueError(
-            f"the disk is full ({error.filename}); the last whole checkpoint is safe: make room,"
-            f" then: {_command()}"
+            f"the disk is full ({error.filename}){safe}; make room, then: {_command()}"
         ) from None
     except Exception as error:
         if "RESOURCE_EXHAUSTED" not in str(error):

@@ -7,9 +7,9 @@ that is taken up again ends in the same adapter, bit for bit on the same mesh.
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
+import logging
 import os
 import signal
 import threading
@@ -22,6 +22,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from powerjax import mesh as mesh_lib
+from powerjax import records
 from powerjax.distill import data, metrics
 from powerjax.distill import step as step_lib
 from powerjax.models import LM, lora
@@ -103,9 +104,9 @@ def train(
     take_step = step_lib.make_step(lm, lora_config, settings, mesh)
     num_done = num_tokens = 0
     with (
+        _disk_errors(folder),
         _checkpointer(folder, keep) as checkpointer,
         _Signals() as signals,
-        _disk_errors(folder),
     ):
         state = _start(checkpointer, lm, lora_config, settings, mesh)
         log = metrics.Log(folder, int(state.step), settings.num_steps, progress=progress)
@@ -169,21 +170,21 @@ def check(folder: str | os.PathLike, run: dict[str, Any] | None, *, resume: bool
 
     run: what `identity` returned, or None where it is not known yet. Changes nothing on disk.
     """
-    path = Path(folder).absolute() / CHECKPOINTS
-    steps = [int(p.name) for p in path.glob("*") if p.is_dir() and p.name.isdecimal()]
-    if not steps:
+    step = last_step(folder)
+    if step is None:
         return
     if not resume:
         raise ValueError(
-            f"{folder} holds a checkpoint of step {max(steps)}: add --resume to go on from there,"
-            " or choose another --out"
+            f"{folder} holds a checkpoint of step {step}: add --resume to go on from there, or"
+            " choose another --out"
         )
     if run is None:
         return
     from orbax.checkpoint import v1 as ocp  # here, because it is slow to import
 
-    with _readable(path / str(max(steps))):
-        before = ocp.metadata(path / str(max(steps))).custom_metadata or {}
+    path = Path(folder).absolute() / CHECKPOINTS / str(step)
+    with _readable(path):
+        before = ocp.metadata(path).custom_metadata or {}
     for name in run:
         if before.get(name) == run[name]:
             continue
@@ -194,6 +195,12 @@ def check(folder: str | os.PathLike, run: dict[str, Any] | None, *, resume: bool
             f"the checkpoints in {folder} are {what}: choose another --out, or give the flags and"
             " the records they were made with"
         )
+
+
+def last_step(folder: str | os.PathLike) -> int | None:
+    """The step of the folder's last whole checkpoint; None where it has none."""
+    found = (Path(folder) / CHECKPOINTS).glob("*")
+    return max((int(p.name) for p in found if p.is_dir() and p.name.isdecimal()), default=None)
 
 
 def _check_processes(run: dict[str, Any]) -> None:
@@ -256,8 +263,16 @@ def _readable(path):
 
 @contextlib.contextmanager
 def _disk_errors(folder: Path):
-    """A full disk as an OSError, also where TensorStore reports it with a type of its own."""
-    full = {os.strerror(code): code for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
+    """A full disk as an OSError, also where TensorStore reports it with a type of its own.
+
+    Orbax's threads log what goes wrong with a traceback each, and then raise it here.
+    """
+
+    def is_new(record: logging.LogRecord) -> bool:
+        return record.levelno != logging.ERROR or "orbax" not in record.pathname
+
+    logging.getLogger("absl").addFilter(is_new)
+    full = {os.strerror(code): code for code in records.DISK_FULL}
     try:
         yield
     except Exception as error:
@@ -265,6 +280,8 @@ def _disk_errors(folder: Path):
         if code is None:
             raise
         raise OSError(code, os.strerror(code), str(folder)) from None
+    finally:
+        logging.getLogger("absl").removeFilter(is_new)
 
 
 class _Signals:

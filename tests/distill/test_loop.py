@@ -3,16 +3,19 @@
 import dataclasses
 import functools
 import json
+import logging
 import os
+import resource
 import shutil
 import signal
 import struct
+import time
 
 import jax
 import numpy as np
 import pytest
 
-from powerjax import distill
+from powerjax import distill, records
 from powerjax.distill import data, loop, step
 from powerjax.models import lora
 
@@ -224,6 +227,28 @@ def test_a_damaged_checkpoint_is_named(tiny_qwen, corpus, undisturbed, tmp_path)
         _train(tiny_qwen, corpus, tmp_path / "run", resume=True)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "9")
     _assert_same(_train(tiny_qwen, corpus, tmp_path / "run", resume=True), undisturbed[0])
+
+
+def test_a_full_disk_is_said_once_and_the_last_checkpoint_kept(
+    tiny_qwen, corpus, undisturbed, tmp_path, monkeypatch, caplog
+):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill():
+        while loop.last_step(tmp_path) is None:  # saves are asynchronous
+            time.sleep(0.01)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+
+    try:
+        with monkeypatch.context() as patch, pytest.raises(OSError) as error:
+            _interrupt(patch, 4, fill)
+            _train(tiny_qwen, corpus, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert error.value.errno in records.DISK_FULL and error.value.filename == str(tmp_path)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert loop.last_step(tmp_path) == 2
+    _assert_same(_train(tiny_qwen, corpus, tmp_path, resume=True), undisturbed[0])
 
 
 def test_a_model_with_an_adapter_is_refused(tiny_qwen, corpus, undisturbed, tmp_path):
