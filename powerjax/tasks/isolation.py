@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.util
 import itertools
+import json
 import os
 import selectors
 import signal
@@ -40,48 +41,50 @@ class Process:
 
     Args:
       arguments: of the harness, before those of the limits.
+      limits: a `sandbox.Limits`.
+      sandbox: the command that runs what follows it in a sandbox.
       keywords: of Popen.
     """
 
     def __init__(self, arguments, limits, sandbox: Sequence[str] | None, **keywords):
-        self.alive = None
-        uid = 0
-        command, above = [], str(_CONFINED.parent)
+        uid, command, above = 0, [], str(_CONFINED.parent)
         with contextlib.ExitStack() as stack:
             if sandbox is not None:
                 above = "/"
-                # Its write end is held by the first process of the namespace.
-                self.alive, held = os.pipe()
-                stack.callback(os.close, held)
-                keywords["pass_fds"] += (held,)
-                command = [*sandbox, "--sync-fd", str(held)]
+                told, tell = os.pipe()
+                stack.callback(os.close, told)
+                keywords["pass_fds"] += (tell,)
+                command = [*sandbox, "--info-fd", str(tell)]
                 if os.geteuid() == 0:  # root is exempt from the limit of processes
                     uid = 20_000 + (os.getpid() * 64 + next(_numbers)) % 40_000
-            command += [_python(), "-S", "-s", "-B", "-c", _START, above]
-            numbers = [
-                uid,
-                limits.cpu_s,
-                limits.memory_bytes,
-                limits.num_processes,
-                limits.file_bytes,
-            ]
-            self.popen = subprocess.Popen(
-                [*command, *map(str, arguments), *map(str, numbers)],
-                env=_ENVIRONMENT,
-                start_new_session=True,
-                **keywords,
-            )
+            command += [_python(), "-S", "-s", "-B", "-c", _START, above, *map(str, arguments)]
+            numbers = [uid, limits.cpu_s, limits.memory_bytes]
+            numbers += [limits.num_processes, limits.file_bytes]
+            try:
+                self.popen = subprocess.Popen(
+                    command + [str(number) for number in numbers],
+                    env=_ENVIRONMENT,
+                    start_new_session=True,
+                    **keywords,
+                )
+            finally:
+                if sandbox is not None:
+                    os.close(tell)
+            # The first process of the namespace, with which all others end.
+            self.first = None if sandbox is None else _first_process(told)
 
     def kill(self) -> None:
         """Ends the process and all that it started; returns when they are gone."""
+        if self.first is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.first, signal.SIGKILL)
+            with selectors.DefaultSelector() as selector:
+                selector.register(self.first, selectors.EVENT_READ)
+                selector.select(_END_S)
+            os.close(self.first)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
-        if self.alive is not None:
-            with selectors.DefaultSelector() as selector:
-                selector.register(self.alive, selectors.EVENT_READ)
-                selector.select(_END_S)
-            os.close(self.alive)
 
     def exit_status(self) -> int | None:
         """As a shell tells it (128 and the signal's number), None if it does not end soon.
@@ -98,22 +101,36 @@ class Process:
         return None
 
 
+def _first_process(told: int) -> int | None:
+    """A pidfd of the process that bubblewrap tells of, None if it failed before."""
+    text = b""
+    while not text.rstrip().endswith(b"}"):
+        if not (data := os.read(told, 1 << 12)):
+            return None
+        text += data
+    with contextlib.suppress(ProcessLookupError):
+        return os.pidfd_open(json.loads(text)["child-pid"])
+    return None
+
+
 @functools.cache
-def options() -> str:
+def options(bwrap: str) -> str:
     """The help of bubblewrap, which lists what this version of it can do."""
-    return subprocess.run(["bwrap", "--help"], capture_output=True, text=True).stdout
+    return subprocess.run([bwrap, "--help"], capture_output=True, text=True).stdout
 
 
 @functools.cache
-def bubblewrap(tmp_bytes: int) -> tuple[str, ...]:
-    """The command that runs what follows it in a sandbox."""
-    command = ["bwrap", "--die-with-parent", "--new-session", "--unshare-pid", "--unshare-net"]
+def sandboxed(bwrap: str, tmp_bytes: int) -> tuple[str, ...]:
+    """The command that runs what follows it in a sandbox: bubblewrap, found at `bwrap`."""
+    command = [bwrap, "--die-with-parent", "--new-session", "--unshare-pid", "--unshare-net"]
     command += ["--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     if os.geteuid() == 0:
         # Without a user namespace, in which we would stay root to the kernel.
         command += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     else:
-        command += ["--unshare-user"] + ["--disable-userns"] * ("--disable-userns" in options())
+        command += ["--unshare-user"] + ["--disable-userns"] * (
+            "--disable-userns" in options(bwrap)
+        )
     for name in ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64"):
         if os.path.islink(name):
             command += ["--symlink", os.readlink(name), name]

@@ -122,11 +122,11 @@ def run_all(
     """
     from tqdm import tqdm
 
-    require(unsafe_exec)
+    bwrap = require(unsafe_exec)
     distinct = list(dict.fromkeys(programs))
     num_workers = num_workers or os.cpu_count() or 1
     with concurrent.futures.ThreadPoolExecutor(num_workers) as pool:
-        futures = [pool.submit(_run, one, limits or Limits(), unsafe_exec) for one in distinct]
+        futures = [pool.submit(_run, one, limits or Limits(), bwrap) for one in distinct]
         try:
             done = concurrent.futures.as_completed(futures)
             bar = tqdm(done, "programs", len(futures), disable=not progress, unit="")
@@ -141,39 +141,44 @@ def run_all(
 
 def run(program: Program, *, limits: Limits | None = None, unsafe_exec: bool = False) -> Verdict:
     """The verdict on one program. Raises as `require` does."""
-    require(unsafe_exec)
-    return _run(program, limits or Limits(), unsafe_exec)
+    return _run(program, limits or Limits(), require(unsafe_exec))
 
 
-def require(unsafe_exec: bool = False) -> None:
-    """FileNotFoundError without bubblewrap, OSError where it does not work here."""
+def require(unsafe_exec: bool = False) -> str | None:
+    """The path of bubblewrap, None with `unsafe_exec`.
+
+    Raises a FileNotFoundError where it is not installed, an OSError where it does not work.
+    """
     if unsafe_exec:
-        return
-    if shutil.which("bwrap") is None:
+        return None
+    bwrap = shutil.which("bwrap")
+    if bwrap is None:
         raise FileNotFoundError(
             "programs run in bubblewrap, which is not installed: apt-get install bubblewrap"
             f" (dnf, pacman, zypper alike; Linux only), {UNSAFE}"
         )
-    _try_bubblewrap()
+    _try(bwrap)
+    return bwrap
 
 
 @functools.cache
-def _try_bubblewrap() -> None:
-    if "--size" not in isolation.options():
+def _try(bwrap: str) -> None:
+    if "--size" not in isolation.options(bwrap):
         raise OSError(f"bubblewrap is too old: version 0.7 or newer is needed, {UNSAFE}")
     try:
-        _run(Program("def f(): return 1", "assert f() == 1", "f"), Limits(), False)
+        _run(Program("def f(): return 1", "assert f() == 1", "f"), Limits(), bwrap)
     except OSError as error:
         raise OSError(f"bubblewrap does not work here: {error}; {UNSAFE}") from None
 
 
-def _run(program: Program, limits: Limits, unsafe_exec: bool) -> Verdict:
+def _run(program: Program, limits: Limits, bwrap: str | None) -> Verdict:
+    command = None if bwrap is None else isolation.sandboxed(bwrap, limits.tmp_bytes)
     with contextlib.ExitStack() as stack:
         job = stack.enter_context(tempfile.TemporaryFile())
         job.write(plain.encode(dataclasses.asdict(program), limit=1 << 30))
         job.seek(0)
         folder = "/tmp"
-        if unsafe_exec:
+        if bwrap is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
         (asked, ask), (answered, answer), (verdict, give_verdict), (output, put) = (
             _pipe(stack) for _ in range(4)
@@ -181,7 +186,7 @@ def _run(program: Program, limits: Limits, unsafe_exec: bool) -> Verdict:
         tester = isolation.Process(
             ["tester", ask.fileno(), answered.fileno()],
             dataclasses.replace(limits, memory_bytes=_TESTER_BYTES),
-            None if unsafe_exec else isolation.bubblewrap(limits.tmp_bytes),
+            command,
             cwd=folder,
             pass_fds=(ask.fileno(), answered.fileno()),
             stdin=job,
@@ -190,13 +195,9 @@ def _run(program: Program, limits: Limits, unsafe_exec: bool) -> Verdict:
         )
         stack.callback(tester.kill)
         child = isolation.Process(
-            [
-                "program",
-                answer.fileno(),
-                isolation.numpy().parent if unsafe_exec else isolation.SITE,
-            ],
+            ["program", answer.fileno(), isolation.SITE if bwrap else isolation.numpy().parent],
             limits,
-            None if unsafe_exec else isolation.bubblewrap(limits.tmp_bytes),
+            command,
             cwd=folder,
             pass_fds=(answer.fileno(),),
             stdin=asked,
@@ -209,7 +210,7 @@ def _run(program: Program, limits: Limits, unsafe_exec: bool) -> Verdict:
         status, message = _watch(verdict.fileno(), output.fileno(), limits)
         if status == "ended":
             status, message = _how_it_ended(child.exit_status(), message)
-        return Verdict(status, message, RLIMITS if unsafe_exec else BUBBLEWRAP)
+        return Verdict(status, message, BUBBLEWRAP if bwrap else RLIMITS)
 
 
 def _how_it_ended(exit_status: int | None, message: str) -> tuple[str, str]:
