@@ -1,25 +1,26 @@
-r"""What power sampling does, on the small model that ships with the project, in a few minutes.
+r"""Power sampling and self-distillation on the small model that ships with the project, in minutes.
 
     bash launch/quickstart.sh                 (or python -m experiments.quickstart)
 
 asks a 0.6 M parameter model word problems it was not trained on, with four samplers (standard,
 temperature, power, power(inf)) and with the same architecture on random weights (RandW), four
-completions a problem. It prints a table as it goes along, one problem's completions side by side,
-and writes runs/quickstart/: report.md, the figures, one record a completion (records/*.jsonl) and
-manifest.json. Stopped, the same command takes up where it stopped.
+completions a problem. Then power sampling answers problems of the *training* split, a LoRA student
+is trained on those answers (Algorithm 1), and the student is asked the held-out problems by plain
+sampling. It prints the paper's table as it goes along, one problem's completions side by side, and
+writes runs/quickstart/: report.md, the figures, one record a completion (records/*.jsonl), the
+student (student/adapter, a PEFT folder) and manifest.json. Stopped, the same command takes up where
+it stopped.
 """
 
-import dataclasses
 import math
-import re
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
-from powerjax import evaluate, launch, models, plots, records, report
+from powerjax import evaluate, launch, models, pipeline, plots, records, report
+from powerjax.pipeline import Row
 from powerjax.tasks import Problem, arithmetic
 
 _OUT = flags.DEFINE_string("out", "runs/quickstart", "The run folder.")
@@ -36,35 +37,28 @@ _NUM_MCMC_STEPS = flags.DEFINE_integer(
 _MORE_STEPS = flags.DEFINE_integer(
     "more_steps", 30, "One more row, power with so many moves; 0 leaves it out.", lower_bound=0
 )
+_NUM_TEACHER = flags.DEFINE_integer(
+    "num_teacher", 500, "Training problems the student learns from; 0 leaves it out.", lower_bound=0
+)
+_LEARNING_RATE = flags.DEFINE_float("learning_rate", 5e-4, "Of the student.", lower_bound=0.0)
+_EPOCHS = flags.DEFINE_integer("epochs", 3, "Of the student.", lower_bound=1)
 _MAX_NEW_TOKENS = flags.DEFINE_integer(
     "max_new_tokens", 64, "The longest completion, and the one stage's length.", lower_bound=1
 )
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show progress bars.")
-_FREE = ("num_problems", "num_samples", "more_steps")  # may grow when a run is taken up again
+_OF_THE_ROWS = (_NUM_SAMPLES, _SEED, _NUM_MCMC_STEPS, _MORE_STEPS, _MAX_NEW_TOKENS)
+_OF_THE_STUDENT = (_NUM_TEACHER, _LEARNING_RATE, _EPOCHS)
+_FREE = ("num_problems", "num_samples")  # may grow when a run is taken up again
 
 launch.define_dtype("float32")  # the model is so small that less would save nothing
 flags.adopt_module_key_flags(launch)
 
 FOUR = ("Standard", "Temperature", "Power", "Power(inf)")
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One row of the table: a sampler with its keywords, on one model."""
-
-    model: str
-    name: str
-    sampler: str
-    settings: dict[str, Any]
-
-    @property
-    def slug(self) -> str:
-        """The row's name in file names and record ids."""
-        return re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_")
+PLAIN = ("Standard", "Temperature")
 
 
 def rows() -> list[Row]:
-    """The table's rows, in the order they are measured."""
+    """The held-out rows of RandW and Base, in the order they are measured."""
     plain = {"max_new_tokens": _MAX_NEW_TOKENS.value, "seed": _SEED.value}
     plain["num_samples"] = _NUM_SAMPLES.value
     # One stage, so that stop="eos" and stop="horizon" coincide and the target is exact.
@@ -89,14 +83,26 @@ def rows() -> list[Row]:
     return found
 
 
+def teacher() -> Row:
+    """The student's teacher: power sampling with the most moves, on problems of the other split."""
+    settings = {
+        "max_new_tokens": _MAX_NEW_TOKENS.value,
+        "block_size": _MAX_NEW_TOKENS.value,
+        "num_mcmc_steps": _MORE_STEPS.value or _NUM_MCMC_STEPS.value,
+        "alpha": _ALPHA.value,
+        "seed": _SEED.value,
+        "num_samples": 1,
+    }
+    return Row("Base", "Teacher", "power", settings)
+
+
 def main(_) -> None:
     began = time.monotonic()
     problems = arithmetic.load("test", _NUM_PROBLEMS.value)
     settings = {"num_problems": len(problems), "dtype": launch.dtype(), "alpha": _ALPHA.value}
-    for flag in (_NUM_SAMPLES, _SEED, _NUM_MCMC_STEPS, _MORE_STEPS, _MAX_NEW_TOKENS):
+    for flag in (*_OF_THE_ROWS, *_OF_THE_STUDENT):
         settings[flag.name] = flag.value
     folder = records.open_run(_OUT.value, settings, free=_FREE)
-    (folder / "records").mkdir(exist_ok=True)
     lms = {
         "Base": models.load("tiny", dtype=launch.dtype()),
         "RandW": models.load("tiny", dtype=launch.dtype(), random_weights=True),
@@ -104,44 +110,103 @@ def main(_) -> None:
     print(f"{lms['Base']}\n{len(problems)} held-out problems x {_NUM_SAMPLES.value} completions\n")
     print(line("model", "sampler", report.header(_NUM_SAMPLES.value), "seconds"), flush=True)
     results = [measure(lms[row.model], problems, row, folder) for row in rows()]
+    learnt = None
+    if _NUM_TEACHER.value:
+        lms["Distilled"], learnt = distil(lms["Base"], folder)
+        plain = [row for row in rows() if row.model == "Base" and row.name in PLAIN]
+        for row in plain:
+            row = Row("Distilled", row.name, row.sampler, row.settings)
+            results.append(measure(lms["Distilled"], problems, row, folder))
     base = [r for r in results if r.model == "Base" and r.sampler in FOUR]
     shown = example(problems, base[0])
     print(f"\n{shown.prompt}   (answer: {shown.answer})\n")
     print(report.side_by_side(base, shown.id))
-    write(folder, shown, results, lms["Base"].config.vocab_size)
+    against = differences(results)
+    if against:
+        print("\n".join(against), end="\n\n")
+    write(folder, shown, results, learnt, lms["Base"].config.vocab_size)
     print(f"{folder / 'report.md'}: {time.monotonic() - began:.0f} s in all")
 
 
 def measure(lm: models.LM, problems: list[Problem], row: Row, folder: Path) -> evaluate.Result:
     """Draws what the row's record file lacks, and prints its line of the table."""
-    path = folder / "records" / f"{row.model.lower()}_{row.slug}.jsonl"
-    with records.RecordFile(path) as file:
-        stats = launch.collect(
-            lm,
-            problems,
-            file,
-            task="arithmetic",
-            model=launch.model_name(lm, random_weights=row.model == "RandW"),
-            sampler=row.sampler,
-            label=row.slug,
-            grade=arithmetic.grade,
-            settings=row.settings,
-            progress=_PROGRESS.value,
-        )
-        made = file.records
-    result = evaluate.Result(row.model, row.name, made, evaluate.summarize(made))
-    took = "kept" if stats is None else f"{stats.wall_s:.1f}"
-    if stats is not None and _PROGRESS.value and sys.stderr.isatty():
-        print("\x1b[A\x1b[2K", end="", file=sys.stderr, flush=True)  # the bar has done its work
+    result, took = _collect(lm, problems, row, folder)
     print(line(row.model, row.name, report.cells(result.summary), took), flush=True)
     return result
+
+
+def _collect(lm, problems, row: Row, folder: Path) -> tuple[evaluate.Result, str]:
+    result, stats = pipeline.measure(
+        lm,
+        problems,
+        row,
+        folder,
+        task="arithmetic",
+        grade=arithmetic.grade,
+        progress=_PROGRESS.value,
+    )
+    if stats is not None:
+        _erase_bar()
+    return result, "kept" if stats is None else f"{stats.wall_s:.1f}"
+
+
+def _erase_bar() -> None:
+    if _PROGRESS.value and sys.stderr.isatty():
+        print("\x1b[A\x1b[2K", end="", file=sys.stderr, flush=True)
+
+
+def distil(base: models.LM, folder: Path) -> tuple[models.LM, str]:
+    """The student, trained on the teacher's records, and a line that says what it learnt from."""
+    row = teacher()
+    result, _ = _collect(base, arithmetic.load("train", _NUM_TEACHER.value), row, folder)
+    lm, trained = pipeline.student(
+        base,
+        row.path(folder),
+        folder / "student",
+        learning_rate=_LEARNING_RATE.value,
+        epochs=_EPOCHS.value,
+        seed=_SEED.value,
+        progress=_PROGRESS.value,
+    )
+    if trained.num_done:
+        _erase_bar()
+    right = 100 * result.summary.accuracy.mean
+    took = f"{trained.seconds:.0f} s" if trained.num_done else "kept"
+    learnt = (
+        f"{len(result.records)} training problems answered by power sampling with"
+        f" {row.settings['num_mcmc_steps']} moves, {right:.1f} % of them rightly;"
+        f" {trained.num_steps} steps at learning rate {_LEARNING_RATE.value:g},"
+        f" loss {trained.first_loss:.3f} to {trained.last_loss:.3f}"
+    )
+    print(f"student: {learnt} ({took})", flush=True)
+    return lm, learnt
+
+
+def differences(results: list[evaluate.Result]) -> list[str]:
+    """The student's accuracy by plain sampling against Base's rows, on the same problems."""
+    found = {(result.model, result.sampler): result for result in results}
+    student = found.get(("Distilled", "Standard"))
+    if student is None:
+        return []
+    lines = ["Distilled by standard sampling, minus Base by (points of accuracy, 95 % interval):"]
+    cost = student.summary.forward_tokens
+    for (model, sampler), other in found.items():
+        if model == "Base" and sampler.startswith(("Standard", "Temperature", "Power")):
+            gap = evaluate.paired_difference(student.records, other.records)
+            times = other.summary.forward_tokens / cost
+            interval = f"[{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
+            lines.append(
+                f"  {sampler:11} {100 * gap.mean:+5.1f} {interval:14}"
+                f" ({times:.1f} times the student's forward tokens)"
+            )
+    return lines
 
 
 def line(model: str, sampler: str, cells: list[str], took: str) -> str:
     """One line of the printed table."""
     widths = (11, 13, 15, 16, 8, 14, 7, 8, 7)
     shown = " ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-    return f"{model:5} {sampler:11} {shown} {took:>7}"
+    return f"{model:9} {sampler:11} {shown} {took:>7}"
 
 
 def example(problems: list[Problem], standard: evaluate.Result) -> Problem:
@@ -153,18 +218,25 @@ def example(problems: list[Problem], standard: evaluate.Result) -> Problem:
     return problems[0]
 
 
-def write(folder: Path, problem: Problem, results: list[evaluate.Result], vocab_size: int) -> None:
+def write(
+    folder: Path,
+    problem: Problem,
+    results: list[evaluate.Result],
+    learnt: str | None,
+    vocab_size: int,
+) -> None:
     """report.md and its figures."""
     base = [result for result in results if result.model == "Base"]
+    student = [result for result in results if result.model == "Distilled"]
     four = [result for result in results if result.sampler in FOUR]
     base_four = [result for result in base if result in four]
     chain = [result for result in base if result.sampler.startswith(("Temperature", "Power"))]
     figures = {
         "accuracy_against_self_reward": plots.accuracy_against_self_reward(four),
-        "accuracy_against_cost": plots.accuracy_against_cost(base),
+        "accuracy_against_cost": plots.accuracy_against_cost([*base, *student]),
         "mixing": plots.mixing([result for result in chain if result.sampler != "Power(inf)"]),
-        "lengths": plots.lengths(base_four),
-        "acceptance": plots.acceptance(four),
+        "lengths": plots.lengths([*base_four, *student]),
+        "acceptance": plots.acceptance([result for result in four if result not in student]),
     }
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png")
@@ -193,6 +265,9 @@ def write(folder: Path, problem: Problem, results: list[evaluate.Result], vocab_
         vocab_size=vocab_size,
         uniform=f"{-math.log(vocab_size):.2f}",
         table=report.markdown([head, *table]),
+        student=STUDENT.format(learnt=learnt, gaps="\n".join(differences(results)))
+        if learnt
+        else "",
         prompt="\n".join(f"> {row}" for row in problem.prompt.split("\n")),
         answer=problem.answer,
         completions=report.side_by_side_markdown(base_four, problem.id),
@@ -218,7 +293,7 @@ moves. Versions, device and commands are in manifest.json, every completion in r
   times the forward tokens of its row.
 - **forward**: tokens fed to the model for one completion, prefill left out.
 
-## Which law this is
+{student}## Which law this is
 
 Power: {law}.
 
@@ -256,6 +331,17 @@ same completion twice.
 ## Figures
 
 {figures}
+"""
+
+
+STUDENT = """## The student
+
+{learnt}. At the held-out problems it is sampled plainly, at plain cost.
+
+```
+{gaps}
+```
+
 """
 
 

@@ -26,6 +26,7 @@ _STYLE = {
     "Greedy": ("#000000", "X"),
 }
 _OTHER = ("#56B4E9", "v")
+_DISTILLED = "#D55E00"
 _CORRECT, _WRONG = "#009E73", "#BBBBBB"
 
 
@@ -85,8 +86,10 @@ def accuracy_against_cost(results: Sequence[Result]) -> Figure:
         summary = result.summary
         n, tokens = summary.num_passes, summary.forward_tokens
         colour, marker = _style(result.sampler)
+        if result.model == "Distilled":
+            colour = _DISTILLED
         single, best = summary.accuracy, summary.best_of_n_accuracy
-        points = [(tokens, single, colour, result.sampler)]
+        points = [(tokens, single, colour, _name(result, results))]
         if n > 1:
             points.append((n * tokens, best, "white", None))
             ends = [100 * single.mean, 100 * best.mean]
@@ -111,7 +114,7 @@ def accuracy_against_cost(results: Sequence[Result]) -> Figure:
     axes.grid(alpha=0.3)
     most = max(result.summary.num_passes for result in results)
     _legend(figure, [axes], f"hollow: Best-of-{most}")
-    axes.set_title(f"What an answer costs ({results[0].model})")
+    axes.set_title(f"What an answer costs ({_models(results)})")
     return figure
 
 
@@ -135,12 +138,12 @@ def lengths(results: Sequence[Result]) -> Figure:
             color=[_CORRECT, _WRONG],
             label=["right", "wrong"],
         )
-        panel.set_title(result.sampler, loc="left", fontsize=10)
+        panel.set_title(_name(result, results), loc="left", fontsize=10)
         panel.grid(alpha=0.3)
     panels[0].legend(frameon=False)
     panels[-1].set_xlabel("completion length (tokens, EOS counted)")
     figure.supylabel("completions (%)", fontsize=10)
-    figure.suptitle(f"How long completions are, and which are right ({results[0].model})")
+    figure.suptitle(f"How long completions are, and which are right ({_models(results)})")
     return figure
 
 
@@ -210,6 +213,16 @@ def _style(sampler: str) -> tuple[str, str]:
     return _STYLE.get(sampler, _OTHER)
 
 
+def _name(result: Result, results: Sequence[Result]) -> str:
+    """`Standard`, or where it is not of the first model in the figure `Distilled, Standard`."""
+    same = result.model == results[0].model
+    return result.sampler if same else f"{result.model}, {result.sampler}"
+
+
+def _models(results: Sequence[Result]) -> str:
+    return " and ".join(dict.fromkeys(result.model for result in results))
+
+
 def _bars(estimate) -> np.ndarray:
     """[2, 1], the distances of an interval's ends from its mean."""
     ends = [estimate.mean - estimate.low, estimate.high - estimate.mean]
@@ -223,7 +236,11 @@ def _legend(figure: Figure, panels: Sequence[Axes], note: str) -> None:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle[0])
     figure.legend(
-        handles.values(), handles, title=note, title_fontsize=9, loc="outside right upper",
+        handles.values(),
+        handles,
+        title=note,
+        title_fontsize=9,
+        loc="outside right upper",
         frameon=False,
     )
 

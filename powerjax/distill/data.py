@@ -43,12 +43,13 @@ class Corpus:
     """What `load` made of the records.
 
     Attributes:
-      examples: in the order of the records; none is longer than max_length.
+      examples: in the order of their tokens, whatever that of the records; none is longer than
+        max_length.
       max_length: tokens of prompt and completion.
       num_truncated: examples cut at max_length.
       num_dropped: records left out, because their prompt fills the window.
       num_without_eos: examples whose completion does not end in a stop token.
-      fingerprint: SHA-256 over all token ids, their order included.
+      fingerprint: SHA-256 over all token ids, in the examples' order.
     """
 
     examples: list[Example]
@@ -99,6 +100,8 @@ def load(lm: LM, source: Any, *, max_length: int = 1024) -> Corpus:
             f"{name}: every example is longer than --max_length={max_length}; the longest has"
             f" {longest} tokens (prompt and completion)"
         )
+    # A record file is in the order in which chains finished, which is no part of the run.
+    examples.sort(key=lambda example: (example.prompt, example.completion))
     _check_context(lm, name, max(map(len, examples)))
     unfinished = sum(example.completion[-1] not in lm.stop_ids for example in examples)
     if unfinished:
