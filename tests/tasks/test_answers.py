@@ -15,6 +15,7 @@ from powerjax.tasks import answers
         (r"\boxed{\frac{1}{\sqrt{2}}}", r"\frac{1}{\sqrt{2}}"),
         (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
         (r"\boxed{\left\{x \mid x > 0\right\}}", r"\left\{x \mid x > 0\right\}"),
+        (r"\boxed{\left\{ x, y \right.}", r"\left\{ x, y \right."),
         (r"\boxed{\text{(A)}}", r"\text{(A)}"),
         (r"\boxed 9$", "9"),
         (r"\boxed\pi$", r"\pi"),

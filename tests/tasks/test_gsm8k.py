@@ -27,6 +27,7 @@ def test_reference_solutions_are_right(data_dir):
         ("#### 18\nNext problem: 5", "18"),
         ("so she makes $1,080.", "$1,080"),
         ("5-3 is 2, loses -7", "-7"),
+        ("5-3", "3"),
         ("3.5 then .25", ".25"),
         ("no number", None),
         ("", None),
