@@ -1,0 +1,93 @@
+"""The same student on every mesh: one device, eight, and two processes of four.
+
+float32 justifies 1e-5 for the loss of a step: a mesh changes only the order in which a sum is
+taken, some 1e-7 a sum, and a step has a hundred one after the other. An adapter is compared by
+how far a tensor is from the other's against how far it has come from its start, where AdamW's
+division by the root of the second moment carries the rounding of near-zero gradients along: 1e-4.
+Dropout by another key moves both by 1e-2 and more.
+"""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.distill import mesh_worker
+from tests.test_rendezvous import free_port
+
+LOSS_RTOL, ADAPTER_RTOL = 1e-5, 1e-4
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What mesh_worker.py wrote, by name."""
+    out = tmp_path_factory.mktemp("meshes")
+    address = f"127.0.0.1:{free_port()}"
+    _run(8, [str(out)])
+    _run(4, *([str(out), address, str(i)] for i in range(2)))
+    return {path.stem: dict(np.load(path)) for path in out.glob("*.npz")}
+
+
+def _run(num_devices: int, *processes: list[str]) -> None:
+    # What is compared is how the work is split; optimised code would take twice as long to make.
+    flags = f"--xla_force_host_platform_device_count={num_devices}"
+    env = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"{flags} --xla_backend_optimization_level=0",
+    }
+    command = [sys.executable, "-m", "tests.distill.mesh_worker"]
+    running = [
+        subprocess.Popen([*command, *arguments], env=env, stderr=subprocess.PIPE, text=True)
+        for arguments in processes
+    ]
+    errors = [process.communicate(timeout=300)[1] for process in running]
+    assert [process.returncode for process in running] == [0] * len(running), errors
+
+
+def _distance(adapter, other, start) -> float:
+    """Of the tensor that differs most, against how far it came."""
+    return max(
+        float(
+            np.linalg.norm(adapter[path] - other[path]) / np.linalg.norm(other[path] - start[path])
+        )
+        for path in start
+    )
+
+
+def _check(run, name: str, found, record_property) -> None:
+    one, start = found[f"{name} one"], found[f"{name} start"]
+    loss = float(np.abs(run["losses"] / one["losses"] - 1).max())
+    adapter = _distance(run, one, start)
+    record_property("loss, adapter", f"{loss:.1e}, {adapter:.1e}")
+    assert loss <= LOSS_RTOL and adapter <= ADAPTER_RTOL
+
+
+@pytest.mark.parametrize("name", mesh_worker.RUNS)
+def test_eight_devices_train_as_one(name, found, record_property):
+    _check(found[name], name.split()[0], found, record_property)
+
+
+@pytest.mark.parametrize("name", mesh_worker.OF_TWO_PROCESSES)
+def test_two_processes_train_as_one_device(name, found, record_property):
+    _check(found[f"{name} process 0"], name.split()[0], found, record_property)
+    for path, x in found[f"{name} process 0"].items():
+        np.testing.assert_array_equal(x, found[f"{name} process 1"][path], err_msg=path)
+
+
+def test_a_checkpoint_goes_on_on_another_mesh(found, record_property):
+    start = found["even start"]
+    for name in mesh_worker.RESUMED:
+        distance = _distance(found[f"resumed {name}"], found["even one"], start)
+        record_property(name, f"{distance:.1e}")
+        assert distance <= ADAPTER_RTOL
+
+
+def test_the_runs_learn_and_are_not_alike(found):
+    """What the comparisons rest on: steps that change the adapter, by more than rounding."""
+    for name in ("even", "odd"):
+        one, start = found[f"{name} one"], found[f"{name} start"]
+        moved = [np.linalg.norm(one[p] - x) / np.linalg.norm(one[p]) for p, x in start.items()]
+        assert min(moved) > 0.01
+        assert len(set(one["losses"])) == mesh_worker.NUM_STEPS
