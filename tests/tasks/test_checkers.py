@@ -13,7 +13,7 @@ HANGS = {"rules": ("(10^{10})!", "x"), "math_verify": ("9^{9^{9^9}}", "5")}
 
 @pytest.fixture(scope="module")
 def pool():
-    made = checkers.Checkers(num_workers=2, limit_s=1.0)
+    made = checkers.Checkers(num_workers=2, limit_s=2.0)
     yield made
     made.close()
 

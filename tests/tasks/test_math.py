@@ -59,7 +59,7 @@ def test_wrong_answers_are_wrong_under_both_graders(math500):
 def test_verdicts_carry_the_second_opinion(math500):
     problem = next(p for p in math500 if p.answer == "\\frac{3}{56}")
     texts = [r"\boxed{6/112}", r"\boxed{3/56}", "it is 3/56", r"\boxed{(10^{10})!}"]
-    half, right, none, hung = math.grade_all([problem] * 4, texts, limit_s=1.0)
+    half, right, none, hung = math.grade_all([problem] * 4, texts, limit_s=2.0)
     opinions = {"rules": False, "math_verify": True, "timed_out": []}
     assert half == Graded(False, "6/112", opinions)  # where the two disagree
     assert right == Graded(True, "3/56", {**opinions, "rules": True})
