@@ -9,8 +9,10 @@ from tests.experiments import programs
 
 _FLAGS = [
     *("--num_problems=6", "--num_samples=2", "--num_mcmc_steps=3", "--more_steps=5"),
+    *("--num_teacher=16", "--epochs=1"),
     "--noprogress",
 ]
+_MODELS = ("Base ", "RandW ", "Distilled ")
 _ROWS = ["RandW", "Base"], ["Standard", "Temperature", "Power", "Power(inf)"]
 
 
@@ -35,14 +37,20 @@ def test_it_prints_the_table_and_leaves_a_report(ran):
     for model in _ROWS[0]:
         for sampler in _ROWS[1]:
             assert any(line[:2] == [model, sampler] for line in lines), (model, sampler)
+    for sampler in ("Standard", "Temperature"):
+        assert any(line[:2] == ["Distilled", sampler] for line in lines), sampler
+    assert "16 training problems answered by power sampling with 5 moves" in out
+    assert "Distilled by standard sampling, minus Base by" in out
     assert "Power, N=5" in out and "Greedy" in out and "(answer: " in out
     report = (folder / "report.md").read_text()
     assert "one stage: exact" in report and "\\boxed" in report and "nan" not in report
     pictures = sorted(path.name for path in folder.glob("*.png"))
     assert len(pictures) == 5 and all(name in report for name in pictures)
     assert all((folder / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
-    made = [record for path in folder.rglob("*.jsonl") for record in records.read(path)]
-    assert len(made) == len({record["id"] for record in made}) == 6 * (2 * 9 + 1)
+    assert "## The student" in report
+    assert (folder / "student" / "adapter" / "adapter_model.safetensors").is_file()
+    made = [record for path in folder.glob("records/*.jsonl") for record in records.read(path)]
+    assert len(made) == len({record["id"] for record in made}) == 6 * (2 * 11 + 1) + 16
     assert all(record["correct"] is not None for record in made)
     assert json.loads((folder / "manifest.json").read_text())["starts"]
 
@@ -54,11 +62,11 @@ def test_it_takes_up_its_run(ran):
     path.write_bytes(whole[: len(whole) // 2])
     code, out, err = run()
     assert code == 0, err
-    took = [line.split()[-1] for line in out.split("\n") if line.startswith(("Base ", "RandW "))]
+    took = [line.split()[-1] for line in out.split("\n") if line.startswith(_MODELS)]
     assert sum(word != "kept" for word in took) == 1
 
     def table(text):
-        rows = [line for line in text.split("\n") if line.startswith(("Base ", "RandW "))]
+        rows = [line for line in text.split("\n") if line.startswith(_MODELS)]
         return [line.rsplit(maxsplit=1)[0] for line in rows]
 
     assert table(out) == table(before)

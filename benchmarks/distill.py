@@ -1,0 +1,233 @@
+"""Speed of the training step and of adapters, as ratios measured side by side in one run.
+
+    python -m benchmarks.distill [--only=a,b,c,d]
+
+(a) tokens per second of the step against PEFT + torch, a Qwen2 of 25 M parameters, the same shapes
+and settings (needs torch and peft); (b) step time against sequence length; (c) what dropout and
+recomputation cost; (d) what an adapter costs in sampling, merged and not. About ten minutes on two
+cores. What fits which chip is benchmarks/tpu_compile.py's to say.
+"""
+
+import dataclasses
+import os
+import statistics
+import tempfile
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from powerjax import mesh as mesh_lib
+from powerjax import models, sample
+from powerjax.distill import step as step_lib
+from powerjax.models import checkpoint, lora
+
+_ONLY = flags.DEFINE_list("only", list("abcd"), "Parts to run.")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Passes; the median counts.", lower_bound=1)
+
+SMALL = models.ModelConfig(
+    vocab_size=8192,
+    hidden_size=512,
+    intermediate_size=1408,
+    num_layers=8,
+    num_heads=8,
+    num_kv_heads=4,
+    head_dim=64,
+    max_position_embeddings=4096,
+    tie_word_embeddings=True,
+    initializer_range=0.02,
+)
+HALF_B = dataclasses.replace(
+    SMALL,
+    vocab_size=151_936,
+    hidden_size=896,
+    intermediate_size=4864,
+    num_layers=24,
+    num_heads=14,
+    num_kv_heads=2,
+)
+SHAPES = ((8, 1, 1024), (1, 8, 128))  # accumulation steps, rows, tokens: the paper's, and short
+
+
+def main(_):
+    print(
+        f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}, load "
+        f"{os.getloadavg()[0]:.1f} before the start"
+    )
+    print(f"{'what':66s} {'measured':>12s}  against")
+    for part in _ONLY.value:
+        PARTS[part]()
+
+
+def row(what: str, measured: str, against: str = "") -> None:
+    print(f"{what:66s} {measured:>12s}  {against}", flush=True)
+
+
+def medians(runs: dict) -> dict[str, float]:
+    """Seconds of each run, the median of passes that take turns; a first pass compiles."""
+    seconds = {name: [] for name in runs}
+    for i in range(_REPEATS.value + 1):
+        for name, run in runs.items():
+            began = time.perf_counter()
+            run()
+            if i:
+                seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def batch_of(config, accumulation: int, rows: int, length: int) -> step_lib.Batch:
+    """Random tokens, the first quarter of each row a prompt, none of it padding."""
+    shape = accumulation, rows, length
+    tokens = np.random.default_rng(0).integers(1, config.vocab_size, shape, dtype=np.int32)
+    completion = np.broadcast_to(np.arange(length) >= length // 4, shape)
+    return step_lib.Batch(tokens, completion, np.arange(accumulation * rows).reshape(shape[:2]))
+
+
+class Ours:
+    """One update a call, in float32."""
+
+    def __init__(self, lm, shape, *, dropout=0.05, remat=True):
+        mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+        self.lora_config = lora.LoraConfig(dropout=dropout)
+        settings = step_lib.Settings(1e-4, num_steps=100, remat=remat)
+        self.lm, self.batch = lm, batch_of(lm.config, *shape)
+        self.state = step_lib.init_state(lm.config, self.lora_config, settings, mesh)
+        self.step = step_lib.make_step(lm, self.lora_config, settings, mesh)
+
+    def __call__(self):
+        self.state, metrics = self.step(self.state, self.lm.params, self.batch)
+        jax.block_until_ready(metrics)
+
+
+class Peft:
+    """The same update by transformers, peft and torch's AdamW."""
+
+    def __init__(self, lm, shape, *, dropout=0.05, remat=True):
+        import peft
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        self.torch = torch
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint.save(folder, lm.config, lm.params)
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        if remat:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.enable_input_require_grads()
+        model.config.use_cache = False
+        settings = peft.LoraConfig(
+            r=16, lora_alpha=32, lora_dropout=dropout, target_modules=list(lora.TARGETS)
+        )
+        self.model = peft.get_peft_model(model, settings).train()
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01)
+        batch = batch_of(lm.config, *shape)
+        self.parts = [
+            (torch.from_numpy(t.astype(np.int64)), torch.from_numpy(np.where(c, t, -100)))
+            for t, c in zip(batch.tokens, batch.completion, strict=True)
+        ]
+        self.count = int(batch.completion[..., 1:].sum())
+
+    def __call__(self):
+        self.optimizer.zero_grad()
+        for tokens, labels in self.parts:
+            options = dict(labels=labels.long(), num_items_in_batch=self.count)
+            self.model(tokens, **options).loss.backward()
+        self.optimizer.step()
+
+
+def small_model(config=SMALL, dtype="float32"):
+    return models.LM(config, checkpoint.random_params(config, dtype, seed=1), stop_ids=(0,))
+
+
+def against_peft() -> None:
+    lm = small_model()
+    for shape in SHAPES:
+        for remat in (True, False):
+            tokens = int(np.prod(shape))
+            took = medians({k: k(lm, shape, remat=remat) for k in (Ours, Peft)})
+            ours, theirs = tokens / took[Ours], tokens / took[Peft]
+            row(
+                f"(a) step tokens/s, 25M, {shape[0]} x {shape[1]} rows of {shape[2]}"
+                f"{', recomputation' if remat else ''}",
+                f"{ours:,.0f}",
+                f"{ours / theirs:.2f}x PEFT + torch, {theirs:,.0f} (wanted: 1.5x)",
+            )
+
+
+def against_length() -> None:
+    lm = small_model()
+    took = {}
+    for length in (128, 256, 512, 1024, 2048):
+        shape = (1, 2048 // length, length)
+        took[length] = medians({"": Ours(lm, shape)})[""]
+        row(
+            f"(b) microseconds a token, 25M, {shape[1]} rows of {length}",
+            f"{took[length] / 2048 * 1e6:.0f}",
+            f"{took[length] / took[128]:.2f}x that of rows of 128",
+        )
+
+
+def dropout_and_recomputation() -> None:
+    lm, shape = small_model(), (1, 2, 512)
+    took = medians(
+        {
+            "neither": Ours(lm, shape, dropout=0.0, remat=False),
+            "dropout 0.05": Ours(lm, shape, remat=False),
+            "recomputation": Ours(lm, shape, dropout=0.0),
+            "both": Ours(lm, shape),
+        }
+    )
+    for name, seconds in took.items():
+        row(
+            f"(c) step milliseconds, 25M, 2 rows of 512, {name}",
+            f"{1e3 * seconds:.0f}",
+            f"{seconds / took['neither']:.2f}x neither",
+        )
+
+
+def adapters_in_sampling() -> None:
+    tiny = models.load("tiny", dtype="float32")
+    cases = (
+        ("tiny, 64 slots", tiny, 64, 512, 64),
+        ("25M, 16 slots", small_model(), 16, 32, 48),
+        ("25M, 1 slot", small_model(), 1, 2, 48),
+        ("0.5B shape, 8 slots", small_model(HALF_B), 8, 8, 24),
+    )
+    rng = np.random.default_rng(0)
+    for name, base, num_slots, num_chains, new_tokens in cases:
+        settings = lora.LoraConfig()
+        params = jax.tree.map(
+            lambda x: jnp.asarray(0.01 * rng.standard_normal(x.shape), x.dtype),
+            lora.shapes(base.config, settings),
+        )
+        student = dataclasses.replace(base, adapter=lora.Adapter(settings, params))
+        prompts = rng.integers(1, base.config.vocab_size, (num_chains, 16)).tolist()
+
+        def draw(lm, prompts=prompts, num_slots=num_slots, new_tokens=new_tokens):
+            # No stop token, so that all three draw the same number of tokens.
+            lm = dataclasses.replace(lm, stop_ids=())
+            options = dict(max_new_tokens=new_tokens, num_slots=num_slots, progress=False)
+            sample.standard(lm, prompts, **options)
+
+        lms = {"base": base, "unmerged": student, "merged": student.merged()}
+        took = medians({k: lambda lm=lm: draw(lm) for k, lm in lms.items()})
+        for kind in ("unmerged", "merged"):
+            row(
+                f"(d) sampling with a rank 16 adapter, {name}, {kind}",
+                f"{100 * (took[kind] / took['base'] - 1):+.1f} %",
+                "time over the base's (wanted: at most 10 %, merged 0)",
+            )
+
+
+PARTS = {
+    "a": against_peft,
+    "b": against_length,
+    "c": dropout_and_recomputation,
+    "d": adapters_in_sampling,
+}
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,82 @@
+"""Power self-distillation on the embedded model: what the student gains, keeps and costs."""
+
+import pytest
+
+from powerjax import evaluate, models, pipeline
+from powerjax.pipeline import Row
+from powerjax.tasks import arithmetic
+
+NUM_HELD_OUT, NUM_TEACHER = 200, 500
+PLAIN = {"max_new_tokens": 64, "seed": 0, "num_samples": 4}
+POWER = {**PLAIN, "block_size": 64, "alpha": 4.0}
+
+
+def _records(lm, row, folder, split="test", limit=NUM_HELD_OUT):
+    problems = arithmetic.load(split, limit)
+    result, _ = pipeline.measure(
+        lm, problems, row, folder, task="arithmetic", grade=arithmetic.grade, progress=False
+    )
+    return result
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Held-out results by name, of the recipe of experiments/quickstart.py."""
+    folder = tmp_path_factory.mktemp("student")
+    base = models.load("tiny", dtype="float32")
+    teacher = Row("Base", "Teacher", "power", {**POWER, "num_mcmc_steps": 30, "num_samples": 1})
+    _records(base, teacher, folder, "train", NUM_TEACHER)
+    student, _ = pipeline.student(
+        base, teacher.path(folder), folder / "student", learning_rate=5e-4, progress=False
+    )
+    more = {**POWER, "num_mcmc_steps": 30}
+    return {
+        "student": _records(student, Row("Distilled", "Standard", "standard", PLAIN), folder),
+        "power 10": _records(
+            base, Row("Base", "Power", "power", {**POWER, "num_mcmc_steps": 10}), folder
+        ),
+        "power 30": _records(base, Row("Base", "Power 30", "power", more), folder),
+    }
+
+
+def _gap(results, name):
+    return evaluate.paired_difference(results["student"].records, results[name].records)
+
+
+def test_the_student_comes_within_five_points_of_its_teacher(results, record_property):
+    gap = _gap(results, "power 30")
+    record_property("accuracy", f"{100 * results['student'].summary.accuracy.mean:.1f} %")
+    record_property(
+        "minus the teacher's", f"{100 * gap.mean:.1f} [{100 * gap.low:.1f}, {100 * gap.high:.1f}]"
+    )
+    assert gap.mean > -0.05
+
+
+def test_plain_sampling_of_the_student_beats_ten_moves_of_power_sampling(results, record_property):
+    gap = _gap(results, "power 10")
+    record_property(
+        "minus power's", f"{100 * gap.mean:.1f} [{100 * gap.low:.1f}, {100 * gap.high:.1f}]"
+    )
+    assert gap.low > 0
+
+
+def test_the_student_costs_plain_decoding_and_stops_as_its_teacher_does(results, record_property):
+    student, teacher = results["student"].summary, results["power 30"].summary
+    record_property("ended in EOS", f"{student.finished:.3f}, teacher {teacher.finished:.3f}")
+    assert student.forward_tokens == student.num_tokens
+    assert teacher.forward_tokens > 10 * student.forward_tokens
+    assert abs(student.finished - teacher.finished) <= 0.01
+    assert abs(student.num_tokens / teacher.num_tokens - 1) < 0.1
+
+
+def test_random_weights_learn_nothing_of_the_task(tmp_path):
+    base = models.load("tiny", dtype="float32", random_weights=True)
+    settings = {**POWER, "num_mcmc_steps": 2, "num_samples": 1}
+    teacher = Row("RandW", "Teacher", "power", settings)
+    made = _records(base, teacher, tmp_path, "train", 64)
+    student, trained = pipeline.student(
+        base, teacher.path(tmp_path), tmp_path / "student", learning_rate=5e-4, progress=False
+    )
+    assert trained.last_loss < trained.first_loss
+    found = _records(student, Row("Distilled", "Standard", "standard", PLAIN), tmp_path, limit=50)
+    assert made.summary.accuracy.mean == found.summary.accuracy.mean == 0
