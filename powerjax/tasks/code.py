@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import warnings
 from collections.abc import Sequence
 
 from powerjax.tasks import extraction, sandbox, sources
@@ -64,7 +65,8 @@ def humaneval_problem(row: sources.Row, wording: str = STUB) -> Problem:
     stub, name = row["prompt"], row["entry_point"]
     # Stub and tests name the helpers (`poly`) that the stub defines, so the tests run after it.
     tests = f"{row['test']}\ncheck({name})\n"
-    meta = {"entry_point": name, "setup": stub, "tests": tests, "stub": stub}
+    setup = f"{stub}{' ' * (_docstring_indent(stub) or 4)}pass\n"
+    meta = {"entry_point": name, "setup": setup, "tests": tests, "stub": stub}
     prompt = stub if wording == STUB else _request(stub, name)
     return Problem(row["task_id"].replace("/", "-"), prompt, row["canonical_solution"], meta)
 
@@ -85,9 +87,9 @@ def load_mbpp(
 def mbpp_problem(row: sources.Row, wording: str = STUB) -> Problem:
     """A problem from a row in the form of MBPP's sanitized file."""
     tests = "\n".join(row["test_list"])
-    used = {node.id for node in ast.walk(ast.parse(tests)) if isinstance(node, ast.Name)}
+    used = {node.id for node in ast.walk(_parsed(tests)) if isinstance(node, ast.Name)}
     setup, name = list(row["test_imports"]), None
-    for node in ast.parse(row["code"]).body:
+    for node in _parsed(row["code"]).body:
         if isinstance(node, ast.FunctionDef) and node.name in used:
             name = node.name
         elif isinstance(node, ast.Import | ast.ImportFrom):
@@ -180,6 +182,12 @@ def grade_all(
         }
         graded.append(Graded(verdict.passed, extract(problem, completion), detail))
     return graded
+
+
+def _parsed(text: str) -> ast.Module:
+    with warnings.catch_warnings():  # MBPP writes "\d" for r"\d"
+        warnings.simplefilter("ignore")
+        return ast.parse(text)
 
 
 def _check(wording: str) -> None:

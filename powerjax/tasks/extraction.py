@@ -47,7 +47,8 @@ def fenced(completion: str, name: str) -> str | None:
 
     A block that the completion does not close goes to its end.
     """
-    blocks = [textwrap.dedent(found[2]) for found in _FENCED.finditer(completion)]
+    blocks = [found[2] for found in _FENCED.finditer(completion)]
+    blocks = [one if defines(one, name) else textwrap.dedent(one) for one in blocks]
     return next((block for block in blocks if defines(block, name)), blocks[0] if blocks else None)
 
 

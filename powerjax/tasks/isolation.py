@@ -82,6 +82,9 @@ class Process:
                 selector.register(self.first, selectors.EVENT_READ)
                 selector.select(_END_S)
             os.close(self.first)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.popen.wait(_END_S)  # bubblewrap reaps the first process, and ends
+                return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
@@ -92,7 +95,7 @@ class Process:
         The process is not reaped, so that nothing else can be killed in its name.
         """
         deadline = time.monotonic() + _END_S
-        while time.monotonic() < deadline:
+        while hasattr(os, "waitid") and time.monotonic() < deadline:  # older macOS has none
             found = os.waitid(os.P_PID, self.popen.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
             if found is not None:
                 by_signal = found.si_code != os.CLD_EXITED

@@ -11,7 +11,6 @@ import uuid
 import pytest
 
 from powerjax.tasks import isolation, sandbox
-from powerjax.tasks.confined import plain
 from powerjax.tasks.sandbox import Limits, Program
 
 QUICK = Limits(wall_s=2.0, cpu_s=1)
@@ -79,7 +78,7 @@ ATTACKS = {
     "reads_our_environment": "__import__('os').environ['SECRET']",
     "reads_an_environment": "assert 's3cret' in open('/proc/1/environ').read()",
     "reads_our_files": "open({ours!r}).read()",
-    "lists_the_home_folder": "__import__('os').listdir({home!r})[0].index('.bash')",
+    "lists_the_home_folder": "assert len(__import__('os').listdir({home!r})) > 1",
     "sees_our_process": "__import__('os').kill({pid}, 0)",
     "writes_to_the_system": "open('/usr/lib/x', 'w')",
     "writes_beside_tmp": "open('/x', 'w')",
@@ -352,58 +351,12 @@ def test_tests_that_do_not_run_are_no_failure_of_the_program():
         sandbox.run(Program("def f(x): return 1", "assert (", "f"), unsafe_exec=True)
 
 
-VALUES = [
-    *(None, True, False, 0, -1, 127, 128, -128, -129, 255, 256, 1 << 100, -(1 << 100)),
-    *(0.0, -0.0, 1.5, float("inf"), 1j, "", "ä\0\ud800", b"\0\xff", bytearray(b"x")),
-    *([], [1, [2, (3,)]], (), {1, 2}, frozenset([(1, 2)]), {"a": [1], 2: {3: 4}}),
-    *(range(3), range(5, 0, -2)),
-]
-
-
-@pytest.mark.parametrize("value", VALUES, ids=repr)
-def test_plain_data_arrives_as_it_was(value):
-    got = plain.decode(plain.encode(value))
-    assert type(got) is type(value) and repr(got) == repr(value)
-
-
-def test_other_types_arrive_as_what_they_derive_from():
-    import collections
-    import decimal
-    import fractions
-
-    import numpy as np
-
-    def sent(value):
-        return plain.decode(plain.encode(value))
-
-    Point = collections.namedtuple("Point", "x y")
-    pairs = [
-        (collections.Counter("aab"), {"a": 2, "b": 1}),
-        (collections.OrderedDict(a=1), {"a": 1}),
-        (Point(1, 2), (1, 2)),
-        (np.float32(0.5), 0.5),
-        (np.int64(7), 7),
-        (np.bool_(True), True),
-    ]
-    for value, expected in pairs:
-        assert type(sent(value)) is type(expected) and sent(value) == expected
-    same = [collections.deque([1]), decimal.Decimal("1.5"), fractions.Fraction(1, 3)]
-    for value in [*same, {1: 2}.keys(), {1: 2}.items()]:
-        assert type(sent(value)) is type(value) and sent(value) == value
-    assert list(sent({1: 2}.values())) == [2] and list(sent(x * x for x in range(3))) == [0, 1, 4]
-    for value in (object(), len, os, int, ValueError("x"), [print]):
-        got = sent(value)
-        got = got[0] if isinstance(got, list) else got
-        assert type(got) is plain.Opaque and got != value
-
-
-def test_bytes_that_are_no_value_are_refused():
-    whole = plain.encode({"a": [1, 2.0, "x", (None,)], (1,): {2}})
-    for end in range(len(whole)):
-        with pytest.raises(ValueError):
-            plain.decode(whole[:end])
-    for wrong in (b"", b"?", b"NN", b"l\xff\xff\xff\xffN", b"e\0\0\0\1l\0\0\0\0"):
-        with pytest.raises((ValueError, TypeError)):
-            plain.decode(wrong)
-    with pytest.raises(ValueError, match="too large"):
-        plain.encode([b"x" * 1000] * 10, limit=5000)
+def test_a_program_that_is_gone_fails_whatever_its_tests_make_of_it():
+    tests = "try: f(1)\nexcept BaseException: pass"
+    program = Program("import os\ndef f(x): os._exit(0)", tests, "f")
+    assert sandbox.run(program, unsafe_exec=True).status == "ended"
+    # Tests that expect an exception get it, but for those that end a loop of theirs.
+    tests = "try: f([])\nexcept IndexError: pass\nelse: raise AssertionError"
+    assert sandbox.run(Program("def f(x): return x[0]", tests, "f"), unsafe_exec=True).passed
+    program = Program("def f(x): raise StopIteration", "assert all(map(f, (1, 2)))", "f")
+    assert sandbox.run(program, unsafe_exec=True).status == "failed"
