@@ -1,0 +1,230 @@
+"""The shell scripts of launch/: what each would run, as DRY_RUN=1 prints it, on no accelerator."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LAUNCH = Path(__file__).resolve().parents[2] / "launch"
+SCRIPTS = sorted(p.name for p in LAUNCH.iterdir() if p.suffix in (".sh", ".sbatch"))
+ARGUMENTS = {
+    "a100.sh": [],
+    "a100x8.sh": [],
+    "slurm.sbatch": [],
+    "tpu_pod.sh": ["my-slice", "us-east5-a"],
+}
+
+# Flags of sampling over a mesh and several hosts, which the scripts are written for.
+NOT_THERE_YET = {
+    "experiments.sample": ("coordinator", "num_processes", "process_id", "data_axis", "model_axis")
+}
+
+# Says what a launcher does not understand of command lines read from standard input.
+_PARSE = """
+import importlib, json, sys
+from absl import flags
+importlib.import_module(sys.argv[1])
+for name in set(sys.argv[2:]) - set(flags.FLAGS):
+    flags.DEFINE_string(name, None, "")
+for line in json.load(sys.stdin):
+    try:
+        flags.FLAGS(["program", *line])
+    except flags.Error as error:
+        print(error)
+    flags.FLAGS.unparse_flags()
+"""
+
+
+def dry_run(script: str, *arguments: str, **environment: str) -> list[list[str]]:
+    """The commands the script would run, each as a list of words."""
+    done = subprocess.run(
+        ["bash", LAUNCH / script, *(arguments or ARGUMENTS[script])],
+        env={"PATH": os.environ["PATH"], "DRY_RUN": "1", "OUT": "/disk/run"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stderr
+    return [shlex.split(line) for line in done.stdout.splitlines()]
+
+
+def programs(commands: list[list[str]]) -> list[tuple[str, list[str]]]:
+    """(module, flags) of the launchers among the commands."""
+    found = []
+    for words in commands:
+        if "-m" in words:
+            at = words.index("-m")
+            found.append((words[at + 1], words[at + 2 :]))
+    return found
+
+
+def of_jobset() -> list[tuple[str, list[str]]]:
+    """(module, flags) of the container in jobset.yaml."""
+    yaml = pytest.importorskip("yaml")
+    manifest = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
+    (container,) = _pod(manifest)["containers"]
+    flags = [flag.replace("$(JOB_COMPLETION_INDEX)", "0") for flag in container["args"]]
+    return programs([[*container["command"], *flags]])
+
+
+def _pod(manifest: dict) -> dict:
+    return manifest["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_bash_reads_it(script):
+    subprocess.run(["bash", "-n", LAUNCH / script], check=True)
+    if shutil.which("shellcheck"):
+        command = ["shellcheck", "-s", "bash", "-S", "warning", "-x", "-P", ".", f"launch/{script}"]
+        subprocess.run(command, cwd=LAUNCH.parent, check=True)
+
+
+def test_every_printed_flag_is_one_the_launcher_knows():
+    by_module = {}
+    printed = [program for script in ARGUMENTS for program in programs(dry_run(script))]
+    for module, flags in printed + of_jobset():
+        by_module.setdefault(module, []).append(flags)
+    assert set(by_module) == {"experiments.sample", "experiments.distill"}
+    for module, lines in by_module.items():
+        done = subprocess.run(
+            [sys.executable, "-c", _PARSE, module, *NOT_THERE_YET.get(module, ())],
+            input=json.dumps(lines),
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == "", f"{module}: {done.stdout}"
+
+
+@pytest.mark.parametrize("script", ARGUMENTS)
+def test_the_settings_are_those_of_the_paper(script):
+    teacher, student, standard, temperature = programs(dry_run(script))
+    assert {
+        *("--model=Qwen/Qwen2.5-Math-7B", "--task=math_train", "--sampler=power", "--alpha=4"),
+        *("--max_new_tokens=3072", "--block_size=192", "--num_mcmc_steps=10"),
+    } <= set(teacher[1])
+    assert {
+        *("--lora_rank=16", "--lora_alpha=32", "--lora_dropout=0.05", "--learning_rate=1e-5"),
+        *("--epochs=3", "--batch_size=8", "--max_length=1024"),
+    } <= set(student[1])
+    assert "--sampler=standard" in standard[1] and "--sampler=temperature" in temperature[1]
+    assert {"--task=math500", "--num_samples=4"} <= set(standard[1]) & set(temperature[1])
+
+
+@pytest.mark.parametrize("script", ARGUMENTS)
+def test_each_job_finds_what_the_one_before_it_left(script):
+    teacher, student, *evaluations = (
+        dict(flag.partition("=")[::2] for flag in flags) for _, flags in programs(dry_run(script))
+    )
+    assert student["--records"] == teacher["--out"] + "/records.jsonl"
+    for evaluation in evaluations:
+        assert evaluation["--adapter"] == student["--out"] + "/adapter"
+        assert evaluation["--model"] == student["--model"] == teacher["--model"]
+    assert len({job["--out"] for job in (teacher, student, *evaluations)}) == 4
+
+
+def test_jobs_and_settings_can_be_chosen():
+    ((module, flags),) = programs(
+        dry_run(
+            "a100.sh",
+            "student",
+            MODEL="/models/my model",
+            LEARNING_RATE="1e-3",
+            STUDENT_FLAGS="--fsdp --seed=2",
+        )
+    )
+    assert module == "experiments.distill"
+    assert {"--model=/models/my model", "--learning_rate=1e-3", "--fsdp", "--seed=2"} <= set(flags)
+
+
+def test_a_job_that_is_none_is_one_line():
+    done = subprocess.run(
+        ["bash", LAUNCH / "a100.sh", "evaluate", "sampel"],
+        env={"PATH": os.environ["PATH"], "DRY_RUN": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "a100: sampel is not one of the jobs teacher, student, evaluate\n"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "gpus", "model_axis", "teacher", "student_nodes", "student"),
+    [
+        (4, 8, 1, (32, 1), 1, (8, 1)),  # a batch of 8 has work for 8 GPUs
+        (4, 8, 4, (8, 4), 4, (8, 4)),
+        (2, 4, 1, (8, 1), 2, (8, 1)),
+        (1, 8, 8, (1, 8), 1, (1, 8)),
+        (16, 8, 2, (64, 2), 2, (8, 2)),
+    ],
+)
+def test_the_meshes_of_slurm_take_every_gpu_of_their_nodes(
+    nodes, gpus, model_axis, teacher, student_nodes, student
+):
+    commands = dry_run(
+        "slurm.sbatch",
+        SLURM_JOB_NUM_NODES=str(nodes),
+        SLURM_GPUS_ON_NODE=str(gpus),
+        MODEL_AXIS=str(model_axis),
+    )
+    assert all(words[0] == "srun" for words in commands)
+    for words, (data, model) in zip(commands, (teacher, student, teacher, teacher), strict=True):
+        assert {f"--data_axis={data}", f"--model_axis={model}"} <= set(words)
+        assert data * model == gpus * (student_nodes if words is commands[1] else nodes)
+    narrowed = [f"--nodes={student_nodes}" in words for words in commands]
+    assert narrowed == [False, True, False, False]
+
+
+def test_workers_of_a_slice_are_told_the_settings():
+    commands = dry_run(
+        "tpu_pod.sh", "slice", "us-east5-a", "student", STUDENT_FLAGS="--fsdp --seed=2"
+    )
+    assert [words[0] for words in commands[:-1]] == ["git", "gcloud", "gcloud"]
+    *_, ssh = commands[:-1]
+    assert {"ssh", "slice", "--zone=us-east5-a", "--worker=all"} <= set(ssh)
+    (told,) = (word.removeprefix("--command=") for word in ssh if word.startswith("--command="))
+    # The worker's own shell reads it once more: what it then runs is what was printed last.
+    told = told.split(" && cd powerjax && ")[1]
+    done = subprocess.run(
+        ["bash", "-c", told],
+        cwd=LAUNCH.parent,
+        env={"PATH": os.environ["PATH"], "DRY_RUN": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shlex.split(done.stdout) == commands[-1]
+    assert {"--fsdp", "--seed=2", "--out=/disk/run/student"} <= set(commands[-1])
+
+
+def test_a_slice_needs_a_disk_that_its_workers_share():
+    done = subprocess.run(
+        ["bash", LAUNCH / "tpu_pod.sh", "slice", "zone"],
+        env={"PATH": os.environ["PATH"], "DRY_RUN": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and done.stderr.startswith("tpu_pod: usage: OUT=/")
+
+
+def test_the_pods_of_the_jobset_are_as_many_as_they_are_told():
+    yaml = pytest.importorskip("yaml")
+    manifest = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
+    (job,) = manifest["spec"]["replicatedJobs"]
+    spec, name = job["template"]["spec"], manifest["metadata"]["name"]
+    ((_, flags),) = of_jobset()
+    pods = spec["parallelism"]
+    (container,) = _pod(manifest)["containers"]
+    gpus = container["resources"]["limits"]["nvidia.com/gpu"]
+    assert spec["completions"] == pods and spec["completionMode"] == "Indexed"
+    assert f"--num_processes={pods}" in flags and f"--data_axis={pods * gpus}" in flags
+    (coordinator,) = (flag for flag in flags if flag.startswith("--coordinator="))
+    host = f"{name}-{job['name']}-0-0.{name}"
+    assert re.fullmatch(rf"--coordinator={re.escape(host)}:\d+", coordinator)
