@@ -118,7 +118,8 @@ def main(_) -> None:
     out = Path(_OUT.value)
     _check_out(out)
     chosen = {flag.name: flag.value for flag in (*_OF_THE_RUN, *_FREE)}
-    mesh.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, must_agree=chosen)
+    alike = chosen | {"resume": _RESUME.value, "dtype": flags.FLAGS.dtype}
+    mesh.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, must_agree=alike)
     devices = mesh.make_mesh(model=_MODEL_AXIS.value, data=_DATA_AXIS.value)
     data.grid(1, batch_size=_BATCH_SIZE.value, data_size=devices.shape["data"])
     lora_config = lora.LoraConfig(_RANK.value, _ALPHA.value, _DROPOUT.value, tuple(_TARGETS.value))
@@ -160,7 +161,7 @@ def main(_) -> None:
 def _check_out(out: Path) -> None:
     """Refuses, before anything is loaded, a folder that holds something else."""
     loop.check(out, None, resume=_RESUME.value)
-    foreign = [path for path in out.rglob("*.jsonl") if path != out / "metrics.jsonl"]
+    foreign = [path for path in out.glob("*.jsonl") if path != out / "metrics.jsonl"]
     if not (out / loop.CHECKPOINTS).is_dir():
         foreign += [path for name in ("adapter", "merged") if (path := out / name).exists()]
     if foreign:

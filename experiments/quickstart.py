@@ -21,7 +21,7 @@ from absl import flags
 
 from powerjax import evaluate, launch, models, pipeline, plots, records, report
 from powerjax.pipeline import Row
-from powerjax.tasks import Problem, arithmetic
+from powerjax.tasks import Problem, arithmetic, registry
 
 _OUT = flags.DEFINE_string("out", "runs/quickstart", "The run folder.")
 _NUM_PROBLEMS = flags.DEFINE_integer("num_problems", 200, "Held-out problems.", lower_bound=2)
@@ -141,8 +141,7 @@ def _collect(lm, problems, row: Row, folder: Path) -> tuple[evaluate.Result, str
         problems,
         row,
         folder,
-        task="arithmetic",
-        grade=arithmetic.grade,
+        task=registry.get("arithmetic"),
         progress=_PROGRESS.value,
     )
     if stats is not None:

@@ -22,7 +22,7 @@ from typing import Any
 from absl import flags
 
 from powerjax import evaluate, launch, models, records, report, text
-from powerjax.tasks import Problem, arithmetic, jsonl
+from powerjax.tasks import CHAT, RAW, Problem, Task, registry
 
 launch.define_dtype("auto")
 _MODEL = flags.DEFINE_string(
@@ -39,15 +39,21 @@ _MERGE_ADAPTER = flags.DEFINE_bool(
 )
 _REVISION = flags.DEFINE_string("revision", None, "Branch, tag or commit of a Hugging Face id.")
 _TASK = flags.DEFINE_string(
-    "task", "arithmetic", "arithmetic, or a JSONL file of rows with a prompt and maybe an answer."
+    "task",
+    "arithmetic",
+    f"{', '.join(registry.NAMES)}, or a JSONL file of rows with a prompt and maybe an answer.",
 )
-_SPLIT = flags.DEFINE_string("split", "test", "Which split of the task; a file has none.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "A folder that holds the task's published files; else the hub is asked."
+)
+_SPLIT = flags.DEFINE_string("split", None, "Which split of a task that has several.")
 _LIMIT = flags.DEFINE_integer("limit", None, "Only the first so many problems.", lower_bound=1)
 _CHAT_TEMPLATE = flags.DEFINE_enum(
     "chat_template",
     "auto",
     ["auto", "on", "off"],
-    "Ask through the model's chat template; auto does so if its name says instruct or chat.",
+    "Ask through the model's chat template; auto does so as the paper does: if the model's name"
+    " says instruct or chat, and not on code and GPQA.",
 )
 _OUT = flags.DEFINE_string("out", "runs/sample", "The run folder.")
 _SAMPLER = flags.DEFINE_enum(
@@ -102,7 +108,7 @@ _EARLY_REJECTION = flags.DEFINE_bool(
 
 _OF_THE_RUN = (
     *(_MODEL, _RANDOM_WEIGHTS, _ADAPTER, _MERGE_ADAPTER, _REVISION, _TASK),
-    *(_SPLIT, _LIMIT, _CHAT_TEMPLATE, _SAMPLER),
+    *(_DATA_DIR, _SPLIT, _LIMIT, _CHAT_TEMPLATE, _SAMPLER),
 )
 _OF_EVERY_SAMPLER = (_NUM_SAMPLES, _SEED, _MAX_NEW_TOKENS, _NUM_SLOTS, _TOP_K)
 _OF_A_CHAIN = (_BLOCK_SIZE, _NUM_MCMC_STEPS, _TEMPERATURE, _STOP, _EARLY_REJECTION)
@@ -112,7 +118,7 @@ _OF_SAMPLER = {
     "standard": (),
     "temperature": (_TEMPERATURE,),
 }
-_FREE = ("num_slots", "num_samples", "limit")  # may change when a run is taken up again
+_FREE = ("num_slots", "num_samples", "limit", "data_dir")  # may change when a run is taken up again
 
 flags.adopt_module_key_flags(launch)
 
@@ -123,8 +129,9 @@ def _is_positive(temperature: float | None) -> bool:
 
 
 def main(_) -> None:
-    settings = _settings()
-    problems, grade = _problems()
+    task = registry.get(_TASK.value)
+    settings = _settings(task)
+    problems = _problems(task)
     made_with = {flag.name: flag.value for flag in _OF_THE_RUN}
     made_with |= {"dtype": launch.dtype(), **settings}
     lm = models.load(
@@ -137,7 +144,7 @@ def main(_) -> None:
     if _MERGE_ADAPTER.value:
         lm = lm.merged(donate=True)
     print(lm)
-    problems = [_asked(lm, problem) for problem in problems]
+    problems = [_asked(lm, task, problem) for problem in problems]
     folder = records.open_run(_OUT.value, made_with, free=_FREE)
     with records.RecordFile(folder / "records.jsonl") as file:
         if len(file):
@@ -146,14 +153,15 @@ def main(_) -> None:
             lm,
             problems,
             file,
-            task=_task_name(),
+            task=task,
             model=launch.model_name(lm, _RANDOM_WEIGHTS.value),
             sampler=_SAMPLER.value,
-            grade=grade,
             settings=settings,
             progress=_PROGRESS.value,
         )
         show(evaluate.summarize(file.records), stats, settings, file.path)
+        if not task.quick:
+            print(f"\nTo grade them: python -m experiments.evaluate --records={file.path}")
 
 
 def show(summary: evaluate.Summary, stats, settings: dict[str, Any], path: Path) -> None:
@@ -181,39 +189,35 @@ def show(summary: evaluate.Summary, stats, settings: dict[str, Any], path: Path)
             print(f"{name:>22}  {value}")
 
 
-def _settings() -> dict[str, Any]:
+def _settings(task: Task) -> dict[str, Any]:
     """The sampler's keywords."""
     taken = _OF_SAMPLER[_SAMPLER.value]
     for flag in _OF_SAMPLER["power"]:  # the longest list
         if flag.present and flag.name not in [own.name for own in taken]:
             raise ValueError(f"--sampler={_SAMPLER.value} does not take --{flag.name}")
     given = {flag.name: flag.value for flag in (*_OF_EVERY_SAMPLER, *taken)}
-    short = _TASK.value == "arithmetic"
     defaults = {
-        "max_new_tokens": 64 if short else 3072,
-        "block_size": 64 if short else 192,
+        "max_new_tokens": task.max_new_tokens,
+        "block_size": task.block_size,
         "temperature": None if _SAMPLER.value == "power" else 0.25,
     }
     return {k: defaults.get(k) if v is None else v for k, v in given.items()}
 
 
-def _problems() -> tuple[list[Problem], launch.Grade]:
-    if _TASK.value == "arithmetic":
-        return arithmetic.load(_SPLIT.value, _LIMIT.value), arithmetic.grade
-    if not Path(_TASK.value).is_file():
-        raise ValueError(f"--task={_TASK.value}: neither arithmetic nor a file that is there")
-    return jsonl.load(_TASK.value, _LIMIT.value), jsonl.grade
+def _problems(task: Task) -> list[Problem]:
+    options = {"data_dir": _DATA_DIR.value, "limit": _LIMIT.value}
+    if _SPLIT.value is not None:
+        if _SPLIT.value not in task.splits:
+            has = f"has {', '.join(task.splits)}" if task.splits else "has no splits"
+            raise ValueError(f"--split={_SPLIT.value}: {task.name} {has}")
+        options["split"] = _SPLIT.value
+    return task.load_for(_MODEL.value, **options)
 
 
-def _task_name() -> str:
-    return Path(_TASK.value).stem
-
-
-def _asked(lm: models.LM, problem: Problem) -> Problem:
+def _asked(lm: models.LM, task: Task, problem: Problem) -> Problem:
     """The problem as the model is to read it."""
-    named_for_chat = any(word in lm.name.lower() for word in ("instruct", "chat", "-it"))
-    chat = _CHAT_TEMPLATE.value == "on" or (_CHAT_TEMPLATE.value == "auto" and named_for_chat)
-    if not chat or not isinstance(problem.prompt, str):
+    style = {"auto": task.prompt_style(lm.name), "on": CHAT, "off": RAW}[_CHAT_TEMPLATE.value]
+    if style == RAW or not isinstance(problem.prompt, str):
         return problem
     prompt = text.format_prompt(lm.tokenizer, problem.prompt, chat=True)
     return dataclasses.replace(problem, prompt=prompt)

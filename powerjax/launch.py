@@ -16,13 +16,11 @@ from absl import app, flags, logging
 
 from powerjax import records, sample
 from powerjax.models import LM
-from powerjax.tasks import Problem
+from powerjax.tasks import Problem, Task, without_text
 
 _TRACEBACK = flags.DEFINE_bool(
     "traceback", False, "On an error, show Python's traceback instead of one line."
 )
-
-Grade = Callable[[Problem, str], tuple[bool | None, str | None]]
 
 
 def define_dtype(default: str) -> None:
@@ -66,15 +64,16 @@ def collect(
     problems: Sequence[Problem],
     file: records.RecordFile,
     *,
-    task: str,
+    task: Task,
     model: str,
     sampler: str,
-    grade: Grade,
     settings: dict[str, Any],
     label: str | None = None,
     progress: bool = True,
 ):
-    """Draws the completions that `file` lacks, graded, each appended as its chain finishes.
+    """Draws the completions that `file` lacks, each appended as its chain finishes.
+
+    They are graded where the task's grader is quick; the text of secret problems is left out.
 
     Args:
       model: the model's name in the records.
@@ -87,7 +86,7 @@ def collect(
 
     def name(problem: Problem, sample_index: int) -> str:
         return records.record_id(
-            task=task,
+            task=task.name,
             problem_id=problem.id,
             model=model,
             sampler=label or sampler,
@@ -101,18 +100,17 @@ def collect(
     def keep(completion: sample.Completion) -> None:
         problem = problems[completion.prompt_index]
         correct, extracted = None, None
-        if completion.text is not None:
-            correct, extracted = grade(problem, completion.text)
-        file.append(
-            {
-                **sample.as_record(completion, as_recorded, task),
-                "id": name(problem, completion.sample_index),
-                "adapter": lm.adapter_name,
-                "prompt": problem.prompt,
-                "correct": correct,
-                "extracted_answer": extracted,
-            }
-        )
+        if completion.text is not None and task.quick:
+            correct, extracted = task.grade(problem, completion.text)
+        record = {
+            **sample.as_record(completion, as_recorded, task.name),
+            "id": name(problem, completion.sample_index),
+            "adapter": lm.adapter_name,
+            "prompt": problem.prompt,
+            "correct": correct,
+            "extracted_answer": extracted,
+        }
+        file.append(without_text(problem, record))
 
     as_recorded = {"model": model, **_as_recorded(sampler, settings)}
     wanted = range(settings["num_samples"])

@@ -12,7 +12,7 @@ from typing import Any
 from powerjax import distill, evaluate, launch, records
 from powerjax.models import LM
 from powerjax.models.lora import LoraConfig
-from powerjax.tasks import Problem
+from powerjax.tasks import Problem, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +40,7 @@ def measure(
     row: Row,
     folder: Path,
     *,
-    task: str,
-    grade: launch.Grade,
+    task: Task,
     progress: bool = True,
 ):
     """Draws what the row's record file lacks: (evaluate.Result, the sampler's stats or None)."""
@@ -56,7 +55,6 @@ def measure(
             model=launch.model_name(lm, random_weights=row.model == "RandW"),
             sampler=row.sampler,
             label=row.slug,
-            grade=grade,
             settings=row.settings,
             progress=progress,
         )

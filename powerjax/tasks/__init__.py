@@ -5,6 +5,15 @@
 """
 
 from powerjax.tasks import arithmetic, registry
-from powerjax.tasks.base import Graded, Problem, Task
+from powerjax.tasks.base import CHAT, RAW, Graded, Problem, Task, without_text
 
-__all__ = ["Graded", "Problem", "Task", "arithmetic", "registry"]
+__all__ = [
+    "CHAT",
+    "RAW",
+    "Graded",
+    "Problem",
+    "Task",
+    "arithmetic",
+    "registry",
+    "without_text",
+]

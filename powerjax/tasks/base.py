@@ -67,6 +67,8 @@ class Task:
       wording: which of the wordings that `load` knows a model of this name is asked with; None if
         there is one only.
       secret: whether its problems are.
+      quick: whether `grade` may be called as completions come in; where it runs programs, records
+        are left ungraded, for experiments.evaluate.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Task:
     splits: tuple[str, ...] = ()
     wording: Callable[[str], str] | None = None
     secret: bool = False
+    quick: bool = True
 
     def prompt_style(self, model: str) -> str:
         """RAW or CHAT: how a model of this name is asked, unless the user says otherwise."""

@@ -52,7 +52,9 @@ def _gpqa(name: str) -> Task:
 def _code(name: str) -> Task:
     code = _module("code")
     load = getattr(code, f"load_{name}")
-    return Task(name, load, code.grade, code.grade_all, chat=False, wording=code.wording)
+    return Task(
+        name, load, code.grade, code.grade_all, chat=False, wording=code.wording, quick=False
+    )
 
 
 def _arithmetic() -> Task:

@@ -4,7 +4,7 @@ import pytest
 
 from powerjax import evaluate, models, pipeline
 from powerjax.pipeline import Row
-from powerjax.tasks import arithmetic
+from powerjax.tasks import arithmetic, registry
 
 NUM_HELD_OUT, NUM_TEACHER = 200, 500
 PLAIN = {"max_new_tokens": 64, "seed": 0, "num_samples": 4}
@@ -14,7 +14,7 @@ POWER = {**PLAIN, "block_size": 64, "alpha": 4.0}
 def _records(lm, row, folder, split="test", limit=NUM_HELD_OUT):
     problems = arithmetic.load(split, limit)
     result, _ = pipeline.measure(
-        lm, problems, row, folder, task="arithmetic", grade=arithmetic.grade, progress=False
+        lm, problems, row, folder, task=registry.get("arithmetic"), progress=False
     )
     return result
 

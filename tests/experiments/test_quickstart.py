@@ -12,7 +12,7 @@ _FLAGS = [
     *("--num_teacher=16", "--epochs=1"),
     "--noprogress",
 ]
-_MODELS = ("Base ", "RandW ", "Distilled ")
+_MODELS = ("Base  ", "RandW  ", "Distilled Standard", "Distilled Temperature")
 _ROWS = ["RandW", "Base"], ["Standard", "Temperature", "Power", "Power(inf)"]
 
 
