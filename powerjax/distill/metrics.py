@@ -118,4 +118,6 @@ def _board(folder: Path, done: int):
     except ImportError:
         log.warning("no TensorBoard files: pip install tensorboardX")
         return None
-    return SummaryWriter(str(folder), purge_step=done + 1, flush_secs=30)
+    return SummaryWriter(
+        str(folder), purge_step=done + 1, flush_secs=30, filename_suffix=f".{done}"
+    )

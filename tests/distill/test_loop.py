@@ -92,26 +92,47 @@ def test_a_run_learns_and_leaves_a_row_for_each_step(undisturbed, corpus):
     assert [row["epoch"] for row in rows] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert sum(row["num_tokens"] for row in rows[:3]) == 70  # seven completion tokens each
     assert trained.first_loss == rows[0]["loss"] and trained.last_loss == rows[-1]["loss"]
-    assert trained.last_loss < trained.first_loss - 1
+    losses = [row["loss"] for row in rows]
+    assert np.mean(losses[6:]) < np.mean(losses[:3]) - 0.5
     assert (trained.num_steps, trained.num_done, trained.num_tokens) == (9, 9, 3 * 100)
     assert all(row["seconds"] > 0 and row["tokens_per_s"] > 0 for row in rows)
     assert rows[0]["learning_rate"] == 0 and rows[1]["learning_rate"] == pytest.approx(0.05)
     assert _steps(folder) == [8, 9]  # the last two of 2, 4, 6, 8, 9
 
 
+def test_each_epoch_has_its_own_order_and_a_later_start_its_rest(corpus):
+    whole = list(loop._order(corpus, SETTINGS, 4, 0))
+    for epoch in range(3):
+        drawn = data.epoch_batches(corpus, batch_size=4, seed=0, epoch=epoch)
+        for (_, found, indices), expected in zip(whole[3 * epoch :], drawn, strict=False):
+            assert found == epoch and indices.tolist() == expected.tolist()
+    rest = list(loop._order(corpus, SETTINGS, 4, 5))
+    assert [(step, indices.tolist()) for step, _, indices in rest] == [
+        (step, indices.tolist()) for step, _, indices in whole[5:]
+    ]
+
+
 def test_tensorboard_has_the_same_losses(undisturbed):
-    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
     _, folder = undisturbed
-    (path,) = (folder / "tensorboard").iterdir()
-    file, found = path.read_bytes(), {}
+    _, found = _tensorboard(folder)
+    assert found == pytest.approx({row["step"]: row["loss"] for row in _rows(folder)})
+
+
+def _tensorboard(folder):
+    """(step from which the last event file overrules earlier ones, its losses by step)."""
+    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
+    path = max((folder / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    file, start, found = path.read_bytes(), None, {}
     while file:
         (size,) = struct.unpack("<Q", file[:8])
         event = event_pb2.Event.FromString(file[12 : 12 + size])
+        if event.session_log.status == event_pb2.SessionLog.START:
+            start = event.step
         for value in event.summary.value:
             if value.tag == "loss":
                 found[event.step] = value.simple_value
         file = file[16 + size :]
-    assert found == pytest.approx({row["step"]: row["loss"] for row in _rows(folder)})
+    return start, found
 
 
 def test_a_run_that_died_ends_in_the_same_adapter_with_each_step_once(
@@ -134,6 +155,8 @@ def test_a_run_that_died_ends_in_the_same_adapter_with_each_step_once(
     _assert_same_numbers(_rows(tmp_path), _rows(folder))
     assert trained.first_loss == whole.first_loss
     assert _steps(tmp_path) == [8, 9]
+    start, losses = _tensorboard(tmp_path)
+    assert start == 7 and list(losses) == [7, 8, 9]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
