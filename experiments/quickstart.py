@@ -38,7 +38,10 @@ _MORE_STEPS = flags.DEFINE_integer(
     "more_steps", 30, "One more row, power with so many moves; 0 leaves it out.", lower_bound=0
 )
 _NUM_TEACHER = flags.DEFINE_integer(
-    "num_teacher", 500, "Training problems the student learns from; 0 leaves it out.", lower_bound=0
+    "num_teacher",
+    1000,
+    "Training problems the student learns from; 0 leaves it out.",
+    lower_bound=0,
 )
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 5e-4, "Of the student.", lower_bound=0.0)
 _EPOCHS = flags.DEFINE_integer("epochs", 3, "Of the student.", lower_bound=1)
@@ -165,6 +168,7 @@ def distil(base: models.LM, folder: Path) -> tuple[models.LM, str]:
         learning_rate=_LEARNING_RATE.value,
         epochs=_EPOCHS.value,
         seed=_SEED.value,
+        remat=False,  # the model is small
         progress=_PROGRESS.value,
     )
     if trained.num_done:

@@ -73,6 +73,7 @@ def student(
     max_length: int = 1024,
     lora_config: LoraConfig | None = None,
     seed: int = 0,
+    remat: bool = True,
     progress: bool = True,
 ) -> tuple[LM, distill.Trained]:
     """The model with an adapter trained on the records of `teacher` (Algorithm 1).
@@ -85,6 +86,7 @@ def student(
         learning_rate=learning_rate,
         num_steps=epochs * distill.num_batches(corpus, batch_size),
         seed=seed,
+        remat=remat,
     )
     trained = distill.train(
         lm,

@@ -193,7 +193,7 @@ def _ids(lm: LM, value: Any, what: str, *, special: bool) -> list[int]:
             f"{what} is neither text nor a list of token ids, but {type(value).__name__}"
         )
     try:
-        ids = lm._ids(value, special)
+        ids = lm.encode(value, special=special)
     except ValueError as error:
         raise ValueError(f"{what}: {error}") from None
     if not ids:

@@ -72,9 +72,13 @@ class LM:
         """How many numbers `params` holds."""
         return sum(math.prod(x.shape) for x in jax.tree.leaves(self.params))
 
-    def encode(self, string: str) -> list[int]:
-        """The token ids of a prompt, with the special tokens its tokenizer adds, if any."""
-        return self._ids(string)
+    def encode(self, text, *, special: bool = True) -> list[int]:
+        """The token ids of a text, or token ids checked against the vocabulary.
+
+        special: with the special tokens the tokenizer adds, as a prompt has them; a completion has
+            none.
+        """
+        return self._ids(text, special)
 
     def decode(self, ids) -> str:
         """The text of token ids, special tokens left out."""

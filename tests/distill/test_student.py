@@ -6,7 +6,7 @@ from powerjax import evaluate, models, pipeline
 from powerjax.pipeline import Row
 from powerjax.tasks import arithmetic, registry
 
-NUM_HELD_OUT, NUM_TEACHER = 200, 500
+NUM_HELD_OUT, NUM_TEACHER = 200, 1000
 PLAIN = {"max_new_tokens": 64, "seed": 0, "num_samples": 4}
 POWER = {**PLAIN, "block_size": 64, "alpha": 4.0}
 
@@ -27,7 +27,12 @@ def results(tmp_path_factory):
     teacher = Row("Base", "Teacher", "power", {**POWER, "num_mcmc_steps": 30, "num_samples": 1})
     _records(base, teacher, folder, "train", NUM_TEACHER)
     student, _ = pipeline.student(
-        base, teacher.path(folder), folder / "student", learning_rate=5e-4, progress=False
+        base,
+        teacher.path(folder),
+        folder / "student",
+        learning_rate=5e-4,
+        remat=False,
+        progress=False,
     )
     more = {**POWER, "num_mcmc_steps": 30}
     return {
