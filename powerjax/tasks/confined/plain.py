@@ -139,8 +139,6 @@ def _read(data, start):
         return _FROM_BYTES[tag](payload), start
     if tag not in _FROM_LIST:
         raise ValueError("unknown tag")
-    if size > len(data) - start:
-        raise ValueError("bytes are missing")
     elements = []
     for _ in range(size):
         element, start = _read(data, start)
