@@ -14,7 +14,8 @@ started. If we are killed, the sandboxes die with us.
 
 Without bubblewrap, `unsafe_exec=True` runs the same two processes with the resource limits alone.
 The program can then read and write what we can, and could tamper with the tester, and for root
-there is no limit of processes; it is for programs that are trusted. Every verdict says which of the two it was.
+there is no limit of processes; it is for programs that are trusted. Every verdict says which of the
+two it was.
 
 Not prevented: use of a fault in the kernel; more than `memory_bytes` in all, since the limit holds
 for each of `num_processes`, and kernel objects such as System V shared memory are not counted.
