@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 from powerjax.models import LM, lora
 from powerjax.models.config import ModelConfig
-from powerjax.models.decoder import CausalLM
+from powerjax.models.decoder import CausalLM, gather
 from powerjax.models.lora import LoraConfig
 
 SCHEDULES = ("constant", "linear")
@@ -150,7 +150,7 @@ def make_step(lm: LM, lora_config: LoraConfig, settings: Settings, mesh: Mesh):
 
     def step(state: State, params: dict, batch: Batch) -> tuple[State, Metrics]:
         length = batch.tokens.shape[-1]
-        model = lm.model(lm.config.long_context(length), remat=settings.remat)
+        model = lm.model(lm.config.long_context(length), remat=settings.remat).clone(mesh=mesh)
         key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
 
         def loss(adapter, tokens, completion, example):
@@ -215,9 +215,13 @@ def sum_nll(
     targets = jnp.roll(tokens, -1, axis=1)
     counts = jnp.roll(completion, -1, axis=1).at[:, -1].set(False)
 
+    # Gathered once, and not once a chunk.
+    name = "embed_tokens" if model.config.tie_word_embeddings else "lm_head"
+    head = gather({name: variables["params"][name]}, model.config, model.mesh)
+
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def nll(hidden, targets, counts):
-        logits = model.apply({"params": variables["params"]}, hidden, method="unembed")
+        logits = model.apply({"params": head}, hidden, method="unembed")
         chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
         return jnp.sum(jnp.where(counts, jax.nn.logsumexp(logits, axis=-1) - chosen, 0))
 

@@ -9,7 +9,10 @@ heads, K kv heads, H head dim, D model, F ffw, V vocabulary, L layers. Kernels a
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from powerjax.mesh import param_sharding
 from powerjax.models import lora, rope
 from powerjax.models.attention import attention
 from powerjax.models.cache import KVCache, write_layer
@@ -19,6 +22,35 @@ from powerjax.models.config import ModelConfig
 def precision(dtype) -> jax.lax.Precision | None:
     """Full precision for float32 and wider (no TF32, no bfloat16 passes); default below."""
     return jax.lax.Precision.HIGHEST if jnp.dtype(dtype).itemsize >= 4 else None
+
+
+def gather(params: dict, config: ModelConfig, mesh: Mesh | None, path: str = "") -> dict:
+    """The parameters below `path` ("layers_0/"), split over "model" alone, as they are used.
+
+    Those that are split over "data" as well are gathered there; for the others nothing happens.
+    """
+    if mesh is None or mesh.shape["data"] == 1:
+        return params
+
+    def whole(keys, x):
+        name = path + "/".join(key.key for key in keys)
+        place = param_sharding(name, x.shape, config, mesh)
+        return jax.lax.with_sharding_constraint(x, place)
+
+    return jax.tree_util.tree_map_with_path(whole, params)
+
+
+@jax.custom_vjp
+def fork(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(x, x), the first for weights, the second for their adapters.
+
+    In the backward pass the weights' products then meet in one sum, which "model" reduces once;
+    with the adapters' in between it reduces them one by one, five times a layer and not twice.
+    """
+    return x, x
+
+
+fork.defvjp(lambda x: ((x, x), None), lambda _, grads: (grads[0] + grads[1],))
 
 
 class RMSNorm(nn.Module):
@@ -44,13 +76,15 @@ class Linear(nn.Module):
     use_bias: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, dropout: lora.Dropout | None = None) -> jax.Array:
+    def __call__(self, x, dropout: lora.Dropout | None = None, adapter_x=None) -> jax.Array:
+        """x[B,T,in] -> [B,T,out]; `adapter_x` is x again, where it was forked."""
         init = nn.initializers.normal(self.config.initializer_range)
         kernel = self.param("kernel", init, (x.shape[-1], self.features), self.dtype)
         y = jnp.matmul(x, kernel, precision=precision(self.dtype))
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,), self.dtype)
         if self.has_variable("lora", "lora_a"):
+            x = x if adapter_x is None else adapter_x
             if dropout is not None:
                 x = lora.drop(x, dropout, "/".join(self.path))
             a, b = self.get_variable("lora", "lora_a"), self.get_variable("lora", "lora_b")
@@ -64,6 +98,7 @@ class SelfAttention(nn.Module):
     config: ModelConfig
     dtype: jnp.dtype
     implementation: str | None = None
+    split: bool = False  # over "model"
 
     def setup(self):
         c = self.config
@@ -76,9 +111,10 @@ class SelfAttention(nn.Module):
         """x[B,T,D] and one layer's (k, v) or None -> y[B,T,D] and that layer's new (k, v)."""
         batch, num_tokens, _ = x.shape
         head_dim = self.config.head_dim
-        q = self.q_proj(x, dropout).reshape(batch, num_tokens, -1, head_dim)
-        k = self.k_proj(x, dropout).reshape(batch, num_tokens, -1, head_dim)
-        v = self.v_proj(x, dropout).reshape(batch, num_tokens, -1, head_dim)
+        x, side = fork(x) if self.split else (x, None)
+        q = self.q_proj(x, dropout, side).reshape(batch, num_tokens, -1, head_dim)
+        k = self.k_proj(x, dropout, side).reshape(batch, num_tokens, -1, head_dim)
+        v = self.v_proj(x, dropout, side).reshape(batch, num_tokens, -1, head_dim)
         q, k = rope.rotate(q, *cos_sin), rope.rotate(k, *cos_sin)
         if layer_cache is None:
             keys, values = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
@@ -93,6 +129,7 @@ class MLP(nn.Module):
 
     config: ModelConfig
     dtype: jnp.dtype
+    split: bool = False  # over "model"
 
     def setup(self):
         c = self.config
@@ -101,7 +138,8 @@ class MLP(nn.Module):
         self.down_proj = Linear(c.hidden_size, c, self.dtype)
 
     def __call__(self, x: jax.Array, dropout: lora.Dropout | None = None) -> jax.Array:
-        gated = nn.silu(self.gate_proj(x, dropout)) * self.up_proj(x, dropout)
+        x, side = fork(x) if self.split else (x, None)
+        gated = nn.silu(self.gate_proj(x, dropout, side)) * self.up_proj(x, dropout, side)
         return self.down_proj(gated, dropout)
 
 
@@ -111,13 +149,14 @@ class Block(nn.Module):
     config: ModelConfig
     dtype: jnp.dtype
     implementation: str | None = None
+    split: bool = False  # over "model"
 
     def setup(self):
         epsilon = self.config.rms_norm_eps
         self.input_layernorm = RMSNorm(epsilon, self.dtype)
-        self.self_attn = SelfAttention(self.config, self.dtype, self.implementation)
+        self.self_attn = SelfAttention(self.config, self.dtype, self.implementation, self.split)
         self.post_attention_layernorm = RMSNorm(epsilon, self.dtype)
-        self.mlp = MLP(self.config, self.dtype)
+        self.mlp = MLP(self.config, self.dtype, self.split)
 
     def __call__(self, x, positions, cos_sin, layer_cache, dropout=None):
         with jax.named_scope("attention"):
@@ -178,6 +217,10 @@ class CausalLM(nn.Module):
     `dtype` is that of parameters, activations and cache; logits are float32 (float64 for a
     float64 model). `init` calls the whole path, unembedding included. `remat` recomputes each layer
     in the backward pass, so that only the layers' inputs are kept (gradient checkpointing).
+
+    `mesh` says where activations belong: rows on "data", which must divide them. Parameters split
+    over "data" are gathered layer by layer, and again in the backward pass. Without it XLA decides,
+    and may move the activations to the weights instead.
     """
 
     config: ModelConfig
@@ -185,12 +228,20 @@ class CausalLM(nn.Module):
     long_context: bool = False
     implementation: str | None = None
     remat: bool = False
+    mesh: Mesh | None = None
 
     def setup(self):
         c = self.config
         self.embed_tokens = Embedding(c, self.dtype)
-        block = nn.remat(Block) if self.remat else Block
-        self.layers = [block(c, self.dtype, self.implementation) for _ in range(c.num_layers)]
+        block = Block
+        if self.mesh is not None:
+            block = nn.map_variables(Block, "params", self._gather)
+        if self.remat:  # outside the gathering, so that no gathered weight is kept
+            block = nn.remat(block)
+        split = self.mesh is not None and self.mesh.shape["model"] > 1
+        self.layers = [
+            block(c, self.dtype, self.implementation, split) for _ in range(c.num_layers)
+        ]
         self.norm = RMSNorm(c.rms_norm_eps, self.dtype)
         if not c.tie_word_embeddings:
             self.lm_head = Unembedding(c, self.dtype)
@@ -218,10 +269,19 @@ class CausalLM(nn.Module):
         for i, layer in enumerate(self.layers):
             layer_cache = None if cache is None else (cache.k[i], cache.v[i])
             with jax.named_scope(f"layer_{i}"):
-                x, (k, v) = layer(x, positions, cos_sin, layer_cache, dropout)
+                x, (k, v) = layer(self._by_rows(x), positions, cos_sin, layer_cache, dropout)
             keys.append(k)
             values.append(v)
-        return self.norm(x), KVCache(tuple(keys), tuple(values))
+        return self.norm(self._by_rows(x)), KVCache(tuple(keys), tuple(values))
+
+    def _gather(self, variables: dict) -> dict:
+        params = gather(variables["params"], self.config, self.mesh, "layers_0/")
+        return variables | {"params": params}
+
+    def _by_rows(self, x: jax.Array) -> jax.Array:
+        if self.mesh is None or self.mesh.size == 1:
+            return x
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, P("data")))
 
     def unembed(self, hidden: jax.Array) -> jax.Array:
         """hidden[...,D] -> float32 logits[...,V]."""
