@@ -287,5 +287,14 @@ class CausalLM(nn.Module):
         """hidden[...,D] -> float32 logits[...,V]."""
         with jax.named_scope("unembed"):
             if self.config.tie_word_embeddings:
-                return self.embed_tokens.attend(hidden)
-            return self.lm_head(hidden)
+                return self._by_vocabulary(self.embed_tokens.attend(hidden))
+            return self._by_vocabulary(self.lm_head(hidden))
+
+    def _by_vocabulary(self, logits: jax.Array) -> jax.Array:
+        """Split as the weights are: who wants them whole gathers these, and not the weights."""
+        if self.mesh is None or self.mesh.shape["model"] == 1:
+            return logits
+        if self.config.vocab_size % self.mesh.shape["model"]:
+            return logits
+        spec = P(*[P.UNCONSTRAINED] * (logits.ndim - 1), "model")
+        return jax.lax.with_sharding_constraint(logits, NamedSharding(self.mesh, spec))
