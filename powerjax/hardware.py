@@ -4,7 +4,7 @@ Sources. NVIDIA: the data sheets of A100 (r4), H100 SXM (dense figures, half of 
 printed) and H200 SXM; memory is what the driver reports for the card (nvidia-smi), a little less
 than its name says. TPU: the chips' pages in the Cloud TPU documentation ("System architecture");
 memory is what the XLA compiler leaves to a program, as its out-of-memory message gives it (libtpu
-0.0.52): the full 16, 32 or 95 GiB less a reserve.
+0.0.42): the full 16, 32 or 95 GiB less a reserve.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ CHIPS = {
         Chip("h200", 143_771 * _MIB, 989e12, 4.8e12),
         Chip("v4", int(30.75 * _GIB), 275e12, 1.228e12),
         Chip("v5e", int(15.75 * _GIB), 197e12, 0.819e12),
-        Chip("v5p", int(95.73 * _GIB), 459e12, 2.765e12),
-        Chip("v6e", int(31.24 * _GIB), 918e12, 1.638e12),
+        Chip("v5p", int(95.74 * _GIB), 459e12, 2.765e12),
+        Chip("v6e", int(31.25 * _GIB), 918e12, 1.638e12),
     )
 }
