@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from powerjax.models.causal import causal_attention
+
 _MASKED = -1e30  # finite: a softmax over -inf alone would be nan
 
 
@@ -12,22 +14,30 @@ def attention(
     v: jax.Array,
     positions: jax.Array,
     *,
+    whole: bool = False,
     implementation: str | None = None,
 ) -> jax.Array:
     """Causal attention of q[B,T,N,H] over k, v [B,K,S,H]; returns [B,T,N,H].
 
     Key slot s is visible to a query at position p iff s <= p, whatever the row's history.
 
+    whole: k and v are the T fresh ones and positions 0..T-1 in every row, as in prefill, scoring
+        and training.
     implementation: "xla" (any device and dtype; the default) or "cudnn" (NVIDIA, bfloat16 or
-        float16). cudnn serves single-token decoding and whole sequences (T == S, positions
-        0..T-1); a chunk of tokens over a cached prefix takes the xla path either way.
+        float16). cudnn serves single-token decoding and whole sequences; a chunk of tokens over a
+        cached prefix takes the xla path either way.
     """
-    num_tokens, num_slots = q.shape[1], k.shape[2]
-    if implementation == "cudnn" and (num_tokens == 1 or num_tokens == num_slots):
-        return _cudnn(q, k, v, positions)
     if implementation not in (None, "xla", "cudnn"):
         raise ValueError(f"attention implementation {implementation!r}: use 'xla' or 'cudnn'")
-    return _xla(q, k, v, positions)
+    if implementation == "cudnn" and (whole or q.shape[1] == 1):
+        return _cudnn(q, k, v, positions)
+    return _whole(q, k, v) if whole else _xla(q, k, v, positions)
+
+
+def _whole(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    batch, num_tokens, _, head_dim = q.shape
+    grouped = q.reshape(batch, num_tokens, k.shape[1], -1, head_dim).transpose(0, 2, 3, 1, 4)
+    return causal_attention(grouped, k, v).transpose(0, 3, 1, 2, 4).reshape(q.shape)
 
 
 def _xla(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array) -> jax.Array:

@@ -120,7 +120,14 @@ class SelfAttention(nn.Module):
             keys, values = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
         else:
             keys, values = write_layer(*layer_cache, k, v, positions)
-        out = attention(q, keys, values, positions, implementation=self.implementation)
+        out = attention(
+            q,
+            keys,
+            values,
+            positions,
+            whole=layer_cache is None,
+            implementation=self.implementation,
+        )
         return self.o_proj(out.reshape(batch, num_tokens, -1), dropout), (keys, values)
 
 
