@@ -303,7 +303,7 @@ def summarize(collectives: list[Collective]) -> dict[str, tuple[int, int]]:
     """kind -> (operations, bytes of their results on one device)."""
     count, size = collections.Counter(), collections.Counter()
     for item in collectives:
-        count[item.kind] += len(item.shapes)
+        count[item.kind] += 1
         size[item.kind] += item.num_bytes
     return {kind: (count[kind], size[kind]) for kind in sorted(count)}
 

@@ -15,7 +15,7 @@ one device. Operations (TFLOP) and bytes (GB, the compiler's count, which is far
 memory) are those of one turn of the program's loop (an accumulation step; a token for every slot)
 or, without one, of one call. us/token is the roofline of that turn over the tokens it serves: the
 larger of operations over the chip's rate, and the bytes that must be read (weights, for training
-twice, and the slots' cache) over its bandwidth. Collectives: number of arrays and MiB of results on
+twice, and the slots' cache) over its bandwidth. Collectives: how many, and MiB of their results on
 one device, in that turn.
 
 libtpu has a folder of its own because JAX, where it finds one, looks for a TPU at every start that

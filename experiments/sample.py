@@ -13,15 +13,25 @@ On a model of your own, with prompts of your own:
       --sampler=power --alpha=4 --num_samples=4 --out=runs/mine
 
 A student of experiments.distill is its base model with --adapter=runs/student/adapter.
+
+All devices of the machine are used: each holds the model and serves chains of its own, or
+--model_axis=M of them share it. On several hosts every process runs the same command; Slurm, TPU
+pods and Kubernetes need no flag, elsewhere --coordinator=HOST:PORT --num_processes=N
+--process_id=I. --out is on a disk they share. Processes meet at the start and are on their own from
+there: each makes its share of the records, in a file of its own, and the last one to end makes
+records.jsonl of them. One that was lost is started again alone, by the same command without
+--coordinator; or all of them, in any number. experiments.merge_shards says what is missing.
 """
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags
 
-from powerjax import evaluate, launch, models, records, report, text
+from powerjax import evaluate, launch, mesh, models, records, report, shards, text
 from powerjax.tasks import CHAT, RAW, Problem, Task, registry
 
 launch.define_dtype("auto")
@@ -67,7 +77,10 @@ _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Completions a problem.", 
 _SEED = flags.DEFINE_integer("seed", 0, "Of every draw; a completion is a function of its id.")
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show a progress bar.")
 _NUM_SLOTS = flags.DEFINE_integer(
-    "num_slots", None, "Chains at a time; by free device memory if not given.", lower_bound=1
+    "num_slots",
+    None,
+    "Chains at a time, in each process; by free device memory if not given.",
+    lower_bound=1,
 )
 _MAX_NEW_TOKENS = flags.DEFINE_integer(
     "max_new_tokens", None, "The longest completion; 3072, for arithmetic 64.", lower_bound=1
@@ -105,6 +118,21 @@ _KERNEL = flags.DEFINE_enum(
 _EARLY_REJECTION = flags.DEFINE_bool(
     "early_rejection", True, "Stop a proposal once it is sure to be rejected; changes no draw."
 )
+_DATA_AXIS = flags.DEFINE_integer(
+    "data_axis",
+    None,
+    "Copies of the model, over all processes; as many as the devices hold.",
+    lower_bound=1,
+)
+_MODEL_AXIS = flags.DEFINE_integer(
+    "model_axis", 1, "Devices of one process that share each layer's weights.", lower_bound=1
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of this run.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+_WAIT_S = flags.DEFINE_float(
+    "wait_s", 300, "Seconds to wait for the other processes at the start.", lower_bound=0
+)
 
 _OF_THE_RUN = (
     *(_MODEL, _RANDOM_WEIGHTS, _ADAPTER, _MERGE_ADAPTER, _REVISION, _TASK),
@@ -131,12 +159,14 @@ def _is_positive(temperature: float | None) -> bool:
 def main(_) -> None:
     task = registry.get(_TASK.value)
     settings = _settings(task)
-    problems = _problems(task)
-    made_with = {flag.name: flag.value for flag in _OF_THE_RUN}
-    made_with |= {"dtype": launch.dtype(), **settings}
+    made_with = {flag.name: flag.value for flag in _OF_THE_RUN} | settings
+    share = _meet(made_with)
+    made_with |= {"dtype": launch.dtype()}
+    problems = launch.problems(task, made_with)
     lm = models.load(
         _MODEL.value,
         dtype=launch.dtype(),
+        mesh=_mesh(share),
         random_weights=_RANDOM_WEIGHTS.value,
         adapter=_ADAPTER.value,
         revision=_REVISION.value,
@@ -145,10 +175,12 @@ def main(_) -> None:
         lm = lm.merged(donate=True)
     print(lm)
     problems = [_asked(lm, task, problem) for problem in problems]
-    folder = records.open_run(_OUT.value, made_with, free=_FREE)
-    with records.RecordFile(folder / "records.jsonl") as file:
-        if len(file):
-            print(f"{len(file)} records are in {file.path}: going on from there")
+    folder = _open_run(share, made_with)
+    with records.RecordFile(share.path(folder)) as file:
+        elsewhere = shards.ids_elsewhere(folder, file.path)
+        if there := len(file) + len(elsewhere):
+            where = file.path if not elsewhere else folder
+            print(f"{there} records are in {where}: going on from there")
         stats = launch.collect(
             lm,
             problems,
@@ -157,11 +189,76 @@ def main(_) -> None:
             model=launch.model_name(lm, _RANDOM_WEIGHTS.value),
             sampler=_SAMPLER.value,
             settings=settings,
+            share=share,
+            elsewhere=elsewhere,
             progress=_PROGRESS.value,
         )
-        show(evaluate.summarize(file.records), stats, settings, file.path)
-        if not task.quick:
-            print(f"\nTo grade them: python -m experiments.evaluate --records={file.path}")
+        found, path = file.records, file.path
+    if share.num_processes > 1 or shards.parts(folder):
+        wanted = [(p.id, i) for p in problems for i in range(settings["num_samples"])]
+        found, path = _merge(folder, wanted, stats)
+        if path is None:
+            return
+    show(evaluate.summarize(found), stats, settings, path)
+    if not task.quick:
+        print(f"\nTo grade them: python -m experiments.evaluate --records={path}")
+
+
+def _meet(made_with: dict[str, Any]) -> shards.Share:
+    """This process's share, after the processes have met and compared what they were given."""
+    num_processes, process_id = _NUM_PROCESSES.value, _PROCESS_ID.value
+    if _COORDINATOR.value is None and None not in (num_processes, process_id):
+        mesh.check_id(num_processes, process_id)  # started again, alone
+        return shards.Share(process_id, num_processes)
+    place = mesh.find(_COORDINATOR.value, num_processes, process_id, timeout_s=_WAIT_S.value)
+    if place is None:
+        return shards.Share()
+    mesh.take_devices(place)
+    alike = {flag.name: flag.value for flag in (_LIMIT, _OUT, _DATA_AXIS, _MODEL_AXIS)} | made_with
+    alike |= {"dtype": launch.dtype(), "platform": jax.default_backend()}
+    alike |= {f"{k} version": v for k, v in records.versions().items() if k != "python"}
+    alike |= {"git commit": records.git_commit()}
+    mesh.meet(place, timeout_s=_WAIT_S.value, must_agree=alike)
+    return shards.Share(place.process_id, place.num_processes)
+
+
+def _mesh(share: shards.Share):
+    """This process's devices as a mesh; None for one device."""
+    devices, data, model = jax.local_devices(), _DATA_AXIS.value, _MODEL_AXIS.value
+    count = share.num_processes
+    if count > 1 and model > len(devices):
+        raise ValueError(
+            f"--model_axis={model} does not fit the {len(devices)} devices of process "
+            f"{share.process_id}: a model is split within a process"
+        )
+    if data is not None:
+        if data % count:
+            raise ValueError(f"--data_axis={data} does not divide by the {count} processes")
+        data //= count
+    grid = mesh.make_mesh(model=model, data=data, devices=devices)
+    return grid if grid.size > 1 else None
+
+
+def _open_run(share: shards.Share, made_with: dict[str, Any]) -> Path:
+    folder = Path(_OUT.value)
+    several = share.num_processes > 1
+    with shards.taking_turns(folder) if several else contextlib.nullcontext():
+        return records.open_run(folder, made_with, free=_FREE)
+
+
+def _merge(folder: Path, wanted: list[shards.Chain], stats) -> tuple[list, Path | None]:
+    """All processes' records, and records.jsonl made of them; no path while some are missing."""
+    with shards.taking_turns(folder):
+        found = shards.gather(folder, wanted)
+        if not found.missing:
+            return found.records, shards.write(folder, found)
+    if stats is not None:
+        print(launch.speed(stats))
+    print(
+        f"this share is done; {len(found.missing)} of {len(wanted)} completions are other"
+        f" processes', and the last to end makes {folder / shards.WHOLE}"
+    )
+    return found.records, None
 
 
 def show(summary: evaluate.Summary, stats, settings: dict[str, Any], path: Path) -> None:
@@ -202,16 +299,6 @@ def _settings(task: Task) -> dict[str, Any]:
         "temperature": None if _SAMPLER.value == "power" else 0.25,
     }
     return {k: defaults.get(k) if v is None else v for k, v in given.items()}
-
-
-def _problems(task: Task) -> list[Problem]:
-    options = {"data_dir": _DATA_DIR.value, "limit": _LIMIT.value}
-    if _SPLIT.value is not None:
-        if _SPLIT.value not in task.splits:
-            has = f"has {', '.join(task.splits)}" if task.splits else "has no splits"
-            raise ValueError(f"--split={_SPLIT.value}: {task.name} {has}")
-        options["split"] = _SPLIT.value
-    return task.load_for(_MODEL.value, **options)
 
 
 def _asked(lm: models.LM, task: Task, problem: Problem) -> Problem:

@@ -7,15 +7,16 @@ one line that says what to do, and how many records are safe.
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from absl import app, flags, logging
 
-from powerjax import records, sample
+from powerjax import records, sample, shards
 from powerjax.models import LM
+from powerjax.sample import engine
 from powerjax.tasks import Problem, Task, without_text
 
 _TRACEBACK = flags.DEFINE_bool(
@@ -59,6 +60,17 @@ def speed(stats) -> str:
     return f"{stats.tokens_per_s:,.0f} tokens/s ({tokens:,} forward tokens in {stats.wall_s:.1f} s)"
 
 
+def problems(task: Task, settings: Mapping[str, Any]) -> list[Problem]:
+    """The problems a run is about, by its flags: model, split, limit, data_dir."""
+    options = {"data_dir": settings["data_dir"], "limit": settings["limit"]}
+    if (split := settings["split"]) is not None:
+        if split not in task.splits:
+            has = f"has {', '.join(task.splits)}" if task.splits else "has no splits"
+            raise ValueError(f"--split={split}: {task.name} {has}")
+        options["split"] = split
+    return task.load_for(settings["model"], **options)
+
+
 def collect(
     lm: LM,
     problems: Sequence[Problem],
@@ -69,6 +81,8 @@ def collect(
     sampler: str,
     settings: dict[str, Any],
     label: str | None = None,
+    share: shards.Share = shards.Share(),  # noqa: B008, immutable
+    elsewhere: Collection[str] = (),
     progress: bool = True,
 ):
     """Draws the completions that `file` lacks, each appended as its chain finishes.
@@ -80,6 +94,8 @@ def collect(
       sampler: the name of a function of `powerjax.sample`.
       settings: that function's keywords.
       label: the sampler's name in the record's id, where one file's samplers differ in settings.
+      share: this process's part, if there are several.
+      elsewhere: ids of records that other files hold.
 
     Returns the sampler's stats, or None if nothing was lacking.
     """
@@ -95,7 +111,8 @@ def collect(
         )
 
     def is_there(prompt_index: int, sample_index: int) -> bool:
-        return name(problems[prompt_index], sample_index) in file
+        record_id = name(problems[prompt_index], sample_index)
+        return not share.owns(record_id) or record_id in file or record_id in elsewhere
 
     def keep(completion: sample.Completion) -> None:
         problem = problems[completion.prompt_index]
@@ -116,6 +133,9 @@ def collect(
     wanted = range(settings["num_samples"])
     if all(is_there(i, j) for i in range(len(problems)) for j in wanted):
         return None
+    if share.num_processes > 1 and settings.get("num_slots") is None:
+        own = sum(share.owns(name(problem, j)) for problem in problems for j in wanted)
+        settings = settings | {"num_slots": _num_slots(lm, problems, settings, own)}
     return getattr(sample, sampler)(
         lm,
         [problem.prompt for problem in problems],
@@ -125,6 +145,12 @@ def collect(
         progress=progress,
         **settings,
     ).stats
+
+
+def _num_slots(lm: LM, problems: Sequence[Problem], settings: dict[str, Any], own: int) -> int:
+    """Those that the sampler would choose if the process's own chains were the whole job."""
+    longest = max(len(lm.encode(problem.prompt)) for problem in problems)
+    return engine.pick_num_slots(lm, longest, settings["max_new_tokens"], own)
 
 
 def _as_recorded(sampler: str, settings: dict[str, Any]) -> dict[str, Any]:

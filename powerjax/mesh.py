@@ -11,6 +11,7 @@ import os
 import re
 import urllib.request
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -32,6 +33,15 @@ PARAM_SPECS = (
     (r"norm/scale$", P()),
     (r"_layernorm/scale$", P()),
 )
+
+
+class Place(NamedTuple):
+    """The place of this process in a run of several."""
+
+    coordinator: str
+    num_processes: int
+    process_id: int
+    local_devices: list[int] | None = None  # None: all of the host's
 
 
 def start(
@@ -59,34 +69,69 @@ def start(
       OSError: no coordinator, or a process is missing, after timeout_s.
       RuntimeError: JAX's, after a device was touched.
     """
+    place = find(coordinator, num_processes, process_id, timeout_s=timeout_s)
+    if place is None:
+        return
+    meet(place, timeout_s=timeout_s, must_agree=must_agree)
+    jax.distributed.initialize(
+        *place[:3],
+        local_device_ids=place.local_devices,
+        cluster_detection_method="deactivate",  # it would hide devices, and was asked above
+        initialization_timeout=max(math.ceil(timeout_s), 30),  # all are there: seconds
+    )
+
+
+def find(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    timeout_s: float = 300,
+) -> Place | None:
+    """The place that the arguments of `start`, or the environment, give; None: it runs alone."""
     given = (coordinator, num_processes, process_id)
     if given == (None, None, None):
         run = _find_run(timeout_s)
         if run is None:
-            return
-        coordinator, num_processes, process_id, local_devices = run
+            return None
+        place = Place(*run)
     elif None in given:
         raise ValueError(
             "coordinator, num_processes and process_id go together: give all three, or none on "
             "one machine, Slurm, Open MPI, a TPU pod or Kubernetes"
         )
     else:
-        local_devices = None
+        place = Place(*given)
+    check_id(place.num_processes, place.process_id)
+    return place
+
+
+def check_id(num_processes: int, process_id: int) -> None:
+    """Raises ValueError if there is no such process."""
     if num_processes < 1 or not 0 <= process_id < num_processes:
         raise ValueError(
             f"process_id {process_id} of num_processes {num_processes}: ids count from 0 to "
             "num_processes - 1"
         )
+
+
+def meet(
+    place: Place, *, timeout_s: float = 300, must_agree: Mapping[str, object] | None = None
+) -> None:
+    """Returns once all processes are there and agree; arguments and errors as for `start`.
+
+    They are not connected: each runs on its own devices, and outlives the others.
+    """
     facts = {"jax": jax.__version__} | {k: str(v) for k, v in (must_agree or {}).items()}
-    rendezvous.meet(coordinator, num_processes, process_id, facts, timeout_s)
-    jax.distributed.initialize(
-        coordinator,
-        num_processes,
-        process_id,
-        local_device_ids=local_devices,
-        cluster_detection_method="deactivate",  # it would hide devices, and was asked above
-        initialization_timeout=max(math.ceil(timeout_s), 30),  # all are there: seconds
-    )
+    rendezvous.meet(place.coordinator, place.num_processes, place.process_id, facts, timeout_s)
+
+
+def take_devices(place: Place) -> None:
+    """Of several processes on one host, each sees its own GPUs; before a device is touched."""
+    if place.local_devices:
+        ids = ",".join(map(str, place.local_devices))
+        jax.config.update("jax_cuda_visible_devices", ids)
+        jax.config.update("jax_rocm_visible_devices", ids)
 
 
 def is_main() -> bool:

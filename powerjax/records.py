@@ -109,9 +109,8 @@ class RecordFile:
 
     def append(self, record: Record) -> None:
         """Writes one record, and returns when it is on disk."""
-        line = json.dumps(record, ensure_ascii=False, allow_nan=False, default=_plain)
-        data = line.encode("utf-8", "backslashreplace") + b"\n"
-        self._admit(json.loads(line), f"{self.path}")
+        data = encode(record)
+        self._admit(json.loads(data), f"{self.path}")
         try:
             written = 0
             while written < len(data):
@@ -147,6 +146,12 @@ class RecordFile:
             ) from None
 
 
+def encode(record: Record) -> bytes:
+    """A record as its line of a file."""
+    line = json.dumps(record, ensure_ascii=False, allow_nan=False, default=_plain)
+    return line.encode("utf-8", "backslashreplace") + b"\n"
+
+
 def _plain(value: Any) -> Any:
     """NumPy and JAX numbers and arrays as Python's."""
     if hasattr(value, "tolist"):
@@ -173,8 +178,8 @@ def open_run(
     start = {
         "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": command(),
-        "git_commit": _git_commit(),
-        "versions": _versions(),
+        "git_commit": git_commit(),
+        "versions": versions(),
         "device": _device(),
     }
     has_records = any(file.stat().st_size for file in folder.rglob("*.jsonl"))
@@ -229,7 +234,8 @@ def command() -> str:
     return shlex.join([*program, *sys.argv[1:]])
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
+    """The checkout this program runs from; None where it is not one."""
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None
@@ -242,7 +248,8 @@ def _git_commit() -> str | None:
         return None
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide what is computed."""
     found = {"python": platform.python_version()}
     for name in VERSIONS_OF:
         try:

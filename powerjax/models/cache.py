@@ -8,12 +8,17 @@ such a query is made.
 """
 
 import functools
+import logging
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, Sharding
+from jax.sharding import PartitionSpec as P
 
 from powerjax.models.config import ModelConfig
+
+log = logging.getLogger(__name__)
 
 
 class KVCache(NamedTuple):
@@ -23,12 +28,41 @@ class KVCache(NamedTuple):
     v: tuple[jax.Array, ...]
 
 
-def init_cache(config: ModelConfig, batch: int, length: int, dtype=jnp.float32) -> KVCache:
-    """An empty cache of `batch` rows and `length` slots."""
+def init_cache(
+    config: ModelConfig,
+    batch: int,
+    length: int,
+    dtype=jnp.float32,
+    place: Sharding | None = None,
+) -> KVCache:
+    """An empty cache of `batch` rows and `length` slots; place: of each array, `cache_sharding`."""
     shape = (batch, config.num_kv_heads, length, config.head_dim)
     return KVCache(
-        k=tuple(jnp.zeros(shape, dtype) for _ in range(config.num_layers)),
-        v=tuple(jnp.zeros(shape, dtype) for _ in range(config.num_layers)),
+        k=tuple(jnp.zeros(shape, dtype, device=place) for _ in range(config.num_layers)),
+        v=tuple(jnp.zeros(shape, dtype, device=place) for _ in range(config.num_layers)),
+    )
+
+
+def cache_sharding(config: ModelConfig, mesh: Mesh) -> NamedSharding:
+    """Where an array of a cache lies: split by kv heads over "model", as the attention weights are.
+
+    Where the heads do not divide, attention is replicated, and the cache with it; that is logged.
+    """
+    size = mesh.shape["model"]
+    if config.num_heads % size or config.num_kv_heads % size:
+        _say_replicated(config.num_heads, config.num_kv_heads, size)
+        return NamedSharding(mesh, P())
+    return NamedSharding(mesh, P(None, "model"))
+
+
+@functools.cache
+def _say_replicated(num_heads: int, num_kv_heads: int, size: int) -> None:
+    """Once, and not for every engine."""
+    log.info(
+        "the K/V cache is replicated: %d heads, %d kv heads do not divide by model axis %d",
+        num_heads,
+        num_kv_heads,
+        size,
     )
 
 
@@ -45,16 +79,35 @@ def write_layer(
     return k_cache, v_cache
 
 
-def save_slots(undo: KVCache, cache: KVCache, positions: jax.Array) -> tuple[KVCache, jax.Array]:
+def save_slots(
+    undo: KVCache, cache: KVCache, positions: jax.Array, place: NamedSharding | None = None
+) -> tuple[KVCache, jax.Array]:
     """Copies the slot at each row's position[B] from `cache` into `undo`, before it is overwritten.
 
     A Metropolis-Hastings proposal writes into the one working cache; what it overwrites is kept
     here, so that an accepted move costs no copy and a rejected one copies its own length back.
 
+    Args:
+      undo, cache, positions: see above.
+      place: of both caches' arrays, where they are split over devices.
+
     Returns:
       (undo, positions). Write at the positions returned: they are the same numbers, but depend on
       the old slots having been read, so that XLA can write in place.
     """
+    if place is None:
+        return _save_slots(undo, cache, positions)
+    # Each device for its own heads: whether a slot was read is nothing to tell the others.
+    return jax.shard_map(
+        _save_slots,
+        mesh=place.mesh,
+        in_specs=(place.spec, place.spec, P()),
+        out_specs=(place.spec, P()),
+        check_vma=False,  # positions are the same everywhere; the sum below hides it
+    )(undo, cache, positions)
+
+
+def _save_slots(undo, cache, positions):
     rows = jnp.arange(positions.shape[0])
     old = jax.tree.map(lambda source: source[rows, :, positions], cache)
     # Nothing exceeds infinity, so this adds 0. XLA drops an optimization_barrier before it decides
@@ -99,7 +152,7 @@ def grow(cache: KVCache, length: int) -> KVCache:
     """
 
     def widen(rows):
-        wider = _pad_slots(rows, length)
+        wider = _pad_slots(length, rows.sharding if rows.committed else None)(rows)
         wider.block_until_ready()
         rows.delete()
         return wider
@@ -107,6 +160,9 @@ def grow(cache: KVCache, length: int) -> KVCache:
     return jax.tree.map(widen, cache)
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _pad_slots(rows: jax.Array, length: int) -> jax.Array:
-    return jnp.pad(rows, ((0, 0), (0, 0), (0, length - rows.shape[2]), (0, 0)))
+@functools.cache
+def _pad_slots(length: int, place: Sharding | None):
+    def pad(rows):
+        return jnp.pad(rows, ((0, 0), (0, 0), (0, length - rows.shape[2]), (0, 0)))
+
+    return jax.jit(pad, out_shardings=place)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from powerjax.sample.engine import Stats
+from powerjax.sample.stats import Stats
 
 
 @dataclasses.dataclass

@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import dataclasses
 import functools
 import os
 import threading
@@ -13,123 +12,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from powerjax.models.cache import KVCache, grow, init_cache
+from powerjax.models.cache import KVCache, cache_sharding, grow, init_cache
 from powerjax.models.language_model import LM
-from powerjax.sample import mh
+from powerjax.sample import mh, placement
 from powerjax.sample import slots as slots_lib
+from powerjax.sample.stats import Finished, Request, Stats
 
 _PREFILL_ROWS = 8
 _PREFILL_TOKENS = 8192  # in one prefill, whose scores are [rows, N, T, T]
 _MIN_WINDOW = 256  # cache slots to begin with; doubled when a chain needs more
 _FIRST_CHUNK = 4  # model steps
 _CHUNK_S = 0.5  # aim for one call of the slots: how often progress shows and Ctrl-C is heard
-_COMPILING = threading.Lock()
+_COMPILING = collections.defaultdict(threading.Lock)  # by devices
 _MAX_SLOTS = {"cpu": 64, "gpu": 256, "tpu": 256}
 _MEMORY_SHARE = 0.8  # of free device memory, for caches and logits
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """One chain to run: tokens of its prompt, and the key of its randomness (uint32 [2])."""
-
-    prompt_index: int
-    sample_index: int
-    key: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Finished:
-    """One chain's end. tokens int32 [length], EOS included if `ended`; log_p float32 [length]."""
-
-    request: Request
-    tokens: np.ndarray
-    log_p: np.ndarray
-    ended: bool
-    num_forward_tokens: int
-    num_moves: int
-    num_accepted: int
-    num_rejected_early: int
-
-
-@dataclasses.dataclass
-class Stats:
-    """What a run did. Counts are of tokens unless named otherwise."""
-
-    num_slots: int = 0
-    slots_an_engine: int = 0  # of these; a model step moves so many
-    model_steps: int = 0
-    num_forward_tokens: int = 0  # tokens fed to the model by decoding: busy slot-steps
-    prefill_tokens: int = 0  # prompt tokens, padding left out
-    tokens_proposed: int = 0  # drawn in MH moves
-    tokens_accepted: int = 0
-    moves: int = 0
-    moves_accepted: int = 0
-    moves_rejected_early: int = 0
-    stage_moves: list[int] = dataclasses.field(default_factory=list)
-    stage_accepted: list[int] = dataclasses.field(default_factory=list)
-    slot_steps_waiting: int = 0  # slot-steps while prompts waited, and the busy ones of them
-    slot_steps_waiting_busy: int = 0
-    wall_s: float = 0.0
-    first_completion_s: float | None = None
-    host_s: float = 0.0  # wall time in which no call of the slots was under way
-
-    @property
-    def slot_occupancy(self) -> float | None:
-        """Busy slot-steps over all slot-steps while prompts waited; None if none ever waited.
-
-        Near 1 by design: the loop goes back to the host rather than step with an idle slot. What
-        that costs is in host_s.
-        """
-        if not self.slot_steps_waiting:
-            return None
-        return self.slot_steps_waiting_busy / self.slot_steps_waiting
-
-    @property
-    def acceptance_by_stage(self) -> list[float]:
-        """Accepted over finished MH moves, stage by stage."""
-        return [a / m for a, m in zip(self.stage_accepted, self.stage_moves, strict=True) if m]
-
-    @property
-    def acceptance_rate(self) -> float | None:
-        """Accepted over finished MH moves; None where there were none."""
-        return self.moves_accepted / self.moves if self.moves else None
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Forward tokens per second of wall time, compilation included."""
-        return self.num_forward_tokens / self.wall_s if self.wall_s else 0.0
-
-    def __add__(self, other: "Stats") -> "Stats":
-        total = Stats()
-        for field in dataclasses.fields(Stats):
-            a, b = getattr(self, field.name), getattr(other, field.name)
-            if isinstance(a, list):
-                width = max(len(a), len(b))
-                pad = lambda x: np.pad(np.array(x, int), (0, width - len(x)))  # noqa: B023, E731
-                setattr(total, field.name, (pad(a) + pad(b)).tolist())
-            elif field.name == "first_completion_s":
-                total.first_completion_s = a if a is not None else b
-            elif field.name in ("num_slots", "slots_an_engine"):
-                setattr(total, field.name, max(a, b))
-            else:
-                setattr(total, field.name, a + b)
-        return total
-
-
 def pick_num_slots(lm: LM, longest_prompt: int, max_new_tokens: int, num_chains: int) -> int:
-    """Slots that fit the device's free memory, a power of two.
+    """Slots that fit the devices' free memory, a power of two for each row of the mesh.
 
     A slot holds two caches of its whole length, a few rows of logits, and its share of the queue
     of prefilled prompts. No more slots than there are chains, and no more than pays (64 on a CPU).
     """
-    c = lm.config
-    device = jax.tree.leaves(lm.params)[0].devices().pop()
-    per_token = 2 * c.num_layers * c.num_kv_heads * c.head_dim * jnp.dtype(lm.dtype).itemsize
+    c, num_rows = lm.config, placement.num_rows(lm)
+    device = placement.devices(lm)[0]
+    heads = c.num_kv_heads
+    if lm.mesh is not None and "model" in cache_sharding(c, lm.mesh).spec:
+        heads //= lm.mesh.shape["model"]
+    per_token = 2 * c.num_layers * heads * c.head_dim * jnp.dtype(lm.dtype).itemsize
     tokens = 2 * (longest_prompt + max_new_tokens) + 2 * _bucket(longest_prompt)  # as _Feed's
     per_slot = tokens * per_token + 6 * 4 * c.vocab_size
     room = max(1, int(_MEMORY_SHARE * _free_bytes(device)) // per_slot)
     fitting = 1 << (room.bit_length() - 1)
-    return min(fitting, _power_of_two(num_chains), _MAX_SLOTS.get(device.platform, 256))
+    fitting = min(fitting, _MAX_SLOTS.get(device.platform, 256))
+    return min(num_rows * fitting, _power_of_two(num_chains))
 
 
 def _free_bytes(device) -> int:
@@ -170,14 +86,14 @@ def generate(
       Stats of the run.
     """
     started = time.perf_counter()
-    model = lm.model(long_context)
+    model, home = placement.module(lm, long_context), placement.home(lm)
     rows = prefix_rows or count_prefix_rows(requests, num_slots)
-    feed = _Feed(lm, model, prompts, requests, num_slots, rows)
+    feed = _Feed(lm, model, prompts, requests, num_slots, rows, home)
     longest = max(map(len, prompts))
     max_tokens = int(settings.max_new_tokens)
     window_end = max(_round_up(longest + max_tokens - 1, 32), feed.prompt_bucket)
     window = min(window_end, max(_MIN_WINDOW, _power_of_two(feed.prompt_bucket + 64)))
-    slots = slots_lib.init(lm.config, num_slots, window, max_tokens, settings, lm.dtype)
+    slots = slots_lib.init(lm.config, num_slots, window, max_tokens, settings, lm.dtype, home)
     stats, max_steps, late = Stats(num_slots, num_slots), _FIRST_CHUNK, collections.deque()
 
     def deliver():
@@ -187,11 +103,11 @@ def generate(
                 stats.first_completion_s = time.perf_counter() - started
             on_finish(finished)
 
-    ended = started
+    ended, compiling = started, _COMPILING[placement.devices(lm)]
     try:
         while True:
             # Workers that start together wait for the first one's compilation.
-            with _COMPILING if stats.model_steps == 0 else contextlib.nullcontext():
+            with compiling if stats.model_steps == 0 else contextlib.nullcontext():
                 stats.prefill_tokens += feed.refill()
                 queue = feed.queue()
                 began = time.perf_counter()
@@ -200,8 +116,8 @@ def generate(
                     model, lm.variables, slots, queue, settings, np.int32(max_steps), feed.has_more
                 )
             deliver()  # the last call's, while the device works
-            head, tally, count, busy, reach = jax.device_get(
-                (head, tally, results.count, slots.busy, _reach(slots))
+            head, tally, count, busy, position = jax.device_get(
+                (head, tally, results.count, slots.busy, slots_lib.write_position(slots))
             )
             ended = time.perf_counter()
             _tally(stats, tally)
@@ -213,7 +129,7 @@ def generate(
             if not busy.any() and feed.is_empty:
                 break
             length = slots.cache.k[0].shape[2]
-            if reach >= length:
+            if np.max(position, where=busy, initial=0) >= length:
                 length = min(window_end, 2 * length)
                 slots = slots._replace(
                     cache=grow(slots.cache, length), undo=grow(slots.undo, length)
@@ -227,11 +143,6 @@ def generate(
     return stats
 
 
-def _reach(slots: slots_lib.Slots) -> jax.Array:
-    """The largest cache position that a slot needs next."""
-    return jnp.max(jnp.where(slots.busy, slots_lib.write_position(slots), 0))
-
-
 def count_prefix_rows(requests: Sequence[Request], num_slots: int) -> int:
     """Prompts the device's queue must hold: it is refilled to num_slots + a batch of chains."""
     groups = collections.Counter(r.prompt_index for r in requests)
@@ -242,7 +153,7 @@ def count_prefix_rows(requests: Sequence[Request], num_slots: int) -> int:
 class _Feed:
     """The host's side of the admission queue: prompts prefilled ahead of the slots."""
 
-    def __init__(self, lm, model, prompts, requests, num_slots, rows):
+    def __init__(self, lm, model, prompts, requests, num_slots, rows, home):
         self._lm, self._model, self._prompts = lm, model, prompts
         self._requests, self._room = requests, max(8, 2 * num_slots)
         groups = collections.defaultdict(list)
@@ -252,7 +163,7 @@ class _Feed:
         self._low = num_slots  # refill when fewer chains than this wait
         self._batch = min(_PREFILL_ROWS, num_slots)
         self.prompt_bucket = _bucket(max(map(len, prompts)))
-        self._prefix = init_cache(lm.config, rows, self.prompt_bucket, lm.dtype)
+        self._prefix = init_cache(lm.config, rows, self.prompt_bucket, lm.dtype, home.cache)
         self._free = list(range(rows))
         self._uses = collections.Counter()  # row -> chains that wait for it
         self._waiting = collections.deque()  # (request number, row)
@@ -330,11 +241,15 @@ def _prefill(model, variables, prefix: KVCache, tokens, rows) -> KVCache:
     """K/V of prompts [B,T], written into `rows` of the prefix cache."""
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     fresh = model.apply(variables, tokens, positions)[1]
-    return jax.tree.map(
+    prefix = jax.tree.map(
         lambda to, new: to.at[rows, :, : tokens.shape[1]].set(new.astype(to.dtype), mode="drop"),
         prefix,
         fresh,
     )
+    if model.mesh is None:
+        return prefix
+    place = cache_sharding(model.config, model.mesh)
+    return jax.lax.with_sharding_constraint(prefix, place)
 
 
 def _rows(results: slots_lib.Results, count: int, requests) -> list[Finished]:

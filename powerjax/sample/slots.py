@@ -5,6 +5,10 @@ queue of prefilled prompts, inside the loop. One working K/V cache serves all: a
 its slots in place, what it overwrites goes to an undo cache, and a rejected move copies its own
 length back. (Two full caches cost a copy per accepted move as well; two buffers with a selector
 cost a second read of everything in every step.)
+
+Over the "model" axis of a mesh the caches are split by kv heads and everything else is whole on
+each device, so that all of them take the same decisions and speak only in the model's products:
+twice a layer, for the embedding and for the logits.
 """
 
 import functools
@@ -13,9 +17,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from powerjax.models.cache import (
     KVCache,
+    cache_sharding,
     copy_row,
     init_cache,
     restore_slots,
@@ -23,6 +30,7 @@ from powerjax.models.cache import (
 )
 from powerjax.models.decoder import CausalLM
 from powerjax.sample import draws, mh
+from powerjax.sample.placement import Home
 
 _RESTORE_WIDTH = 32  # slots copied back at a time
 
@@ -85,14 +93,18 @@ class Tally(NamedTuple):
     stage_accepted: Array  # [M]
 
 
-def init(config, num_slots: int, length: int, max_tokens: int, settings, dtype) -> Slots:
+def init(
+    config, num_slots: int, length: int, max_tokens: int, settings, dtype, home: Home | None = None
+) -> Slots:
     """Empty slots with `length` cache slots each and room for `max_tokens` new tokens."""
+    home = home or Home()
     one = mh.init(settings, max_tokens)
     # Done chains stay as they are, so an idle slot is one that is done.
     one = one._replace(done=jnp.asarray(True))
     spread = lambda x: jnp.tile(x[None], (num_slots,) + (1,) * x.ndim)  # noqa: E731
     zero = lambda: jnp.zeros(num_slots, jnp.int32)  # noqa: E731
-    return Slots(
+    caches = [init_cache(config, num_slots, length, dtype, home.cache) for _ in range(2)]
+    slots = Slots(
         chain=jax.tree.map(spread, one),
         key=jnp.zeros((num_slots, 2), jnp.uint32),
         prompt_length=zero() + 1,
@@ -103,9 +115,12 @@ def init(config, num_slots: int, length: int, max_tokens: int, settings, dtype) 
         moves=zero(),
         accepted=zero(),
         rejected_early=zero(),
-        cache=init_cache(config, num_slots, length, dtype),
-        undo=init_cache(config, num_slots, length, dtype),
+        cache=(),
+        undo=(),
     )
+    if home.rest is not None:
+        slots = jax.device_put(slots, home.rest)
+    return slots._replace(cache=caches[0], undo=caches[1])
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
@@ -157,7 +172,26 @@ def run(
         return _serve(slots, results, tally, queue, head, settings)
 
     carry = _serve(slots, results, tally, queue, jnp.int32(0), settings)
-    return lax.while_loop(goes_on, body, carry)
+    slots, *rest = lax.while_loop(goes_on, body, carry)
+    return _at_home(slots, model), *_whole(rest, model)
+
+
+def _at_home(slots: Slots, model: CausalLM) -> Slots:
+    """Over several devices: laid out as `init` does it."""
+    if model.mesh is None:
+        return slots
+    caches = lax.with_sharding_constraint(
+        (slots.cache, slots.undo), cache_sharding(model.config, model.mesh)
+    )
+    slots = _whole(slots._replace(cache=(), undo=()), model)
+    return slots._replace(cache=caches[0], undo=caches[1])
+
+
+def _whole(tree, model: CausalLM):
+    """Over several devices: every array whole on each."""
+    if model.mesh is None:
+        return tree
+    return lax.with_sharding_constraint(tree, NamedSharding(model.mesh, P()))
 
 
 def write_position(slots: Slots) -> Array:
@@ -169,10 +203,11 @@ def _step(model, variables, slots: Slots, settings: mh.Settings) -> tuple[Slots,
     """One model step and one `advance` for every slot; idle slots compute and change nothing."""
     chain, position = slots.chain, write_position(slots)
     tokens = jnp.where(chain.token < 0, slots.prompt_last, chain.token)
-    undo, position = save_slots(slots.undo, slots.cache, position)
+    place = cache_sharding(model.config, model.mesh) if model.mesh is not None else None
+    undo, position = save_slots(slots.undo, slots.cache, position, place)
     with jax.named_scope("model"):
         hidden, cache = model.apply(variables, tokens[:, None], position[:, None], slots.cache)
-        logits = model.apply(variables, hidden[:, 0], method="unembed")
+        logits = _whole(model.apply(variables, hidden[:, 0], method="unembed"), model)
     with jax.named_scope("advance"):
         uniforms = jax.vmap(lambda k, c: draws.draw(k, c, settings, logits.dtype.type))(
             slots.key, chain

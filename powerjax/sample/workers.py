@@ -1,4 +1,6 @@
-"""Several engines side by side, one thread each, where one engine leaves cores idle.
+"""Several engines side by side, one thread each: on a mesh, and where one leaves cores idle.
+
+A mesh has one engine for each of its rows, on that row's devices alone (placement.py).
 
 XLA runs the small operations of a small model on one core of a CPU, so the embedded model is served
 twice as fast by two engines of half the slots on two cores. A model whose matrices are large uses
@@ -17,7 +19,7 @@ import jax
 from tqdm.auto import tqdm
 
 from powerjax.models.language_model import LM
-from powerjax.sample import engine, mh
+from powerjax.sample import engine, mh, placement
 
 _SMALL_MODEL_BYTES = 32 << 20
 _LEAST_SLOTS = 8  # for one engine; with fewer a step costs as much
@@ -53,7 +55,10 @@ def generate(
     bar: tqdm,
 ) -> engine.Stats:
     """`engine.generate` by as many engines as pay; on_finish is called in the caller's thread."""
-    count = count_workers(lm, num_slots)
+    models = placement.rows(lm)
+    if len(models) == 1:
+        models *= count_workers(models[0], num_slots)
+    count = len(models)
     options = dict(num_slots=-(-num_slots // count), long_context=long_context)
 
     def finish(finished: engine.Finished) -> None:
@@ -67,7 +72,7 @@ def generate(
             return True
 
         return engine.generate(
-            lm, prompts, requests, settings, on_finish=finish, on_call=show, **options
+            models[0], prompts, requests, settings, on_finish=finish, on_call=show, **options
         )
 
     shares = _shares(requests, count)
@@ -85,7 +90,13 @@ def generate(
 
         try:
             latest[number] = engine.generate(
-                lm, prompts, shares[number], settings, on_finish=events.put, on_call=keep, **options
+                models[number],
+                prompts,
+                shares[number],
+                settings,
+                on_finish=events.put,
+                on_call=keep,
+                **options,
             )
             events.put(None)
         except BaseException as error:

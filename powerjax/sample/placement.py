@@ -1,0 +1,95 @@
+"""Where an engine's arrays lie, and one engine's model for each row of a mesh.
+
+A mesh of data D x model M is D engines of M devices each. Chains share nothing, so neither do the
+engines: no program runs over "data", and none of them waits for another's chains.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+from jax.sharding import Mesh, NamedSharding, Sharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
+
+from powerjax.models.cache import cache_sharding
+from powerjax.models.decoder import CausalLM
+from powerjax.models.language_model import LM
+
+
+class Home(NamedTuple):
+    """Where an engine's arrays lie; None: on JAX's default device, like its weights."""
+
+    cache: Sharding | None = None  # each array of a K/V cache
+    rest: Sharding | None = None  # everything else, whole on each device
+
+
+def home(lm: LM) -> Home:
+    """By where the weights are."""
+    leaf = jax.tree.leaves(lm.params)[0]
+    if not leaf.committed:
+        return Home()
+    if len(leaf.sharding.device_set) == 1:
+        (device,) = leaf.sharding.device_set
+        return Home(*2 * (SingleDeviceSharding(device),))
+    if lm.mesh is None:
+        raise ValueError(f"{lm.name or 'the model'} lies on several devices but has no mesh")
+    return Home(cache_sharding(lm.config, lm.mesh), NamedSharding(lm.mesh, P()))
+
+
+def module(lm: LM, long_context: bool) -> CausalLM:
+    """The model as an engine runs it: it knows its mesh where it is split over several devices."""
+    model = lm.model(long_context)
+    return model if lm.mesh is None or lm.mesh.size == 1 else model.clone(mesh=lm.mesh)
+
+
+def devices(lm: LM) -> tuple[jax.Device, ...]:
+    """Those that hold the weights."""
+    leaf = jax.tree.leaves(lm.params)[0]
+    return tuple(sorted(leaf.sharding.device_set, key=lambda device: device.id))
+
+
+def num_rows(lm: LM) -> int:
+    """Rows of the mesh: engines, if the model is not small and on a CPU."""
+    return 1 if lm.mesh is None else lm.mesh.shape["data"]
+
+
+def rows(lm: LM) -> list[LM]:
+    """The model of each row of its mesh, on the devices of that row alone; [lm] without a mesh.
+
+    Weights that are replicated over "data" are not copied; those that are split over it (fsdp) are
+    gathered in every row.
+
+    Raises ValueError if the mesh has devices of other processes.
+    """
+    if lm.mesh is None:
+        return [lm]
+    here = jax.process_index()
+    if any(device.process_index != here for device in lm.mesh.devices.flat):
+        raise ValueError(
+            f"a mesh of {lm.mesh.size} devices has some of other processes: each process samples"
+            " on a mesh of its own, powerjax.mesh.make_mesh(devices=jax.local_devices())"
+        )
+    return [_row(lm, i) for i in range(lm.mesh.shape["data"])]
+
+
+def _row(lm: LM, row: int) -> LM:
+    grid = lm.mesh.devices[row : row + 1]
+    mesh = Mesh(grid, lm.mesh.axis_names, axis_types=lm.mesh.axis_types) if grid.size > 1 else None
+
+    def take(x: jax.Array) -> jax.Array:
+        spec = getattr(x.sharding, "spec", P())
+        if getattr(x.sharding, "mesh", None) != lm.mesh or "data" in jax.tree.leaves(tuple(spec)):
+            spec = P(*("model" if name == "model" else None for name in spec))
+            place = SingleDeviceSharding(grid.item()) if mesh is None else NamedSharding(mesh, spec)
+            return jax.device_put(x, place)
+        parts = {shard.device: shard.data for shard in x.addressable_shards}
+        if mesh is None:
+            return parts[grid.item()]
+        return jax.make_array_from_single_device_arrays(
+            x.shape, NamedSharding(mesh, spec), [parts[device] for device in grid.flat]
+        )
+
+    adapter = lm.adapter
+    if adapter is not None:
+        adapter = dataclasses.replace(adapter, params=jax.tree.map(take, adapter.params))
+    return dataclasses.replace(lm, params=jax.tree.map(take, lm.params), mesh=mesh, adapter=adapter)
