@@ -1,32 +1,77 @@
-"""Records to numbers: accuracy, self-reward, Best-of-N, and how sure one may be of them.
+"""Records to numbers: accuracy, self-reward, Best-of-N, majority vote, pass@k, lengths and cost.
 
 One *pass* is one completion of every problem, that is, one (seed, sample_index); tables give mean
-and standard deviation over passes, as the paper's do over its four seeds. The intervals answer
-another question, how the mean would move with other problems: they are 95 % percentile intervals of
-a bootstrap that redraws problems and keeps each problem's completions together.
+and standard deviation over passes. The intervals answer another question, how the mean would move
+with other problems. How both are made: `estimates`.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 
+from powerjax.estimates import (
+    Estimate,
+    Estimator,
+    Table,
+    best,
+    best_of_each,
+    paired_difference,
+    pass_at_k,
+)
 from powerjax.records import Record
+from powerjax.tasks import answers
 
+__all__ = [
+    "Estimate",
+    "Priced",
+    "Result",
+    "Summary",
+    "best_of",
+    "paired_difference",
+    "rows",
+    "summarize",
+    "within",
+]
 
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """A mean, its standard deviation over passes (None for one pass), and its 95 % interval."""
-
-    mean: float
-    std: float | None
-    low: float
-    high: float
+NAMES = {
+    "standard": "Standard",
+    "temperature": "Temperature",
+    "power": "Power",
+    "power_inf": "Power(inf)",
+}
+# What sets two rows of one sampler apart -> how it is written in their names.
+_SETTINGS = {
+    "alpha": "alpha",
+    "temperature": "tau",
+    "num_mcmc_steps": "N",
+    "block_size": "B",
+    "stop": "stop",
+    "kernel": "kernel",
+}
+_MAX_VOTE_CHARS = 200  # longer answers vote as they stand
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What a set of records shows. Accuracies are None where no answer is known."""
+    """What a set of records shows. Accuracies are None where no answer is known.
+
+    Attributes:
+      best_of_n_accuracy, best_of_n_self_reward: of each problem's completion of largest
+        self-reward, among all passes.
+      majority_accuracy: of the answer most completions of a problem give (ties: the mean over the
+        tied); None where answers cannot be compared, as programs.
+      pass_at: k -> pass@k (Chen et al. 2021, unbiased), over problems with k completions or more.
+      evaluated_self_reward, evaluated_best_of_n_accuracy: self-reward under the model of
+        `grading.rescore`, and the accuracy of Best-of-N by it; None where records hold none.
+      acceptance_rate: mean over chains of the share of moves accepted; None without moves.
+      forward_tokens: fed to the model by decoding, a completion; None where records do not say.
+      num_tokens: of a completion, EOS counted; length_quantiles: 5, 50 and 95 % of it.
+      finished: the share that ended in EOS.
+    """
 
     num_problems: int
     num_passes: int
@@ -34,103 +79,192 @@ class Summary:
     self_reward: Estimate
     best_of_n_accuracy: Estimate | None
     best_of_n_self_reward: Estimate
+    majority_accuracy: Estimate | None
+    pass_at: dict[int, Estimate]
+    evaluated_self_reward: Estimate | None
+    evaluated_best_of_n_accuracy: Estimate | None
     acceptance_rate: float | None
-    forward_tokens: float  # a completion
-    num_tokens: float  # a completion, EOS counted
-    finished: float  # the share that ended in EOS
+    forward_tokens: float | None
+    num_tokens: float
+    length_quantiles: tuple[float, float, float]
+    finished: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One row of a table: what one sampler did on one model."""
+    """One row of a table: what one sampler did on one model.
+
+    stages: (moves, accepted moves) of the sampler's stages, one after the other; () where that is
+        not known, for a record holds one rate of its whole chain.
+    """
 
     model: str
     sampler: str
     records: Sequence[Record]
     summary: Summary
+    stages: Sequence[tuple[int, int]] = ()
 
 
-def summarize(records: Sequence[Record], *, num_resamples: int = 2000) -> Summary:
-    """The figures of one sampler on one task; `records` may lack some completions."""
-    if not records:
-        raise ValueError("there are no records to summarize")
-    # Sorted, so that the order in which chains finished moves no bootstrap interval.
-    problems = {name: i for i, name in enumerate(sorted({r["problem_id"] for r in records}))}
-    passes = sorted({(r["seed"], r["sample_index"]) for r in records})
-    column = {name: i for i, name in enumerate(passes)}
+@dataclasses.dataclass(frozen=True)
+class Priced:
+    """Best-of-n by self-reward: what it gives, and its price (None where it is not known)."""
 
-    def table(value: Callable[[Record], float | None]) -> np.ndarray:
-        """[problem, pass], NaN where there is no record or no value."""
-        cells = np.full((len(problems), len(passes)), np.nan)
-        for record in records:
-            found = value(record)
-            if found is not None:
-                at = problems[record["problem_id"]], column[record["seed"], record["sample_index"]]
-                cells[at] = found
-        return cells
-
-    self_reward = table(lambda r: r["self_reward"])
-    correct = table(lambda r: r.get("correct"))
-    chosen = np.nanargmax(self_reward, axis=1)[:, None]  # Best-of-N: the largest self-reward
-    graded = not np.isnan(correct).all()
-    acceptance = table(lambda r: r.get("acceptance_rate"))
-    redraw = np.random.default_rng(0).integers(len(problems), size=(num_resamples, len(problems)))
-    best_correct = np.take_along_axis(correct, chosen, axis=1)
-    best_reward = np.take_along_axis(self_reward, chosen, axis=1)
-    return Summary(
-        num_problems=len(problems),
-        num_passes=len(passes),
-        accuracy=_estimate(correct, redraw) if graded else None,
-        self_reward=_estimate(self_reward, redraw),
-        best_of_n_accuracy=_estimate(best_correct, redraw) if graded else None,
-        best_of_n_self_reward=_estimate(best_reward, redraw),
-        acceptance_rate=None if np.isnan(acceptance).all() else float(np.nanmean(acceptance)),
-        forward_tokens=float(np.nanmean(table(lambda r: r.get("num_forward_tokens")))),
-        num_tokens=float(np.nanmean(table(lambda r: r["num_tokens"]))),
-        finished=float(np.nanmean(table(lambda r: r["finish_reason"] == "eos"))),
-    )
+    n: int
+    forward_tokens: float | None
+    accuracy: Estimate | None
+    self_reward: Estimate
 
 
-def paired_difference(
-    ours: Sequence[Record],
-    theirs: Sequence[Record],
-    value: str = "correct",
-    *,
-    num_resamples: int = 2000,
-) -> Estimate:
-    """The mean over problems of (ours - theirs), each problem's completions averaged first.
+def summarize(
+    records: Sequence[Record], *, pass_at: Sequence[int] | None = None, num_resamples: int = 2000
+) -> Summary:
+    """The figures of one sampler on one task; `records` may lack some completions.
 
-    Both are of the same problems, so the interval, a bootstrap over them, is narrower than the two
-    rows' own. Raises ValueError where they share no problem.
+    pass_at: for which k; by default the powers of two up to the fewest completions of a problem.
+
+    Raises as `estimates.Table` does.
     """
-
-    def by_problem(records: Sequence[Record]) -> dict[str, float]:
-        found = {}
-        for record in records:
-            if record.get(value) is not None:
-                found.setdefault(record["problem_id"], []).append(record[value])
-        return {name: float(np.mean(values)) for name, values in found.items()}
-
-    a, b = by_problem(ours), by_problem(theirs)
-    shared = sorted(a.keys() & b.keys())
-    if not shared:
-        raise ValueError("the two have no problem in common: there is no paired difference")
-    each = np.array([a[name] - b[name] for name in shared])
-    redraw = np.random.default_rng(0).integers(len(shared), size=(num_resamples, len(shared)))
-    low, high = np.percentile(each[redraw].mean(axis=1), [2.5, 97.5])
-    return Estimate(float(each.mean()), None, float(low), float(high))
-
-
-def _estimate(cells: np.ndarray, redraw: np.ndarray) -> Estimate:
-    """Mean over problems of each problem's mean, so that a missing completion shifts nothing."""
-    known = ~np.isnan(cells).all(axis=1)
-    each = np.nanmean(cells[known], axis=1)
-    resampled = each[redraw % len(each)].mean(axis=1)
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    by_pass = np.nanmean(cells, axis=0)
-    return Estimate(
-        mean=float(each.mean()),
-        std=float(by_pass.std(ddof=1)) if len(by_pass) > 1 else None,
-        low=float(low),
-        high=float(high),
+    table = Table(records)
+    estimate = Estimator(len(table.problems), num_resamples)
+    self_reward = table.of(lambda r: r["self_reward"])
+    correct = table.of(lambda r: r.get("correct"))
+    evaluated = table.of(lambda r: r.get("evaluated_self_reward"))
+    lengths = table.of(lambda r: r["num_tokens"])
+    counts = (~np.isnan(correct)).sum(axis=1)
+    pass_at = _powers_of_two(counts) if pass_at is None else pass_at
+    return Summary(
+        num_problems=len(table.problems),
+        num_passes=len(table.passes),
+        accuracy=estimate(correct),
+        self_reward=estimate(self_reward),
+        best_of_n_accuracy=estimate(best(correct, self_reward)),
+        best_of_n_self_reward=estimate(best(self_reward, self_reward)),
+        majority_accuracy=estimate(_majority(table)),
+        pass_at={k: estimate(_pass_at(k, correct)) for k in pass_at if k <= counts.max()},
+        evaluated_self_reward=estimate(evaluated),
+        evaluated_best_of_n_accuracy=estimate(best(correct, evaluated)),
+        acceptance_rate=_mean(table.of(lambda r: r.get("acceptance_rate"))),
+        forward_tokens=_mean(table.of(lambda r: r.get("num_forward_tokens"))),
+        num_tokens=_mean(lengths),
+        length_quantiles=tuple(np.nanpercentile(lengths, [5, 50, 95]).tolist()),
+        finished=_mean(table.of(lambda r: r["finish_reason"] == "eos")),
     )
+
+
+def best_of(records: Sequence[Record], *, num_resamples: int = 2000) -> list[Priced]:
+    """Best-of-n by self-reward for n = 1, 2, ... up to the number of passes.
+
+    Each is the mean over all choices of n of a problem's completions, see `estimates.best_of_each`.
+    """
+    table = Table(records)
+    estimate = Estimator(len(table.problems), num_resamples)
+    self_reward = table.of(lambda r: r["self_reward"])
+    correct = table.of(lambda r: r.get("correct"))
+    forward = _mean(table.of(lambda r: r.get("num_forward_tokens")))
+    most = int((~np.isnan(self_reward)).sum(axis=1).max())
+    return [
+        Priced(
+            n=n,
+            forward_tokens=None if forward is None else n * forward,
+            accuracy=estimate(best_of_each(correct, self_reward, n)),
+            self_reward=estimate(best_of_each(self_reward, self_reward, n)),
+        )
+        for n in range(1, most + 1)
+    ]
+
+
+def within(priced: Sequence[Priced], forward_tokens: float) -> Priced | None:
+    """The largest of a row's `best_of` for at most so many forward tokens an answer.
+
+    None where one completion costs more, or where its price is not known.
+    """
+    # A row's own price is within itself, whatever the last bit says.
+    limit = forward_tokens * (1 + 1e-9)
+    found = [p for p in priced if p.forward_tokens is not None and p.forward_tokens <= limit]
+    return found[-1] if found else None
+
+
+def rows(records: Sequence[Record], *, pass_at: Sequence[int] | None = None) -> list[Result]:
+    """One Result for each model and sampler among the records, in their order.
+
+    A sampler's name is that in the record's id; samplers of one name and different settings are
+    rows of their own, named by what differs (`Power, N=30`). Seeds of one row are its passes.
+    """
+    groups = defaultdict(list)
+    for record in records:
+        key = (
+            str(record.get("model")),
+            _sampler(record),
+            *(record.get(name) for name in _SETTINGS),
+        )
+        groups[key].append(record)
+    found = []
+    for (model, sampler, *settings), members in groups.items():
+        others = [key[2:] for key in groups if key[:2] == (model, sampler)]
+        differing = [
+            f"{short}={_short(settings[i])}"
+            for i, short in enumerate(_SETTINGS.values())
+            if len({other[i] for other in others}) > 1
+        ]
+        name = ", ".join([sampler, *differing])
+        found.append(Result(model, name, members, summarize(members, pass_at=pass_at)))
+    return found
+
+
+def vote_of(answer: str) -> str:
+    """The form in which an answer votes: the normal forms of `answers`, without spaces."""
+    if len(answer) > _MAX_VOTE_CHARS:
+        return answer.strip()
+    return answers.simplified(answers.literal(answer)).replace(" ", "")
+
+
+def _short(value) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _sampler(record: Record) -> str:
+    """The sampler's name, or the row's: both stand in the id before seed and sample."""
+    parts = str(record.get("id")).rsplit("/", 3)
+    name = parts[1] if len(parts) == 4 else str(record.get("sampler"))
+    return NAMES.get(name, name.replace("_", " ").capitalize())
+
+
+def _majority(table: Table) -> np.ndarray:
+    """[problem, 1]: how right the most frequent answer is; NaN where answers do not vote."""
+    found = np.full((len(table.problems), 1), np.nan)
+    votes: list[dict[str, list[float]]] = [defaultdict(list) for _ in table.problems]
+    for (row, _), record in table.cells.items():
+        if "isolation" in (record.get("grade_detail") or {}):
+            continue  # a program: two that do the same are seldom written the same
+        if record.get("correct") is None:
+            continue
+        found[row] = 0.0  # where no completion has an answer
+        if record.get("extracted_answer") is not None:
+            votes[row][vote_of(record["extracted_answer"])].append(float(record["correct"]))
+    for row, cast in enumerate(votes):
+        most = max(map(len, cast.values()), default=0)
+        if most:
+            found[row] = np.mean([np.mean(same) for same in cast.values() if len(same) == most])
+    return found
+
+
+def _powers_of_two(counts: np.ndarray) -> list[int]:
+    fewest = int(counts[counts > 0].min(initial=counts.max()))
+    return [1 << i for i in range(fewest.bit_length())] if fewest else []
+
+
+def _pass_at(k: int, correct: np.ndarray) -> np.ndarray:
+    """[problem, 1], NaN where fewer than k completions are graded."""
+    counts, num_right = (~np.isnan(correct)).sum(axis=1), np.nansum(correct, axis=1)
+    each = [
+        pass_at_k(int(n), int(c), k) if n >= k else math.nan
+        for n, c in zip(counts, num_right, strict=True)
+    ]
+    return np.array(each)[:, None]
+
+
+def _mean(cells: np.ndarray) -> float | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of an empty mean
+        found = float(np.nanmean(cells))
+    return None if math.isnan(found) else found

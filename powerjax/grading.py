@@ -66,7 +66,8 @@ def grade_records(
 ) -> list[Record]:
     """The records with `correct`, `extracted_answer` and `grade_detail` (`Graded.detail`).
 
-    All are graded, those that have a verdict too: second opinions are only given here.
+    All are graded, those that have a verdict too: second opinions are only given here. Where there
+    is no text to grade and a verdict is there, it is kept, with None for `grade_detail`.
 
     Args:
       path: a JSONL file of verdicts, {"id", "of", "correct", ...}; "of" is a hash of completion and
@@ -79,6 +80,23 @@ def grade_records(
     not of these problems, and for a `path` that holds verdicts on other completions.
     """
     asked = _problems_of(records, task, problems)
+    if decode is None and any(map(_has_verdict_alone, records)):
+        rest = [record for record in records if not _has_verdict_alone(record)]
+        graded = iter(
+            grade_records(
+                rest,
+                task,
+                problems,
+                path,
+                unsafe_exec=unsafe_exec,
+                num_workers=num_workers,
+                progress=progress,
+            )
+        )
+        return [
+            {**record, "grade_detail": None} if _has_verdict_alone(record) else next(graded)
+            for record in records
+        ]
     options = {"num_workers": num_workers, **({} if task.quick else {"unsafe_exec": unsafe_exec})}
 
     def verdicts(batch: Sequence[int]) -> list[dict[str, Any]]:
@@ -236,6 +254,10 @@ def _problems_of(
                 " data it was made with"
             )
     return [by_id[record["problem_id"]] for record in records]
+
+
+def _has_verdict_alone(record: Record) -> bool:
+    return record.get("completion") is None and record.get("correct") is not None
 
 
 def _completion(record: Record, decode: Callable[[list[int]], str] | None) -> str:

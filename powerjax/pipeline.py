@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from powerjax import distill, evaluate, launch, records
+from powerjax import distill, evaluate, grading, launch, records, stages, text
+from powerjax.distill import metrics
 from powerjax.models import LM
 from powerjax.models.lora import LoraConfig
-from powerjax.tasks import Problem, Task
+from powerjax.tasks import CHAT, RAW, Problem, Task
+from powerjax.tasks.base import prompt_hash
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +27,11 @@ class Row:
     settings: dict[str, Any]
 
     @property
+    def label(self) -> str:
+        """`Base Power`: its name among the rows of a run."""
+        return f"{self.model} {self.name}"
+
+    @property
     def slug(self) -> str:
         """The row's name in file names and record ids."""
         return re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_")
@@ -32,6 +39,36 @@ class Row:
     def path(self, folder: Path) -> Path:
         """Its record file in a run folder."""
         return folder / "records" / f"{self.model.lower()}_{self.slug}.jsonl"
+
+    def verdicts(self, folder: Path) -> Path:
+        """The file of its records' verdicts, where they are graded after sampling."""
+        return folder / "verdicts" / self.path(folder).name
+
+    def lacking(self, folder: Path, problems: Sequence[Problem]) -> int:
+        """How many of its completions are not in its record file."""
+        path = self.path(folder)
+        made = records.read(path) if path.exists() else []
+        there = {(record["problem_id"], record["sample_index"]) for record in made}
+        wanted = range(self.settings["num_samples"])
+        return sum((problem.id, i) not in there for problem in problems for i in wanted)
+
+
+def asked(
+    lm: LM, task: Task, problems: Sequence[Problem], chat_template: str = "auto"
+) -> list[Problem]:
+    """The problems as the model is to read them: in raw text, or in its chat template.
+
+    chat_template: "on", "off", or "auto", as the paper asks a model of this name.
+    """
+    style = {"auto": task.prompt_style(lm.name), "on": CHAT, "off": RAW}[chat_template]
+
+    def read(problem: Problem) -> Problem:
+        if style == RAW or not isinstance(problem.prompt, str):
+            return problem
+        prompt = text.format_prompt(lm.tokenizer, problem.prompt, chat=True)
+        return dataclasses.replace(problem, prompt=prompt)
+
+    return [read(problem) for problem in problems]
 
 
 def measure(
@@ -42,11 +79,19 @@ def measure(
     *,
     task: Task,
     progress: bool = True,
+    grade: bool = False,
+    unsafe_exec: bool = False,
 ):
-    """Draws what the row's record file lacks: (evaluate.Result, the sampler's stats or None)."""
+    """Draws what the row's record file lacks: (evaluate.Result, the sampler's stats or None).
+
+    grade: grade all records afterwards as well, by `grading.grade_records`, which gives second
+      opinions; tasks that run programs are graded there in any case.
+    unsafe_exec: for tasks that run programs, see `tasks.sandbox`.
+    """
     path = row.path(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     with records.RecordFile(path) as file:
+        before = len(file)
         stats = launch.collect(
             lm,
             problems,
@@ -58,8 +103,39 @@ def measure(
             settings=row.settings,
             progress=progress,
         )
+        if stats is not None:
+            stages.keep(path, stats, len(file) - before)
         made = file.records
-    return evaluate.Result(row.model, row.name, made, evaluate.summarize(made)), stats
+    if grade or not task.quick:
+        made = grading.grade_records(
+            made,
+            task,
+            problems,
+            row.verdicts(folder),
+            decode=lm.decode,
+            unsafe_exec=unsafe_exec,
+            progress=progress,
+        )
+    return _result(row, made, path), stats
+
+
+def kept(
+    problems: Sequence[Problem], row: Row, folder: Path, *, task: Task
+) -> evaluate.Result | None:
+    """The row as `measure(..., grade=True)` left it; None where completions or verdicts lack."""
+    if row.lacking(folder, problems) or not row.verdicts(folder).exists():
+        return None
+    made = records.read(row.path(folder))
+    graded = {record["id"] for record in records.read(row.verdicts(folder))}
+    if any(record["id"] not in graded for record in made):
+        return None
+    made = grading.grade_records(made, task, problems, row.verdicts(folder), progress=False)
+    return _result(row, made, row.path(folder))
+
+
+def _result(row: Row, made: list[records.Record], path: Path) -> evaluate.Result:
+    known = stages.read(path, len(made))
+    return evaluate.Result(row.model, row.name, made, evaluate.summarize(made), known)
 
 
 def student(
@@ -68,6 +144,7 @@ def student(
     folder: Path,
     *,
     learning_rate: float,
+    problems: Sequence[Problem] = (),
     epochs: int = 3,
     batch_size: int = 8,
     max_length: int = 1024,
@@ -80,8 +157,10 @@ def student(
 
     Checkpoints, metrics and the adapter's PEFT folder go to `folder`; a run that was stopped goes
     on from its last checkpoint, and one that was finished is loaded.
+
+    problems: as they were asked; they give the prompts of records that hold none (secret ones).
     """
-    corpus = distill.load(lm, teacher, max_length=max_length)
+    corpus = distill.load(lm, with_prompts(teacher, problems), max_length=max_length)
     settings = distill.Settings(
         learning_rate=learning_rate,
         num_steps=epochs * distill.num_batches(corpus, batch_size),
@@ -101,3 +180,33 @@ def student(
     distill.save_adapter(folder / "adapter", lm, trained.adapter)
     adapter = dataclasses.replace(trained.adapter, name=str(folder / "adapter"))
     return dataclasses.replace(lm, adapter=adapter), trained
+
+
+def with_prompts(path: Path, problems: Sequence[Problem]):
+    """The record file, or its records in memory where the problems have to give the prompts.
+
+    Raises ValueError where a record holds no prompt and the problems do not have it either.
+    """
+    made = records.read(path)
+    if all(record.get("prompt") is not None for record in made):
+        return path
+    by_hash = {prompt_hash(problem): problem.prompt for problem in problems}
+
+    def filled(record: records.Record) -> records.Record:
+        if record.get("prompt") is not None:
+            return record
+        prompt = by_hash.get(record.get("prompt_sha256"))
+        if prompt is None:
+            raise ValueError(
+                f"{path}: the record {record['id']!r} holds no prompt, and it was not made with"
+                " that of these problems"
+            )
+        return {**record, "prompt": prompt}
+
+    return [filled(record) for record in made]
+
+
+def losses(folder: Path) -> tuple[int, float, float]:
+    """(steps, first loss, last loss) of the student trained in `folder`."""
+    rows = records.read(folder / metrics.METRICS)
+    return len(rows), rows[0]["loss"], rows[-1]["loss"]

@@ -27,7 +27,11 @@ _STYLE = {
 }
 _OTHER = ("#56B4E9", "v")
 _DISTILLED = "#D55E00"
-_CORRECT, _WRONG = "#009E73", "#BBBBBB"
+_VERDICTS = {
+    True: ("right", "#009E73"),
+    False: ("wrong", "#BBBBBB"),
+    None: ("not graded", "#56B4E9"),
+}
 
 
 def accuracy_against_self_reward(results: Sequence[Result]) -> Figure:
@@ -88,6 +92,8 @@ def accuracy_against_cost(results: Sequence[Result]) -> Figure:
         colour, marker = _style(result.sampler)
         if result.model == "Distilled":
             colour = _DISTILLED
+        if tokens is None:
+            continue
         single, best = summary.accuracy, summary.best_of_n_accuracy
         points = [(tokens, single, colour, _name(result, results))]
         if n > 1:
@@ -121,26 +127,30 @@ def accuracy_against_cost(results: Sequence[Result]) -> Figure:
 def lengths(results: Sequence[Result]) -> Figure:
     """Histograms of completion length, right and wrong answers stacked, one panel a sampler."""
     longest = max(record["num_tokens"] for result in results for record in result.records)
-    bins = np.arange(0.5, longest + 1, max(1, longest // 60))
-    bins = np.append(bins, bins[-1] + bins[1] - bins[0])
+    width = max(1, longest // 60)
+    bins = np.arange(0.5, longest + 0.5 + width, width)
+    verdicts = {record.get("correct") for result in results for record in result.records}
+    shown = [v for v in _VERDICTS if v in verdicts]
     figure = _figure(7.2, 1.5 * len(results) + 1.2)
     panels = figure.subplots(len(results), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for panel, result in zip(panels, results, strict=True):
-        found = {True: [], False: []}
-        for record in result.records:
-            found[bool(record.get("correct"))].append(record["num_tokens"])
+        found = [
+            [r["num_tokens"] for r in result.records if r.get("correct") is verdict]
+            for verdict in shown
+        ]
         share = 100 / len(result.records)
         panel.hist(
-            [found[True], found[False]],
+            found,
             bins=bins,
-            weights=[np.full(len(found[True]), share), np.full(len(found[False]), share)],
+            weights=[np.full(len(tokens), share) for tokens in found],
             stacked=True,
-            color=[_CORRECT, _WRONG],
-            label=["right", "wrong"],
+            color=[_VERDICTS[verdict][1] for verdict in shown],
+            label=[_VERDICTS[verdict][0] for verdict in shown],
         )
         panel.set_title(_name(result, results), loc="left", fontsize=10)
         panel.grid(alpha=0.3)
-    panels[0].legend(frameon=False)
+    if shown != [None]:
+        panels[0].legend(frameon=False)
     panels[-1].set_xlabel("completion length (tokens, EOS counted)")
     figure.supylabel("completions (%)", fontsize=10)
     figure.suptitle(f"How long completions are, and which are right ({_models(results)})")
@@ -174,6 +184,33 @@ def acceptance(results: Sequence[Result]) -> Figure:
         panel.legend(frameon=False, fontsize=9)
     panels[0].set_ylabel("chains (%)")
     figure.suptitle("How often a Metropolis-Hastings move is accepted")
+    return figure
+
+
+def acceptance_by_stage(results: Sequence[Result]) -> Figure:
+    """The share of moves accepted in each stage of the sampler, a line a row that knows it."""
+    figure = _figure(6.8, 3.8)
+    axes = figure.subplots()
+    for result in results:
+        if not result.stages:
+            continue
+        colour, marker = _style(result.sampler)
+        shares = [accepted / moves if moves else np.nan for moves, accepted in result.stages]
+        axes.plot(
+            np.arange(1, len(shares) + 1),
+            shares,
+            color=colour,
+            marker=marker,
+            linestyle="-" if result.model == results[0].model else ":",
+            label=_name(result, results),
+        )
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_ylim(-0.05, 1.05)
+    axes.set_xlabel("stage (block of tokens)")
+    axes.set_ylabel("share of moves accepted")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=9)
+    axes.set_title("Acceptance stage by stage")
     return figure
 
 

@@ -13,12 +13,12 @@ def percent(accuracy: Estimate | None) -> str | None:
     """`72.9 ± 1.7 % [68.1, 77.4]`: mean, standard deviation over passes, 95 % interval."""
     if accuracy is None:
         return None
-    return f"{_mean(accuracy, 100, 1)} % {_interval(accuracy, 100, 1)}"
+    return f"{spread(accuracy, 100, 1)} % {interval(accuracy, 100, 1)}"
 
 
 def nats(reward: Estimate) -> str:
     """`-0.190 ± 0.009 [-0.21, -0.17]`, the same of a self-reward."""
-    return f"{_mean(reward, 1, 3)} {_interval(reward, 1, 3)}"
+    return f"{spread(reward, 1, 3)} {interval(reward, 1, 3)}"
 
 
 def law(sampler: str, settings: Mapping[str, Any]) -> str:
@@ -61,15 +61,15 @@ def cells(summary: Summary) -> list[str]:
     accuracy, best = summary.accuracy, summary.best_of_n_accuracy
     several = summary.num_passes > 1
     return [
-        _mean(accuracy, 100, 1) if accuracy else "-",
-        _interval(accuracy, 100, 1) if accuracy else "-",
-        _mean(summary.self_reward, 1, 3),
-        _interval(summary.self_reward, 1, 3),
+        spread(accuracy, 100, 1),
+        interval(accuracy, 100, 1),
+        spread(summary.self_reward, 1, 3),
+        interval(summary.self_reward, 1, 3),
         f"{100 * best.mean:.1f}" if several and best else "-",
-        _interval(best, 100, 1) if several and best else "-",
+        interval(best, 100, 1) if several and best else "-",
         f"{summary.best_of_n_self_reward.mean:.3f}" if several else "-",
         "-" if summary.acceptance_rate is None else f"{summary.acceptance_rate:.3f}",
-        f"{summary.forward_tokens:.1f}",
+        "-" if summary.forward_tokens is None else f"{summary.forward_tokens:.1f}",
     ]
 
 
@@ -123,10 +123,16 @@ def _wrapped(text: str, width: int) -> list[str]:
     return lines if len(lines) <= 6 else [*lines[:5], "..."]
 
 
-def _mean(estimate: Estimate, scale: float, digits: int) -> str:
+def spread(estimate: Estimate | None, scale: float = 1, digits: int = 3) -> str:
+    """`72.9 ± 1.7`: mean and standard deviation over passes; a dash for None."""
+    if estimate is None:
+        return "-"
     std = "" if estimate.std is None else f" ± {scale * estimate.std:.{digits}f}"
     return f"{scale * estimate.mean:.{digits}f}{std}"
 
 
-def _interval(estimate: Estimate, scale: float, digits: int) -> str:
+def interval(estimate: Estimate | None, scale: float = 1, digits: int = 3) -> str:
+    """`[68.1, 77.4]`, a dash for None."""
+    if estimate is None:
+        return "-"
     return f"[{scale * estimate.low:.{digits}f}, {scale * estimate.high:.{digits}f}]"

@@ -1,0 +1,134 @@
+"""Rows from a model: how problems are asked, what is kept, graded and learnt from."""
+
+import dataclasses
+import json
+
+import pytest
+
+from powerjax import distill, models, pipeline, records
+from powerjax.pipeline import Row
+from powerjax.tasks import Problem, Task, arithmetic, registry
+from powerjax.tasks.base import grade_each
+
+PLAIN = {"max_new_tokens": 16, "seed": 0, "num_samples": 2}
+TASK = registry.get("arithmetic")
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return models.load("tiny", dtype="float32")
+
+
+def _secret_task() -> Task:
+    return dataclasses.replace(TASK, name="hidden", secret=True)
+
+
+def _secret(problems):
+    return [dataclasses.replace(problem, secret=True) for problem in problems]
+
+
+@pytest.fixture(scope="module")
+def measured(lm, tmp_path_factory):
+    """(folder, row, problems, result) of a power row of secret problems."""
+    folder = tmp_path_factory.mktemp("run")
+    problems = _secret(arithmetic.problems(num=3))
+    row = Row("Base", "Power", "power", {**PLAIN, "block_size": 8, "num_mcmc_steps": 2})
+    result, stats = pipeline.measure(
+        lm, problems, row, folder, task=_secret_task(), progress=False, grade=True
+    )
+    assert stats is not None
+    return folder, row, problems, result
+
+
+def test_a_row_that_is_whole_is_kept_without_the_model(measured):
+    folder, row, problems, result = measured
+    kept = pipeline.kept(problems, row, folder, task=_secret_task())
+    assert kept == result and row.lacking(folder, problems) == 0
+    assert kept.stages and sum(moves for moves, _ in kept.stages) > 0
+    assert row.lacking(folder, _secret(arithmetic.problems(num=5))) == 4
+    more = dataclasses.replace(row, settings={**row.settings, "num_samples": 3})
+    assert more.lacking(folder, problems) == 3
+    assert pipeline.kept(problems, more, folder, task=_secret_task()) is None
+
+
+def test_a_row_without_all_its_verdicts_is_not_kept(measured, tmp_path):
+    folder, row, problems, _ = measured
+    for path in (row.path, row.verdicts):
+        path(tmp_path).parent.mkdir()
+        path(tmp_path).write_bytes(path(folder).read_bytes())
+    assert pipeline.kept(problems, row, tmp_path, task=_secret_task()) is not None
+    lines = row.verdicts(tmp_path).read_text().splitlines(keepends=True)
+    row.verdicts(tmp_path).write_text("".join(lines[:-1]))
+    assert pipeline.kept(problems, row, tmp_path, task=_secret_task()) is None
+
+
+def test_secret_records_teach_what_open_ones_do(lm, measured):
+    folder, row, problems, _ = measured
+    made = records.read(row.path(folder))
+    assert all(record["prompt"] is None and record["completion"] is None for record in made)
+    by_id = {problem.id: problem.prompt for problem in problems}
+    shown = [{**record, "prompt": by_id[record["problem_id"]]} for record in made]
+    filled = pipeline.with_prompts(row.path(folder), problems)
+    assert distill.load(lm, filled).fingerprint == distill.load(lm, shown).fingerprint
+
+
+def test_a_secret_record_of_other_problems_is_refused(measured):
+    folder, row, _, _ = measured
+    others = _secret(arithmetic.problems("train", 3))
+    with pytest.raises(ValueError, match="not made with that of these problems"):
+        pipeline.with_prompts(row.path(folder), others)
+
+
+def test_open_records_are_read_from_their_file(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"id": "a", "prompt": "p", "completion": "c"}) + "\n")
+    assert pipeline.with_prompts(path, []) == path
+
+
+def test_programs_are_graded_after_sampling(lm, tmp_path):
+    asked_with = []
+
+    def grade_all(problems, completions, *, num_workers=None, unsafe_exec=False, progress=False):
+        asked_with.append(unsafe_exec)
+        return grade_each(arithmetic.grade)(problems, completions)
+
+    task = dataclasses.replace(TASK, quick=False, grade_all=grade_all, name="programs")
+    problems = arithmetic.problems(num=2)
+    row = Row("Base", "Standard", "standard", PLAIN)
+    result, _ = pipeline.measure(
+        lm, problems, row, tmp_path, task=task, progress=False, unsafe_exec=True
+    )
+    assert all(record["correct"] is None for record in records.read(row.path(tmp_path)))
+    assert all(isinstance(record["correct"], bool) for record in result.records)
+    assert asked_with == [True] and result.summary.accuracy is not None
+
+
+class _Chatty:
+    chat_template = "x"
+
+    def apply_chat_template(self, messages, tokenize, add_generation_prompt):
+        return f"<{messages[0]['content']}>"
+
+
+@pytest.mark.parametrize(
+    "name, chat, template, asked",
+    [
+        ("Phi-3.5-mini-instruct", True, "auto", "<p>"),
+        ("Phi-3.5-mini-instruct", False, "auto", "p"),
+        ("Qwen2.5-7B", True, "auto", "p"),
+        ("Qwen2.5-7B", True, "on", "<p>"),
+        ("Phi-3.5-mini-instruct", True, "off", "p"),
+    ],
+)
+def test_problems_are_asked_as_the_paper_asks(lm, name, chat, template, asked):
+    chatty = dataclasses.replace(lm, tokenizer=_Chatty(), name=name)
+    task = dataclasses.replace(TASK, chat=chat)
+    problems = [Problem("a", "p", None), Problem("b", [1, 2], None)]
+    found = pipeline.asked(chatty, task, problems, template)
+    assert [problem.prompt for problem in found] == [asked, [1, 2]]
+
+
+def test_losses_are_those_of_the_students_metrics(tmp_path):
+    rows = [{"step": i, "loss": 3.0 - i} for i in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert pipeline.losses(tmp_path) == (2, 2.0, 1.0)
