@@ -25,8 +25,9 @@ from powerjax import mesh as mesh_lib
 from powerjax.distill import data
 from powerjax.distill import step as step_lib
 from powerjax.models import LM
+from powerjax.models.cache import cache_sharding
 from powerjax.models.lora import LoraConfig
-from powerjax.sample import draws, engine, mh, workers
+from powerjax.sample import draws, engine, mh, placement, workers
 
 _PROBE_S = 5.0  # aim: a probe of the sampler, its compilation left out
 _PROBE_STEPS = 48  # at least, so that short completions are seen to end
@@ -81,28 +82,36 @@ class Probe(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Bytes on one device. free: None where it is not known; slot: two caches at full length."""
+    """Bytes on one device.
+
+    slot: two caches of `positions`, or a device's part of them where their heads are split.
+    free: beside what is loaded; None where it is not known.
+    rows: of the mesh, among which slots are shared out.
+    """
 
     weights: int
     slot: int
     positions: int
     free: int | None
+    rows: int = 1
 
 
 def memory(lm: LM, longest_prompt: int, max_new_tokens: int) -> Memory:
     """Of a run whose weights are loaded already."""
     leaves = jax.tree.leaves(lm.params)
     weights = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
-    c = lm.config
-    per_token = 2 * c.num_layers * c.num_kv_heads * c.head_dim * jnp.dtype(lm.dtype).itemsize
+    c, heads = lm.config, lm.config.num_kv_heads
+    if lm.mesh is not None and "model" in cache_sharding(c, lm.mesh).spec:
+        heads //= lm.mesh.shape["model"]
+    per_token = 2 * c.num_layers * heads * c.head_dim * jnp.dtype(lm.dtype).itemsize
     positions = longest_prompt + max_new_tokens
-    stats = min(leaves[0].devices(), key=lambda device: device.id).memory_stats() or {}
+    stats = placement.devices(lm)[0].memory_stats() or {}
     free = None
     if "bytes_limit" in stats:
         free = stats["bytes_limit"] - stats.get("bytes_in_use", 0)
     elif hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
         free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    return Memory(weights, 2 * positions * per_token, positions, free)
+    return Memory(weights, 2 * positions * per_token, positions, free, placement.num_rows(lm))
 
 
 def probe_sampling(
@@ -114,7 +123,10 @@ def probe_sampling(
     num_slots: int | None = None,
     seconds: float = _PROBE_S,
 ) -> Probe:
-    """Samples plainly for about `seconds`, in the shapes of a run of these prompts."""
+    """Samples plainly for about `seconds`, in the shapes of a run of these prompts.
+
+    One engine is timed for all that a run would start, be they rows of a mesh or threads.
+    """
     tokens = [lm.encode(prompt) for prompt in prompts]
     longest = max(map(len, tokens))
     chains = [(p, s) for p in range(len(tokens)) for s in range(num_samples)]
@@ -134,12 +146,13 @@ def probe_sampling(
     )
     if num_slots is None:
         num_slots = engine.pick_num_slots(lm, longest, max_new_tokens, len(chains))
-    count = workers.count_workers(lm, num_slots)
+    one, *others = placement.rows(lm)
+    count = 1 + len(others) if others else workers.count_workers(one, num_slots)
 
     def run(on_call) -> tuple[engine.Stats, int]:
         ended = []
         stats = engine.generate(
-            lm,
+            one,
             tokens,
             requests,
             settings,
@@ -209,10 +222,11 @@ def describe(
     step_s: float = 0.0,
 ) -> list[str]:
     """The plan's lines: memory, a line a stage, and the whole."""
-    size = _bytes(found.weights + probe.num_slots * found.slot)
+    num_slots = -(-probe.num_slots // found.rows)
+    size = _bytes(found.weights + num_slots * found.slot)
     lines = [
         f"memory on each device: weights {_bytes(found.weights)}, and {_bytes(found.slot)} for each"
-        f" of {probe.num_slots} slots (two caches of up to {found.positions:,} positions):"
+        f" of {num_slots} slots (two caches of up to {found.positions:,} positions):"
         f" at most {size}" + ("" if found.free is None else f"; {_bytes(found.free)} are free now"),
         f"probe: {probe.tokens_per_s:,.0f} tokens/s ({probe.num_tokens:,} tokens in"
         f" {probe.seconds:.1f} s); " + _lengths(probe),

@@ -13,7 +13,8 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from powerjax import mesh, models
+from powerjax import mesh, models, planning
+from powerjax.models.cache import cache_sharding, init_cache
 from powerjax.models.layout import tensors
 
 
@@ -37,6 +38,7 @@ def compare(folder: str, model_axis: int) -> dict:
     same = jax.tree.map(
         lambda a, b: a.sharding.mesh == grid and np.array_equal(a, b), random, random_plain
     )
+    cache = init_cache(lm.config, 2, 40, lm.dtype, cache_sharding(lm.config, grid))
     shapes = {path: tensor.shape for path, tensor in tensors(lm.config).items()}
     return {
         "axes": dict(grid.shape),
@@ -48,6 +50,8 @@ def compare(folder: str, model_axis: int) -> dict:
         "bytes_device_0": sum(
             x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(lm.params)
         ),
+        "bytes_of_caches": sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(cache)),
+        "plan": planning.memory(lm, 10, 30)._asdict(),
         "bytes_planned": mesh.num_bytes_per_device(shapes, lm.config, grid, 4),
     }
 

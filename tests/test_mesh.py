@@ -45,6 +45,9 @@ def test_load_on_a_mesh(case, model_axis, loaded):
     assert found["equal_params"] and found["equal_random"]
     assert found["logits"] <= 1e-4 and found["scores"] <= 1e-4
     assert found["bytes_device_0"] == found["bytes_planned"]
+    plan = found["plan"]
+    assert plan["weights"] == found["bytes_planned"] and plan["slot"] == found["bytes_of_caches"]
+    assert plan["rows"] == 8 // model_axis
     shards = found["shards"]
     hf = cases.CASES[case]
     hidden, ffw = hf["hidden_size"], hf["intermediate_size"]

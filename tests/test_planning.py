@@ -92,6 +92,7 @@ def test_the_plan_adds_up():
     memory = planning.Memory(2**30, 2**20, 40, None)
     lines = planning.describe(stages, probe, memory, steps=7, step_s=60.0)
     assert "at most 1.01 GiB" in lines[0] and "20 tokens" in lines[1]
+    assert planning.describe(stages, probe, memory._replace(rows=4))[0].count(" of 2 slots") == 1
     table = {line[:28].strip(): line[28:].split() for line in lines[3:]}
     length = probe.length_within(100)
     assert table["a"][1:3] == [f"{10 * length:,.0f}", "1,000"]
