@@ -14,7 +14,7 @@ from flax import traverse_util
 from powerjax import mesh as mesh_lib
 from powerjax import models
 from powerjax.distill import step
-from powerjax.models import lora
+from powerjax.models import causal, lora
 from tests.golden import cases, training
 
 SETTINGS = step.Settings(
@@ -179,13 +179,15 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
     assert max(abs(r.mean() - 0.05**2) for r in rows) < 5 * (0.05**2 / rows[0].size) ** 0.5
 
 
-def test_recomputation_and_chunks_change_no_gradient(tiny_qwen, one, given, monkeypatch):
+def test_recomputation_blocks_and_chunks_change_no_gradient(tiny_qwen, one, given, monkeypatch):
     batch = _batch(*given)
     state, metrics = _trained(tiny_qwen, one, batch, DROPPING)
     remat = dataclasses.replace(ADAM, remat=True)
-    again, found = _trained(
-        tiny_qwen, one, batch, DROPPING, run=step.make_step(tiny_qwen, DROPPING, remat, one)
-    )
+    with monkeypatch.context() as patch:
+        patch.setattr(causal, "_BLOCK", 12)  # two blocks of queries, recomputed like the rest
+        again, found = _trained(
+            tiny_qwen, one, batch, DROPPING, run=step.make_step(tiny_qwen, DROPPING, remat, one)
+        )
     assert _change(state, again) < 1e-5
     monkeypatch.setattr(step, "_LOGITS", 97 * 8 * 6)
     chunked, found = _trained(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from powerjax import models
+from powerjax.models import causal
 from powerjax.models.attention import attention
 from powerjax.models.cache import init_cache, write_layer
 
@@ -37,6 +38,59 @@ def test_against_plain_softmax(num_tokens):
     starts = np.array([[0], [3], [6]])
     positions = starts + np.arange(num_tokens)
     found = attention(q, k, v, positions)
+    np.testing.assert_allclose(found, _plain(q, k, v, positions), atol=2e-6)
+
+
+def _softmax(q, k, v):
+    """Whole sequences with all T x T scores at once, in float32; letters as in causal.py."""
+    q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
+    scores = jnp.einsum("bkgth,bksh->bkgts", q, k, precision="highest") / q.shape[-1] ** 0.5
+    visible = jnp.tril(jnp.ones(scores.shape[-2:], bool))
+    weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf))
+    return jnp.einsum("bkgts,bksh->bkgth", weights, v, precision="highest")
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 2e-6), ("bfloat16", 1e-2)])
+@pytest.mark.parametrize(("num_tokens", "num_blocks"), [(5, 1), (14, 2), (16, 4)])
+def test_whole_sequences_in_blocks_are_plain_softmax_and_so_are_their_gradients(
+    num_tokens, num_blocks, dtype, bound, monkeypatch
+):
+    """2 kv heads of 3 query heads each; errors relative, of the tensor as a whole."""
+    monkeypatch.setattr(causal, "_BLOCK", 4)  # small, because compiling is what takes time
+    assert len(causal._blocks(num_tokens)) == num_blocks
+    rng = np.random.default_rng(num_tokens)
+    sizes = [(2, 2, 3, num_tokens, H), (2, 2, num_tokens, H), (2, 2, num_tokens, H)]
+    qkv = [jnp.asarray(rng.standard_normal(size), dtype) for size in sizes]
+    towards = rng.standard_normal(sizes[0]).astype(np.float32)
+
+    def value_and_gradients(function):
+        def along(q, k, v):
+            out = function(q, k, v)
+            return jnp.sum(out.astype(jnp.float32) * towards), out
+
+        gradients, out = jax.grad(along, argnums=(0, 1, 2), has_aux=True)(*qkv)
+        return out, *gradients
+
+    found = jax.jit(value_and_gradients, static_argnums=0)(causal.causal_attention)
+    expected = value_and_gradients(_softmax)
+    for name, x, exact in zip(("out", "d_q", "d_k", "d_v"), found, expected, strict=True):
+        assert x.dtype == dtype
+        x, exact = np.asarray(x, np.float64), np.asarray(exact, np.float64)
+        assert np.linalg.norm(x - exact) <= bound * np.linalg.norm(exact), name
+
+
+def test_blocks_are_a_partition_of_any_length():
+    for num_tokens in (1, 127, 128, 129, 130, 258, 384, 1000, 1023, 1024, 4096, 4100):
+        blocks = causal._blocks(num_tokens)
+        assert [i for block in blocks for i in range(num_tokens)[block]] == list(range(num_tokens))
+    assert len(causal._blocks(1024)) == 8 and len(causal._blocks(1000)) == 8
+
+
+def test_whole_goes_by_query_heads_in_the_order_of_the_others():
+    """The switch of `attention` lays out [B,T,N,H] for the blocks as it does for the cache."""
+    q, k, v = _arrays(S)
+    positions = np.tile(np.arange(S), (B, 1))
+    found = attention(q, k, v, positions, whole=True)
     np.testing.assert_allclose(found, _plain(q, k, v, positions), atol=2e-6)
 
 
