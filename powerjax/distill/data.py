@@ -119,6 +119,8 @@ def _rows(source: Any) -> tuple[str, Iterator[tuple[str, Any]]]:
         name = type(source).__name__ if hasattr(source, "features") else "records"
         return name, _numbered(name, source)
     name, path = str(source), Path(source)
+    if not name:
+        raise ValueError("the records' name is empty: give a file, a folder or a dataset id")
     if path.is_file():
         return name, ((f"{name}, line {n}", row) for n, row in _lines(path))
     return name, _numbered(name, _dataset(name, path))
@@ -145,6 +147,8 @@ def _lines(path: Path) -> Iterator[tuple[int, records.Record]]:
 
 def _dataset(name: str, path: Path):
     """A dataset of the `datasets` library, from a folder or the hub."""
+    if (path / "records.jsonl").is_file():
+        raise ValueError(f"{name} is the folder of a run: give {path / 'records.jsonl'}")
     looks_like_file = path.suffix in (".json", ".jsonl") or path.is_absolute()
     if not path.exists() and (looks_like_file or name.count("/") > 1):
         raise FileNotFoundError(f"{name}: no such file")
@@ -193,8 +197,10 @@ def _ids(lm: LM, value: Any, what: str, *, special: bool) -> list[int]:
             f"{what} is neither text nor a list of token ids, but {type(value).__name__}"
         )
     try:
+        if isinstance(value, str):
+            value.encode()  # raises where it is no text, as half a surrogate pair is none
         ids = lm.encode(value, special=special)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"{what}: {error}") from None
     if not ids:
         raise ValueError(f"{what} is empty")

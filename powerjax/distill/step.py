@@ -95,6 +95,11 @@ def optimizer(settings: Settings) -> optax.GradientTransformation:
     adamw = optax.adamw(learning_rate(settings), weight_decay=settings.weight_decay)
     if settings.max_grad_norm is None:
         return adamw
+    if not settings.max_grad_norm > 0:
+        raise ValueError(
+            f"max_grad_norm is {settings.max_grad_norm}: it must be above 0; leave it out for no"
+            " clipping"
+        )
     return optax.chain(optax.clip_by_global_norm(settings.max_grad_norm), adamw)
 
 

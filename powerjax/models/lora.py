@@ -66,6 +66,8 @@ def check(config: ModelConfig, lora: LoraConfig) -> None:
     """Raises a ValueError of one line where the adapter cannot be one of this model."""
     if lora.rank < 1:
         raise ValueError(f"the rank is {lora.rank}: it must be at least 1")
+    if not 0 < lora.alpha < math.inf:
+        raise ValueError(f"alpha is {lora.alpha}: the adapter's scale must be above 0")
     if not 0 <= lora.dropout < 1:
         raise ValueError(f"the dropout is {lora.dropout}: it must be in [0, 1)")
     if not lora.target_modules:

@@ -31,7 +31,16 @@ _UNSUPPORTED = (
     "layer_replication",
     "trainable_token_indices",
     "lora_bias",
+    "target_parameters",
+    "alora_invocation_tokens",
+    "use_qalora",
+    "use_bdlora",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
 )
+# Initialisations that take A B out of the weights, for which the adapter's file then makes up.
+_CHANGES_WEIGHTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _PREFIX = "base_model.model."
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -75,6 +84,7 @@ def load(folder: str | os.PathLike, config: ModelConfig, mesh=None) -> lora.Adap
             targets.add(path.split("/")[-1])
     if not flat:
         raise ValueError(f"{folder} holds no adapter weights: was it saved before training?")
+    _check_layers(folder, settings, modules, stored)
     found = lora.LoraConfig(
         rank=settings["r"],
         alpha=float(settings["lora_alpha"]),
@@ -207,12 +217,34 @@ def _read_settings(folder: Path) -> dict:
     used = [key for key in _UNSUPPORTED if settings.get(key)]
     if settings.get("bias", "none") != "none":
         used.append("bias")
+    if str(settings.get("init_lora_weights")).lower().startswith(_CHANGES_WEIGHTS):
+        used.append(f"init_lora_weights {settings['init_lora_weights']!r}")
     if used:
         raise ValueError(f"{folder} uses {', '.join(used)}, which is not supported")
     for key in ("r", "lora_alpha"):
         if not isinstance(settings.get(key), int | float) or settings[key] <= 0:
             raise ValueError(f"{folder / CONFIG} has {key} {settings.get(key)!r}: not above 0")
     return settings
+
+
+def _check_layers(folder: Path, settings: dict, modules, stored) -> None:
+    """Refuses an adapter of a model with fewer layers, whose shapes may all be the same.
+
+    A target without a dot means that layer in every block, unless the settings leave some out.
+    """
+    targets = settings.get("target_modules")
+    if not isinstance(targets, list) or any(
+        settings.get(key) is not None for key in ("layers_to_transform", "exclude_modules")
+    ):
+        return
+    for target in targets:
+        meant = [module for module in modules if module.rpartition(".")[2] == target]
+        there = [m for m in meant if f"{_PREFIX}{m}.lora_A.weight" in stored]
+        if len(there) != len(meant):
+            raise ValueError(
+                f"{folder} adapts {target} in {len(there)} layers, and the model has {len(meant)}: "
+                "is it the adapter of another model?"
+            )
 
 
 def _by_pattern(settings: dict, key: str, module: str, default):

@@ -86,6 +86,8 @@ def test_the_fingerprint_is_of_tokens_and_their_bounds(tiny_qwen):
         ({"prompt": 3, "completion": TEXT}, "line 2: prompt is neither text nor a list of token"),
         ({"prompt": PROMPT, "completion": [1, "a"]}, "line 2: completion is neither text nor"),
         ({"prompt": PROMPT, "tokens": [1, 400]}, "line 2: tokens: token ids 1..400 do not fit"),
+        ({"prompt": PROMPT, "tokens": [1, 10**30]}, "line 2: tokens: Python int too large"),
+        ({"prompt": "\ud800", "completion": TEXT}, "line 2: prompt: 'utf-8' codec can't encode"),
         ({"prompt": PROMPT, "tokens": [9, 9], "completion": TEXT}, "line 2: the tokens are not"),
         ("[1]", "line 2: expected a JSON object, found list"),
         ("{'prompt': 1}", "line 2: not valid JSON"),
@@ -116,6 +118,11 @@ def test_a_torn_last_line_is_left_out_and_a_whole_one_without_newline_kept(tiny,
         distill.load(tiny, _write(tmp_path / "d.jsonl", ""))
     with pytest.raises(FileNotFoundError, match=r"e\.jsonl: no such file"):
         distill.load(tiny, str(tmp_path / "e.jsonl"))
+    _write(tmp_path / "records.jsonl", row)
+    with pytest.raises(ValueError, match=r"is the folder of a run: give \S+/records\.jsonl"):
+        distill.load(tiny, tmp_path)
+    with pytest.raises(ValueError, match="name is empty"):
+        distill.load(tiny, "")
 
 
 def test_more_than_the_models_context_is_refused(tiny_qwen):

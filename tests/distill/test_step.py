@@ -197,6 +197,11 @@ def test_recomputation_blocks_and_chunks_change_no_gradient(tiny_qwen, one, give
     assert _change(state, chunked) < 1e-5
 
 
+def test_clipping_to_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"max_grad_norm is 0\.0: .* leave it out"):
+        step.optimizer(step.Settings(1.0, num_steps=1, max_grad_norm=0.0))
+
+
 @pytest.mark.parametrize("schedule", step.SCHEDULES)
 def test_the_rate_is_that_of_transformers(schedule, parity):
     import torch
@@ -249,6 +254,8 @@ def test_one_compilation_a_shape_and_the_base_stays_as_it_was(tiny_qwen, one, gi
         ({"rank": 0}, "rank is 0"),
         ({"rank": 64}, "rank 64 is larger than self_attn/q_proj, a matrix of 32 x 32"),
         ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"alpha": 0.0}, "alpha is 0.0"),
+        ({"alpha": float("nan")}, "alpha is nan"),
         ({"target_modules": ("qkv_proj",)}, "'qkv_proj'"),
         ({"target_modules": ()}, "no target modules"),
     ],

@@ -199,12 +199,33 @@ def test_absent_adapter(tmp_path):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"use_dora": True}, {"bias": "all"}, {"lora_alpha": 0}, {"peft_type": "IA3"}],
+    [
+        {"use_dora": True},
+        {"bias": "all"},
+        {"lora_alpha": 0},
+        {"peft_type": "IA3"},
+        {"init_lora_weights": "pissa_niter_4"},
+        {"target_parameters": ["mlp.experts.down_proj"]},
+    ],
 )
 def test_unsupported_settings(settings, tmp_path):
     _write_adapter(tmp_path / "adapter", "qwen2_tied", **settings)
     name = "IA3" if "peft_type" in settings else next(iter(settings))
     _fails(ValueError, tmp_path, name)
+
+
+def test_an_adapter_of_a_model_with_fewer_layers(tmp_path):
+    _write_adapter(tmp_path / "adapter", "qwen2_tied")
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    arrays = load_file(path)
+    save_file({k: x for k, x in arrays.items() if ".layers.0." in k}, path)
+    _fails(ValueError, tmp_path, "q_proj in 1 layers, and the model has", "another model?")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    config["layers_to_transform"] = [0]  # meant so
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    assert list(models.load(tmp_path / "base", adapter=tmp_path / "adapter").adapter.params) == [
+        "layers_0"
+    ]
 
 
 def test_rank_that_does_not_fit(tmp_path):
