@@ -23,7 +23,7 @@ from pathlib import Path
 
 from absl import flags
 
-from powerjax import evaluate, grading, launch, models, page, records, stages, tables
+from powerjax import evaluate, grading, launch, models, page, records, setups, stages, tables
 from powerjax.evaluate import Result
 from powerjax.tasks import Problem, Task, registry
 
@@ -122,8 +122,7 @@ def files(given: Sequence[str]) -> list[Path]:
             continue
         if not path.is_dir():
             raise FileNotFoundError(f"--records={name}: there is no such file or folder")
-        inside = [path / "records.jsonl", *sorted((path / "records").glob("*.jsonl"))]
-        inside = [file for file in inside if file.is_file()]
+        inside = setups.record_files(path)
         if not inside:
             raise FileNotFoundError(
                 f"--records={name} holds neither records.jsonl nor records/*.jsonl"
@@ -183,8 +182,7 @@ def with_stages(results: list[Result], paths: Sequence[Path]) -> list[Result]:
 def notes(made: Sequence[records.Record], task: Task, lm: models.LM | None) -> list[str]:
     """What a reader of the numbers should know."""
     found = []
-    unsafe = sum((r.get("grade_detail") or {}).get("isolation") == "rlimits" for r in made)
-    if unsafe:
+    if unsafe := tables.num_unsafe(made):
         found.append(f"{unsafe} programs ran with resource limits alone (--unsafe_exec).")
     if lm is not None:
         found.append(f"evaluated r is under {made[0]['evaluated_model']}.")
@@ -215,7 +213,7 @@ def write(
     table, costs = tables.main(results), tables.costs(results)
     print(f"\n{tables.plain(table)}\n")
     if costs:
-        print(f"Accuracy (Best-of-n) at equal cost in forward tokens\n{tables.plain(costs)}\n")
+        print(f"{tables.COSTS}\n{tables.plain(costs)}\n")
     for line in told:
         print(line)
     (folder / "table.md").write_text(tables.markdown(table) + "\n", encoding="utf-8")

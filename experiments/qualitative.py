@@ -13,7 +13,18 @@ from pathlib import Path
 
 from absl import flags
 
-from powerjax import evaluate, grading, launch, models, paper, pipeline, qualitative, records, text
+from powerjax import (
+    evaluate,
+    grading,
+    launch,
+    models,
+    paper,
+    pipeline,
+    qualitative,
+    records,
+    setups,
+    text,
+)
 from powerjax.models import checkpoint
 from powerjax.pipeline import Row
 from powerjax.tasks import Problem, Task, registry, sandbox
@@ -125,8 +136,7 @@ def find(task: Task) -> Problem:
 
 def recorded(run: Path):
     """(columns, prompt, answer, decode) of one problem of a run; the answer is not known."""
-    paths = sorted(run.glob("records/*.jsonl")) or sorted(run.glob("*.jsonl"))
-    paths = [path for path in paths if path.name not in ("metrics.jsonl", "base_teacher.jsonl")]
+    paths = setups.record_files(run)
     if not paths:
         raise FileNotFoundError(f"--run={run} holds no records")
     results = evaluate.rows(grading.load(paths))

@@ -30,7 +30,6 @@ from absl import flags
 from powerjax import (
     comparison,
     launch,
-    mesh,
     models,
     page,
     paper,
@@ -113,7 +112,7 @@ _MERGE_ADAPTER = flags.DEFINE_bool(
     "merge_adapter", False, "Add the student's adapter to the weights: no cost in sampling."
 )
 _MODEL_AXIS = flags.DEFINE_integer(
-    "model_axis", 1, "Devices that share each layer's weights.", lower_bound=1
+    "model_axis", 1, "Of the machine's devices, how many share each layer.", lower_bound=1
 )
 _NUM_SLOTS = flags.DEFINE_integer(
     "num_slots", None, "Chains at a time; by free device memory if not given.", lower_bound=1
@@ -232,11 +231,10 @@ def _alphas(setup: Setup) -> list[float]:
 
 def load(random_weights: bool) -> models.LM:
     """The base model, or its architecture on random weights."""
-    devices = mesh.make_mesh(model=_MODEL_AXIS.value) if _MODEL_AXIS.value > 1 else None
     return models.load(
         _MODEL.value,
         dtype=launch.dtype(),
-        mesh=devices,
+        mesh=launch.grid(_MODEL_AXIS.value, rows_divide=BATCH_SIZE),
         random_weights=random_weights,
         revision=_REVISION.value,
     )
@@ -244,31 +242,16 @@ def load(random_weights: bool) -> models.LM:
 
 def plan(lm: models.LM, job: Job, todo: Sequence[Row]) -> None:
     """Prints what is still to do, and how long it will take."""
-    prompts, stages = [], []
-    for row in todo:
-        task, problems = job.of(row)
-        prompts = prompts or [p.prompt for p in asked(lm, task, problems)]
-        s = row.settings
-        stages.append(
-            planning.Stage(
-                row.label,
-                row.lacking(job.folder, problems),
-                s["max_new_tokens"],
-                s.get("block_size", s["max_new_tokens"]),
-                s.get("num_mcmc_steps", 0),
-                s.get("stop") == "horizon",
-                row.model == "RandW",
-            )
-        )
+    prompts = [[p.prompt for p in asked(lm, *job.of(row))] for row in todo]
+    size = max(len(lm.encode(prompt)) for some in prompts for prompt in some)
     longest = max(row.settings["max_new_tokens"] for row in todo)
     probe = planning.probe_sampling(
         lm,
-        prompts,
+        prompts[0],
         num_samples=_SEEDS.value,
         max_new_tokens=longest,
         num_slots=_NUM_SLOTS.value,
     )
-    size = max(len(lm.encode(prompt)) for prompt in prompts)
     learning = {}
     if any(row.model == "Distilled" for row in todo):
         steps = EPOCHS * math.ceil(len(job.lessons) / BATCH_SIZE)
@@ -285,6 +268,7 @@ def plan(lm: models.LM, job: Job, todo: Sequence[Row]) -> None:
                 ),
             }
     print(f"\nPlan of {job.folder}: {_MODEL.value} on {_TASK.value}")
+    stages = [row.to_do(job.folder, job.of(row)[1]) for row in todo]
     found = planning.memory(lm, size, longest)
     print("\n".join(planning.describe(stages, probe, found, **learning)), end="\n\n", flush=True)
 

@@ -66,17 +66,20 @@ def write(
     """Writes table.md, table.tex and table.csv into the folder; returns the text of the first."""
     summary = found[0].result.summary
     rows = cells(found)
-    text = "\n\n".join(
-        [
-            f"# {title}",
-            f"{summary.num_problems} problems x {summary.num_passes} completions.",
-            tables.markdown(rows),
-            "## The paper's pattern, on these rows",
-            describe(claims),
-            "## Notes",
-            "\n".join(f"- {note}" for note in said),
-        ]
-    )
+    parts = [
+        f"# {title}",
+        f"{summary.num_problems} problems x {summary.num_passes} completions.",
+        tables.markdown(rows),
+    ]
+    if costs := tables.costs([line.result for line in found]):
+        parts += [f"## {tables.COSTS}", tables.markdown(costs)]
+    parts += [
+        "## The paper's pattern, on these rows",
+        describe(claims),
+        "## Notes",
+        "\n".join(f"- {note}" for note in said),
+    ]
+    text = "\n\n".join(parts)
     for name, content in (
         ("table.md", text + "\n"),
         ("table.tex", tables.latex(rows)),
@@ -88,7 +91,7 @@ def write(
 
 def cells(found: Sequence[Line]) -> tables.Cells:
     """The table; the paper's columns only where it has a row, "n.c." for what is not comparable."""
-    n = max(line.result.summary.num_passes for line in found)
+    n = _most_passes(found)
     beside = any(line.paper for line in found)
     head = ["model", "sampling"]
     for name in ("r*", "r_self"):
@@ -114,8 +117,8 @@ def _row(line: Line, beside: bool) -> list[str]:
         row.append(_paper(ours and ours.mean, None))
         if beside:
             mean = getattr(theirs, f"best_{name}", None)
-            gap = None if mean is None or ours is None else ours.mean - mean
-            row += [_paper(mean, None), _gap(line, name, gap, 3)]
+            alike = None not in (mean, ours) and s.num_passes == paper.NUM_SEEDS
+            row += [_paper(mean, None), _gap(line, name, ours.mean - mean if alike else None, 3)]
     return [*row, "-" if s.forward_tokens is None else f"{s.forward_tokens:,.0f}"]
 
 
@@ -177,7 +180,7 @@ def claim_cells(claims: Sequence[Claim]) -> tables.Cells:
 
 def notes(found: Sequence[Line], model: str | None, vocab_size: int | None = None) -> list[str]:
     """What a reader of the table must know; model: whose numbers of the paper stand in it."""
-    n = max(line.result.summary.num_passes for line in found)
+    n = _most_passes(found)
     said = [
         f"r*: accuracy. r_self: mean log-likelihood per token (nats, EOS counted) under the row's"
         f" own model. Mean ± standard deviation over {n} passes, a pass being one completion of"
@@ -192,7 +195,10 @@ def notes(found: Sequence[Line], model: str | None, vocab_size: int | None = Non
             f"paper: its numbers for {model} (arXiv 2605.04542), where it has any. diff./s.e.: ours"
             " minus the paper's in standard errors of the difference, both over passes; where the"
             " paper's standard deviation is not known, ours stands for it."
+            + ("" if n == paper.NUM_SEEDS else f" Bo{n} is not compared with the paper's Bo4.")
         )
+    if unsafe := sum(tables.num_unsafe(line.result.records) for line in found):
+        said.append(f"{unsafe} programs ran with resource limits alone (--unsafe_exec).")
     if any(line.result.model == "RandW" for line in found):
         bound = ""
         if vocab_size:
@@ -288,6 +294,10 @@ def _numbers(line: Line) -> dict[str, float | str | None]:
         "num_tokens": s.num_tokens,
         "finished": s.finished,
     }
+
+
+def _most_passes(found: Sequence[Line]) -> int:
+    return max(line.result.summary.num_passes for line in found)
 
 
 def _paper(mean: float | None, std: float | None) -> str:

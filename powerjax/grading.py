@@ -66,8 +66,9 @@ def grade_records(
 ) -> list[Record]:
     """The records with `correct`, `extracted_answer` and `grade_detail` (`Graded.detail`).
 
-    All are graded, those that have a verdict too: second opinions are only given here. Where there
-    is no text to grade and a verdict is there, it is kept, with None for `grade_detail`.
+    All are graded, those that have a verdict too: second opinions are only given here. A record
+    without text to grade keeps the verdict it has, with None for `grade_detail`, unless `path` has
+    one that was given where there was a `decode`.
 
     Args:
       path: a JSONL file of verdicts, {"id", "of", "correct", ...}; "of" is a hash of completion and
@@ -80,23 +81,6 @@ def grade_records(
     not of these problems, and for a `path` that holds verdicts on other completions.
     """
     asked = _problems_of(records, task, problems)
-    if decode is None and any(map(_has_verdict_alone, records)):
-        rest = [record for record in records if not _has_verdict_alone(record)]
-        graded = iter(
-            grade_records(
-                rest,
-                task,
-                problems,
-                path,
-                unsafe_exec=unsafe_exec,
-                num_workers=num_workers,
-                progress=progress,
-            )
-        )
-        return [
-            {**record, "grade_detail": None} if _has_verdict_alone(record) else next(graded)
-            for record in records
-        ]
     options = {"num_workers": num_workers, **({} if task.quick else {"unsafe_exec": unsafe_exec})}
 
     def verdicts(batch: Sequence[int]) -> list[dict[str, Any]]:
@@ -115,8 +99,9 @@ def grade_records(
         _hash(task.name, problem.answer, record.get("tokens"), record.get("completion"))
         for record, problem in zip(records, asked, strict=True)
     ]
-    order = range(len(records))
-    return _filled(records, hashes, order, verdicts, path, "grading", progress)
+    order = [i for i, r in enumerate(records) if decode is not None or not _has_verdict_alone(r)]
+    filled = _filled(records, hashes, order, verdicts, path, "grading", progress)
+    return [{"grade_detail": None, **record} for record in filled]
 
 
 def rescore(
@@ -179,7 +164,7 @@ def _filled(
     what: str,
     progress: bool,
 ) -> list[Record]:
-    """The records with their fields from the file at `path`, or else from `work`, in batches."""
+    """The records with their fields from the file at `path`, else those in `order` from `work`."""
     from tqdm import tqdm
 
     with _opened(path) as file:
@@ -197,7 +182,7 @@ def _filled(
                     if file is not None:
                         file.append({"id": records[i]["id"], "of": hashes[i], **found})
                 bar.update(len(batch))
-    return [{**record, **found} for record, found in zip(records, fields, strict=True)]
+    return [{**record, **(found or {})} for record, found in zip(records, fields, strict=True)]
 
 
 @contextlib.contextmanager

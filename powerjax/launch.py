@@ -13,8 +13,9 @@ from typing import Any
 
 import jax
 from absl import app, flags, logging
+from jax.sharding import Mesh
 
-from powerjax import records, sample, shards
+from powerjax import mesh, records, sample, shards
 from powerjax.models import LM
 from powerjax.sample import engine
 from powerjax.tasks import Problem, Task, without_text
@@ -39,6 +40,20 @@ def dtype() -> str:
     if flags.FLAGS.dtype != "auto":
         return flags.FLAGS.dtype
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def grid(model: int = 1, rows_divide: int | None = None) -> Mesh | None:
+    """This machine's devices as a mesh, `model` of them a row; None for one device.
+
+    rows_divide: take no more rows than divide this number, as a batch of it has to be shared out.
+    """
+    devices = jax.local_devices()
+    data = None
+    if rows_divide is not None:
+        most = max(1, len(devices) // model)
+        data = next(n for n in range(most, 0, -1) if rows_divide % n == 0)
+    found = mesh.make_mesh(model=model, data=data, devices=devices)
+    return found if found.size > 1 else None
 
 
 def model_name(lm: LM, random_weights: bool = False) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 NUM_EXAMPLES = 10
 _MAX_DISAGREEMENTS = 50
 _MAX_CHARS = 6000  # of a prompt or completion that is shown
+_LONGEST_NUMBER = 40  # characters; a longer cell is a text, and wraps
 
 
 def write_report(
@@ -47,18 +48,20 @@ def write_report(
       results: the rows; their records may hold `grade_detail` of `grading.grade_records`.
       problems: for prompts and reference answers beside the examples.
       lead: heading -> table, shown before the table of all figures (as the paper's comparison).
-      notes: paragraphs under the title, plain text.
+      notes: what a reader must know, plain text; they stand below `lead`.
       figures: heading -> figure, shown before the page's own.
     """
     secret = bool(task and task.secret) or any(problem.secret for problem in problems)
     by_id = {problem.id: problem for problem in problems}
     parts = [f"<h1>{html.escape(title)}</h1>"]
-    parts += [f"<p>{html.escape(note)}</p>" for note in notes]
     for heading, cells in (lead or {}).items():
         parts += [_heading(heading), _table(cells)]
+    if notes:
+        told = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
+        parts.append(f"<ul class=small>{told}</ul>")
     parts += [_heading("All figures"), _table(tables.main(results)), _LEGEND]
     if costs := tables.costs(results):
-        parts += [_heading("Accuracy at equal cost"), _table(costs), _COSTS]
+        parts += [_heading(tables.COSTS), _table(costs), _COSTS]
     drawn = {**(figures or {}), **_figures(results)}
     parts += [_heading("Figures"), *(_figure(name, figure) for name, figure in drawn.items())]
     if stages := tables.by_stage(results):
@@ -124,7 +127,7 @@ def _figures(results: Sequence[Result]) -> dict[str, Figure]:
     found["Lengths"] = plots.lengths(results)
     if moving:
         found["Acceptance"] = plots.acceptance(moving)
-    if any(result.stages for result in results):
+    if any(len(result.stages) > 1 for result in results):
         found["Acceptance by stage"] = plots.acceptance_by_stage(results)
     return found
 
@@ -222,12 +225,17 @@ def _heading(text: str) -> str:
 def _table(rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in rows[0])
     body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+        "<tr>" + "".join(f"<td{_text(cell)}>{html.escape(cell)}</td>" for cell in row) + "</tr>"
         for row in rows[1:]
     )
     return (
         f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def _text(cell: str) -> str:
+    """The mark of a cell that holds sentences and not a number."""
+    return " class=text" if len(cell) > _LONGEST_NUMBER else ""
 
 
 def _cut(text: str) -> str:
@@ -269,6 +277,7 @@ table {{ border-collapse: collapse; font-size: .85rem; font-variant-numeric: tab
 th, td {{ padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right;
   white-space: nowrap; }}
 th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) {{ text-align: left; }}
+td.text {{ text-align: left; white-space: normal; min-width: 15rem; }}
 thead th {{ border-bottom: 2px solid #888; }}
 img {{ display: block; width: 100%; min-width: 34rem; max-width: 60rem; height: auto; }}
 details {{ border-left: 3px solid #bbb; margin: .5rem 0; padding: .25rem .75rem; }}
@@ -279,6 +288,7 @@ pre {{ font: .8rem/1.4 ui-monospace, monospace; white-space: pre-wrap; overflow-
   background: #f5f5f5; padding: .6rem; margin: .4rem 0; }}
 pre.said {{ background: #eef5fb; }}
 .small {{ font-size: .8rem; color: #444; }}
+ul.small {{ padding-left: 1.2rem; }}
 </style>
 </head>
 <body>

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from powerjax import distill, evaluate, grading, launch, records, stages, text
+from powerjax import distill, evaluate, grading, launch, planning, records, stages, text
 from powerjax.distill import metrics
 from powerjax.models import LM
 from powerjax.models.lora import LoraConfig
@@ -44,13 +44,31 @@ class Row:
         """The file of its records' verdicts, where they are graded after sampling."""
         return folder / "verdicts" / self.path(folder).name
 
+    def own(
+        self, made: Sequence[records.Record], problems: Sequence[Problem]
+    ) -> list[records.Record]:
+        """Those of the records that are of these problems and of the row's passes."""
+        wanted = {(p.id, i) for p in problems for i in range(self.settings["num_samples"])}
+        return [r for r in made if (r["problem_id"], r["sample_index"]) in wanted]
+
     def lacking(self, folder: Path, problems: Sequence[Problem]) -> int:
         """How many of its completions are not in its record file."""
         path = self.path(folder)
         made = records.read(path) if path.exists() else []
-        there = {(record["problem_id"], record["sample_index"]) for record in made}
-        wanted = range(self.settings["num_samples"])
-        return sum((problem.id, i) not in there for problem in problems for i in wanted)
+        return len(problems) * self.settings["num_samples"] - len(self.own(made, problems))
+
+    def to_do(self, folder: Path, problems: Sequence[Problem]) -> planning.Stage:
+        """What it lacks, for a plan."""
+        s = self.settings
+        return planning.Stage(
+            self.label,
+            self.lacking(folder, problems),
+            s["max_new_tokens"],
+            s.get("block_size", s["max_new_tokens"]),
+            s.get("num_mcmc_steps", 0),
+            s.get("stop") == "horizon",
+            self.model == "RandW",
+        )
 
 
 def asked(
@@ -105,7 +123,7 @@ def measure(
         )
         if stats is not None:
             stages.keep(path, stats, len(file) - before)
-        made = file.records
+        made = row.own(file.records, problems)
     if grade or not task.quick:
         made = grading.grade_records(
             made,
@@ -125,7 +143,7 @@ def kept(
     """The row as `measure(..., grade=True)` left it; None where completions or verdicts lack."""
     if row.lacking(folder, problems) or not row.verdicts(folder).exists():
         return None
-    made = records.read(row.path(folder))
+    made = row.own(records.read(row.path(folder)), problems)
     graded = {record["id"] for record in records.read(row.verdicts(folder))}
     if any(record["id"] not in graded for record in made):
         return None

@@ -26,7 +26,7 @@ _STYLE = {
     "Greedy": ("#000000", "X"),
 }
 _OTHER = ("#56B4E9", "v")
-_DISTILLED = "#D55E00"
+_MODELS = {"Distilled": "#D55E00", "RandW": "#999999"}  # where one figure has several
 _VERDICTS = {
     True: ("right", "#009E73"),
     False: ("wrong", "#BBBBBB"),
@@ -89,11 +89,10 @@ def accuracy_against_cost(results: Sequence[Result]) -> Figure:
     for result in results:
         summary = result.summary
         n, tokens = summary.num_passes, summary.forward_tokens
-        colour, marker = _style(result.sampler)
-        if result.model == "Distilled":
-            colour = _DISTILLED
         if tokens is None:
             continue
+        colour, marker = _style(result.sampler)
+        colour = _MODELS.get(result.model, colour)
         single, best = summary.accuracy, summary.best_of_n_accuracy
         points = [(tokens, single, colour, _name(result, results))]
         if n > 1:
@@ -195,13 +194,13 @@ def acceptance_by_stage(results: Sequence[Result]) -> Figure:
         if not result.stages:
             continue
         colour, marker = _style(result.sampler)
+        colour = _MODELS.get(result.model, colour)
         shares = [accepted / moves if moves else np.nan for moves, accepted in result.stages]
         axes.plot(
             np.arange(1, len(shares) + 1),
             shares,
             color=colour,
             marker=marker,
-            linestyle="-" if result.model == results[0].model else ":",
             label=_name(result, results),
         )
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -251,13 +250,13 @@ def _style(sampler: str) -> tuple[str, str]:
 
 
 def _name(result: Result, results: Sequence[Result]) -> str:
-    """`Standard`, or where it is not of the first model in the figure `Distilled, Standard`."""
-    same = result.model == results[0].model
-    return result.sampler if same else f"{result.model}, {result.sampler}"
+    """`Standard`, or where the figure has several models `Base, Standard`."""
+    several = len({other.model for other in results}) > 1
+    return f"{result.model}, {result.sampler}" if several else result.sampler
 
 
 def _models(results: Sequence[Result]) -> str:
-    return " and ".join(dict.fromkeys(result.model for result in results))
+    return ", ".join(dict.fromkeys(result.model for result in results))
 
 
 def _bars(estimate) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from powerjax import paper
@@ -96,3 +97,13 @@ def rows(
         Row("RandW", "Standard", "standard", {**plain, **random}),
         Row("RandW", "Power", "power", {**power, **random, **moves}),
     ]
+
+
+def record_files(folder: Path) -> list[Path]:
+    """The record files of a run folder: records.jsonl, or one for each row of its table.
+
+    The teacher's is left out, which is no row: it is of the training problems.
+    """
+    found = [folder / "records.jsonl", *sorted((folder / "records").glob("*.jsonl"))]
+    teacher = Row("Base", TEACHER, "power", {}).path(folder)
+    return [path for path in found if path.is_file() and path != teacher]

@@ -12,8 +12,10 @@ from powerjax import evaluate
 from powerjax.evaluate import Result
 from powerjax.records import Record
 from powerjax.report import interval, markdown, spread
+from powerjax.tasks import sandbox
 
 __all__ = [
+    "COSTS",
     "by_stage",
     "costs",
     "csv",
@@ -21,11 +23,13 @@ __all__ = [
     "latex",
     "main",
     "markdown",
+    "num_unsafe",
     "plain",
     "rules",
 ]
 
 Cells = list[list[str]]
+COSTS = "Accuracy (Best-of-n by self-reward) at equal cost in forward tokens"
 
 _LATEX = {
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
@@ -74,17 +78,19 @@ def main(results: Sequence[Result]) -> Cells:
 def costs(results: Sequence[Result]) -> Cells | None:
     """Accuracy at equal cost: for the price of one completion of a row, Best-of-n of every row.
 
-    Prices are those of the rows that make moves, or of all where none does; n is the largest the
-    price allows and the records have. None where accuracies or prices are not known.
+    Prices are those of the rows that make moves, or of all where none does; of prices within 5 % of
+    each other the largest stands for all. n is the largest the price allows and the records have.
+    None where accuracies or prices are not known.
     """
     results = [r for r in results if r.summary.accuracy and r.summary.forward_tokens]
     if len(results) < 2:
         return None
     dear = [r for r in results if r.summary.acceptance_rate is not None] or results
     prices = []
-    for price in sorted(result.summary.forward_tokens for result in dear):
-        if not prices or price > 1.05 * prices[-1]:
+    for price in sorted((result.summary.forward_tokens for result in dear), reverse=True):
+        if not prices or price < prices[-1] / 1.05:
             prices.append(price)
+    prices.reverse()
     rows = [["model", "sampler", "one costs", *(f"for {price:.0f}" for price in prices)]]
     for result in results:
         priced = evaluate.best_of(result.records)
@@ -135,6 +141,12 @@ def rules(record: Record) -> dict[str, bool | None]:
     """The verdict of each rule of the grader by name, None for "out of time"."""
     detail = record.get("grade_detail") or {}
     return {name: v for name, v in detail.items() if v is None or isinstance(v, bool)}
+
+
+def num_unsafe(records: Sequence[Record]) -> int:
+    """How many of them are programs that ran with resource limits alone (`tasks.sandbox`)."""
+    details = (record.get("grade_detail") or {} for record in records)
+    return sum(detail.get("isolation") == sandbox.RLIMITS for detail in details)
 
 
 def plain(rows: Cells) -> str:

@@ -77,6 +77,38 @@ def test_the_paper_stands_beside_where_it_has_a_row():
     assert "paper" not in none[0] and all(len(row) == len(none[0]) for row in none)
 
 
+def test_best_of_another_number_is_not_held_against_best_of_4():
+    lines = comparison.lines(_table(), "math", paper.MATH_7B)
+    head, *rows = comparison.cells(lines)  # two passes
+    at = head.index("Bo2 r*")
+    assert head[at : at + 3] == ["Bo2 r*", "paper, Bo4", "diff."]
+    assert {row[at + 2] for row in rows} == {"-"}
+    assert "Bo2 is not compared" in " ".join(comparison.notes(lines, paper.MATH_7B))
+    four = comparison.lines(
+        [_result("Base", "Standard", [[1, 0, 0, 0]] * 4)], "math", paper.MATH_7B
+    )
+    assert comparison.cells(four)[1][at + 2] == "+0.320"  # 1 - .680
+    assert "not compared" not in " ".join(comparison.notes(four, paper.MATH_7B))
+
+
+def test_the_written_table_tells_what_each_row_gets_for_the_same_price(tmp_path):
+    lines = comparison.lines(_table(), "math", paper.MATH_7B)
+    text = comparison.write(tmp_path, "A title", lines, comparison.pattern(_table()), ["a note"])
+    assert (tmp_path / "table.md").read_text() == text + "\n"
+    assert (tmp_path / "table.csv").read_text() == comparison.as_csv(lines)
+    assert text.startswith("# A title\n\n4 problems x 2 completions.\n\n| model |")
+    assert "at equal cost in forward tokens\n\n| model |" in text and "- a note" in text
+    assert (tmp_path / "table.tex").read_text().count(r"\\") == len(lines) + 1
+
+
+def test_programs_that_ran_unconfined_are_told():
+    results = _table()
+    for record in results[1].records:
+        record["grade_detail"] = {"isolation": "rlimits"}
+    said = comparison.notes(comparison.lines(results, "code", None), None)
+    assert "8 programs ran with resource limits alone (--unsafe_exec)." in said
+
+
 def test_the_csv_has_every_number_unrounded():
     lines = comparison.lines(_table(), "math", paper.MATH_7B)
     rows = list(csv.DictReader(io.StringIO(comparison.as_csv(lines))))

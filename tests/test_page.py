@@ -122,6 +122,9 @@ def test_the_page_is_whole_in_itself_and_fits_a_phone(written):
 
 def test_the_page_holds_what_a_reader_looks_for(written):
     found = _Page(written.read_text())
+    assert (
+        found.text.index("0.714") < found.text.index("One note.") < found.text.index("All figures")
+    )
     for words in ("A <run>", "One note.", "Base & Power", "0.714", "Acceptance by stage"):
         assert words in found.text
     assert "0.400 of 240" in found.text and "0.200 of 100" in found.text

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from powerjax import distill, models, pipeline, records
+from powerjax import distill, models, pipeline, planning, records
 from powerjax.pipeline import Row
 from powerjax.tasks import Problem, Task, arithmetic, registry
-from powerjax.tasks.base import grade_each
+from powerjax.tasks.base import Graded, grade_each
 
 PLAIN = {"max_new_tokens": 16, "seed": 0, "num_samples": 2}
 TASK = registry.get("arithmetic")
@@ -20,7 +20,15 @@ def lm():
 
 
 def _secret_task() -> Task:
-    return dataclasses.replace(TASK, name="hidden", secret=True)
+    """A grader with two rules; no record holds the text that the second one reads."""
+
+    def grade_all(problems, completions, **_):
+        return [
+            Graded(*arithmetic.grade(problem, said), {"boxed": True, "long": len(said) > 20})
+            for problem, said in zip(problems, completions, strict=True)
+        ]
+
+    return dataclasses.replace(TASK, name="hidden", secret=True, grade_all=grade_all)
 
 
 def _secret(problems):
@@ -32,7 +40,8 @@ def measured(lm, tmp_path_factory):
     """(folder, row, problems, result) of a power row of secret problems."""
     folder = tmp_path_factory.mktemp("run")
     problems = _secret(arithmetic.problems(num=3))
-    row = Row("Base", "Power", "power", {**PLAIN, "block_size": 8, "num_mcmc_steps": 2})
+    moves = {"alpha": 4.0, "block_size": 8, "num_mcmc_steps": 2}
+    row = Row("Base", "Power", "power", {**PLAIN, **moves})
     result, stats = pipeline.measure(
         lm, problems, row, folder, task=_secret_task(), progress=False, grade=True
     )
@@ -44,11 +53,30 @@ def test_a_row_that_is_whole_is_kept_without_the_model(measured):
     folder, row, problems, result = measured
     kept = pipeline.kept(problems, row, folder, task=_secret_task())
     assert kept == result and row.lacking(folder, problems) == 0
+    assert all(record["grade_detail"]["boxed"] for record in kept.records)
     assert kept.stages and sum(moves for moves, _ in kept.stages) > 0
     assert row.lacking(folder, _secret(arithmetic.problems(num=5))) == 4
     more = dataclasses.replace(row, settings={**row.settings, "num_samples": 3})
     assert more.lacking(folder, problems) == 3
     assert pipeline.kept(problems, more, folder, task=_secret_task()) is None
+
+
+def test_a_smaller_run_looks_at_its_own_records_alone(measured):
+    folder, row, problems, _ = measured
+    fewer = dataclasses.replace(row, settings={**row.settings, "num_samples": 1})
+    found = pipeline.kept(problems[:2], fewer, folder, task=_secret_task())
+    asked = {problem.id for problem in problems[:2]}
+    assert {(r["problem_id"], r["sample_index"]) for r in found.records} == {(p, 0) for p in asked}
+    assert found.stages == []  # the counts are of more chains
+
+
+def test_what_is_to_do_goes_into_the_plan(measured):
+    folder, row, problems, _ = measured
+    assert row.to_do(folder, problems) == planning.Stage("Base Power", 0, 16, 8, 2)
+    random = Row("RandW", "Standard", "standard", {**PLAIN, "num_samples": 3})
+    assert random.to_do(folder, problems) == planning.Stage(
+        "RandW Standard", 9, 16, 16, endless=True
+    )
 
 
 def test_a_row_without_all_its_verdicts_is_not_kept(measured, tmp_path):

@@ -91,7 +91,7 @@ def test_rows_of_several_folders_are_scored_written_and_taken_up_again(runs, tmp
     assert table[0]["passes"] == "4" and table[0]["accuracy %"].startswith("41.7 ±")
     assert table[1]["passes"] == "2" and table[1]["accuracy %"] == "83.3 ± 0.0"
     assert table[1]["pass@2"] == "83.3" and table[1]["accepted"] == "0.500"
-    assert "Accuracy (Best-of-n) at equal cost" in printed and "(n=4)" in printed
+    assert "at equal cost in forward tokens" in printed and "(n=4)" in printed
     assert "evaluated r is under tiny." in printed
     standard, power = json.loads((out / "summary.json").read_text())
     assert standard["accuracy"]["mean"] == pytest.approx(10 / 24)

@@ -1,0 +1,40 @@
+"""Counts of moves beside a record file: added up over starts, and never of other records."""
+
+import types
+
+import pytest
+
+from powerjax import stages
+
+
+def _stats(moves, accepted):
+    return types.SimpleNamespace(stage_moves=moves, stage_accepted=accepted)
+
+
+def test_starts_add_up_stage_by_stage(tmp_path):
+    path = tmp_path / "records.jsonl"
+    assert stages.read(path, 10) == []
+    stages.keep(path, _stats([40, 20], [10, 5]), 6)
+    stages.keep(path, _stats([8], [2]), 4)
+    assert stages.beside(path).name == "records.stages.json"
+    assert stages.read(path, 10) == [(48, 12), (20, 5)]
+    assert stages.read(path, 12) == [(48, 12), (20, 5)]  # a killed start's are not counted
+
+
+def test_counts_of_more_records_than_there_are_say_nothing(tmp_path):
+    path = tmp_path / "records.jsonl"
+    stages.keep(path, _stats([40], [10]), 6)
+    assert stages.read(path, 5) == []
+
+
+def test_a_sampler_without_moves_leaves_no_file(tmp_path):
+    path = tmp_path / "records.jsonl"
+    stages.keep(path, _stats([], []), 6)
+    assert not stages.beside(path).exists() and list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_file_is_named(tmp_path):
+    path = tmp_path / "records.jsonl"
+    stages.beside(path).write_text("[{")
+    with pytest.raises(ValueError, match=r"records\.stages\.json is not valid JSON: delete it"):
+        stages.read(path, 1)
