@@ -55,15 +55,19 @@ def cache_sharding(config: ModelConfig, mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(None, "model"))
 
 
-@functools.cache
+_SAID: dict[tuple[int, int, int], object] = {}
+
+
 def _say_replicated(num_heads: int, num_kv_heads: int, size: int) -> None:
-    """Once, and not for every engine."""
-    log.info(
-        "the K/V cache is replicated: %d heads, %d kv heads do not divide by model axis %d",
-        num_heads,
-        num_kv_heads,
-        size,
-    )
+    """Once, whichever of the engines' threads comes first."""
+    mine = object()
+    if _SAID.setdefault((num_heads, num_kv_heads, size), mine) is mine:
+        log.info(
+            "the K/V cache is replicated: %d heads, %d kv heads do not divide by model axis %d",
+            num_heads,
+            num_kv_heads,
+            size,
+        )
 
 
 def write_layer(

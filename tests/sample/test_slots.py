@@ -5,12 +5,12 @@ import re
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from powerjax import sample
 from powerjax.sample import draws, mh, slots
+from tests.sample.edges import margin, next_logits
 
 OPTIONS = dict(
     alpha=2.0,
@@ -117,39 +117,6 @@ def test_early_rejection_changes_no_token_of_power_inf(tiny_qwen, prompts):
     )
     assert all(same(a, b) for a, b in zip(on, off, strict=True))
     assert on.stats.num_forward_tokens < off.stats.num_forward_tokens
-
-
-def next_logits(lm, prompt, chain):
-    """float32 [V] after the working tokens of a chain, by a fresh forward pass."""
-    row = [*prompt, *mh.working_tokens(chain).tolist()]
-    padded = np.zeros((1, 128), np.int32)
-    padded[0, : len(row)] = row
-    return lm.logits(padded, [len(row)])[0, len(row) - 1]
-
-
-def margin(lm, prompt, key, settings) -> float:
-    """How near a chain comes to another outcome: least distance of a uniform to a CDF boundary
-    (over 1e-5) or of log u to log A (over 1e-4), along the chain driven by hand."""
-    chain, least = mh.init(settings), np.inf
-    while not chain.done:
-        logits = np.asarray(next_logits(lm, prompt, chain), np.float64)
-        uniforms = draws.draw(key, chain, settings)
-        mass = np.exp((logits - logits.max()) * float(settings.inv_temperature))
-        width = math.isqrt(mass.size - 1) + 1
-        table = np.pad(mass, (0, -mass.size % width)).reshape(-1, width)
-        u_block, u_token = np.asarray(uniforms.token, np.float64)
-        block_cdf = np.cumsum(table.sum(1)) / table.sum()
-        token_cdf = np.cumsum(table[np.argmax(block_cdf > u_block)])
-        distances = [
-            np.abs(block_cdf - u_block).min(),
-            np.abs(token_cdf / token_cdf[-1] - u_token).min(),
-        ]
-        least = min(least, min(distances) / 1e-5)
-        log_u, proposing = float(chain.log_u), bool(chain.step > 0)
-        chain, info = mh.advance(chain, jnp.asarray(logits, jnp.float32), uniforms, settings)
-        if proposing:
-            least = min(least, abs(float(info.log_accept) - log_u) / 1e-4)
-    return least
 
 
 @pytest.mark.parametrize("num_slots", [1, 4, 64])
@@ -339,7 +306,7 @@ def test_the_loop_copies_no_cache(tiny_qwen):
     program = (
         slots.run.lower(
             tiny_qwen.model(),
-            tiny_qwen.params,
+            tiny_qwen.variables,
             state,
             queue,
             settings,

@@ -1,0 +1,80 @@
+"""Sampling over a mesh: the chains of one device, on eight."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from powerjax.sample import draws, mh
+from tests.sample import mesh_worker
+from tests.sample.edges import margin
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """What mesh_worker.py drew: "model mesh" -> {(id, sample): (tokens, log_probs)}; its log."""
+    path = tmp_path_factory.mktemp("mesh") / "drawn.json"
+    env = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    }
+    command = [sys.executable, "-m", "tests.sample.mesh_worker", str(path)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    drawn = {
+        name: {(i, s): (tokens, log_probs) for i, s, tokens, log_probs in rows}
+        for name, rows in json.loads(path.read_text()).items()
+    }
+    return drawn, done.stderr
+
+
+def test_one_engine_a_device_gives_the_bits_of_one_device(ran):
+    """Eight engines of eight slots: the shapes on each device are those of the device alone."""
+    assert ran[0]["eight_heads 8x1"] == ran[0]["eight_heads one"]
+
+
+@pytest.mark.parametrize(
+    "name, shape",
+    [("eight_heads", "1x8"), ("eight_heads", "2x4"), ("tiny", "1x8"), ("tiny", "2x4")],
+)
+def test_split_models_differ_only_at_a_boundary(ran, name, shape, record_property):
+    """Sums are taken in another order: chains part only where a draw lies on an edge."""
+    expected, found = ran[0][f"{name} one"], ran[0][f"{name} {shape}"]
+    assert found.keys() == expected.keys()
+    different = [chain for chain in expected if found[chain][0] != expected[chain][0]]
+    record_property(f"{name} {shape}: chains of {len(expected)} that differ", len(different))
+    assert len(different) <= 2
+    for chain in expected.keys() - set(different):
+        np.testing.assert_allclose(found[chain][1], expected[chain][1], atol=1e-4)
+    if not different:
+        return
+    lm, prompts = mesh_worker.load(name), mesh_worker.prompts(name)
+    options = mesh_worker.OPTIONS[name]
+    settings = mh.settings(
+        options["alpha"],
+        block_size=options["block_size"],
+        num_mcmc_steps=mesh_worker.COMMON["num_mcmc_steps"],
+        max_new_tokens=options["max_new_tokens"],
+        stop_ids=lm.stop_ids,
+        stop=options.get("stop", "eos"),
+    )
+    for problem, sample_index in different:
+        prompt = prompts[int(problem.split()[1])]
+        prompt = lm.encode(prompt) if isinstance(prompt, str) else prompt
+        key = draws.chain_keys(mesh_worker.COMMON["seed"], [problem], [sample_index])[0]
+        assert margin(lm, prompt, key, settings) < 1
+
+
+def test_weights_split_over_data_give_the_same_chains(ran):
+    """FSDP's layout is gathered for each row's engine, so its programs are those without."""
+    assert ran[0]["tiny fsdp"] == ran[0]["tiny 2x4"]
+
+
+def test_heads_that_do_not_divide_are_said_to_be_replicated(ran):
+    log = ran[1]
+    assert log.count("the K/V cache is replicated: 4 heads, 2 kv heads do not divide by model") == 2
+    assert "self_attn/q_proj/kernel is replicated: 4 heads, 2 kv heads" in log
+    assert "mlp/up_proj" not in log  # split, as everything that divides
