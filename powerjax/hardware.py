@@ -8,6 +8,7 @@ memory is what the XLA compiler leaves to a program, as its out-of-memory messag
 """
 
 import dataclasses
+import re
 
 _GIB, _MIB = 2**30, 2**20
 
@@ -19,12 +20,14 @@ class Chip:
     memory_bytes: device memory that programs may use.
     bf16_flops: FLOP/s of dense bfloat16 matrix products, at the peak.
     bandwidth: bytes/s between chip and its device memory, at the peak.
+    host_devices: devices of one host in the usual machines and slices.
     """
 
     name: str
     memory_bytes: int
     bf16_flops: float
     bandwidth: float
+    host_devices: int = 8
 
     def roofline_s(self, flops: float, num_bytes: float) -> float:
         """Seconds below which no program of so many operations and bytes moved can run."""
@@ -38,9 +41,53 @@ CHIPS = {
         Chip("a100-80gb", 81_920 * _MIB, 312e12, 2.039e12),
         Chip("h100-80gb", 81_559 * _MIB, 989e12, 3.35e12),
         Chip("h200", 143_771 * _MIB, 989e12, 4.8e12),
-        Chip("v4", int(30.75 * _GIB), 275e12, 1.228e12),
+        Chip("v4", int(30.75 * _GIB), 275e12, 1.228e12, 4),
         Chip("v5e", int(15.75 * _GIB), 197e12, 0.819e12),
-        Chip("v5p", int(95.74 * _GIB), 459e12, 2.765e12),
+        Chip("v5p", int(95.74 * _GIB), 459e12, 2.765e12, 4),
         Chip("v6e", int(31.25 * _GIB), 918e12, 1.638e12),
     )
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Hardware:
+    """So many of one chip: an `a100-40gb:8`."""
+
+    chip: Chip
+    count: int
+
+    @property
+    def is_tpu(self) -> bool:
+        return self.chip.name.startswith("v")
+
+    @property
+    def host_devices(self) -> int:
+        """Devices of one host; slices of v5e and v6e above 8 chips have hosts of 4."""
+        usual = self.chip.host_devices
+        if self.is_tpu and self.count > usual:
+            usual = min(usual, 4)
+        return min(usual, self.count)
+
+    @property
+    def num_hosts(self) -> int:
+        return self.count // self.host_devices
+
+    @property
+    def name(self) -> str:
+        return f"{'tpu-' if self.is_tpu else ''}{self.chip.name}:{self.count}"
+
+
+def parse(text: str) -> Hardware:
+    """Reads "a100-40gb:8" or "tpu-v5e:8" (chips); raises ValueError that lists what there is."""
+    match = re.fullmatch(r"(?:tpu-)?([a-z0-9-]+?)(?::(\d+))?", text.strip().lower())
+    chip = CHIPS.get(match[1]) if match else None
+    if chip is None:
+        known = ", ".join(f"tpu-{name}" if name[0] == "v" else name for name in CHIPS)
+        raise ValueError(f"hardware {text!r}: give CHIP:COUNT, the chip one of {known}")
+    found = Hardware(chip, int(match[2] or 1))
+    if found.count < 1 or found.count % found.host_devices:
+        raise ValueError(
+            f"hardware {text!r}: {found.count} devices are no whole number of hosts of"
+            f" {found.host_devices}"
+        )
+    return found

@@ -59,10 +59,14 @@ class Row:
 
     def to_do(self, folder: Path, problems: Sequence[Problem]) -> planning.Stage:
         """What it lacks, for a plan."""
+        return self.stage(self.lacking(folder, problems))
+
+    def stage(self, num_chains: int) -> planning.Stage:
+        """So many of its chains, for a plan."""
         s = self.settings
         return planning.Stage(
             self.label,
-            self.lacking(folder, problems),
+            num_chains,
             s["max_new_tokens"],
             s.get("block_size", s["max_new_tokens"]),
             s.get("num_mcmc_steps", 0),

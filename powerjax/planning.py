@@ -239,13 +239,13 @@ def describe(
         expected, longest = map(stage.forward_tokens, (length, most_tokens))
         took = expected / probe.tokens_per_s
         tokens = f"{expected:>18,.0f}{longest:>18,.0f}"
-        lines.append(f"{stage.name:28}{stage.num_chains:>9,}{tokens}{_time(took):>10}")
+        lines.append(f"{stage.name:28}{stage.num_chains:>9,}{tokens}{duration(took):>10}")
         total, most, whole = total + expected, most + longest, whole + took
     if steps:
         took, each = steps * step_s, f"{step_s:.2g} s each"
-        lines.append(f"{'student':28}{'':>9}{f'{steps:,} steps':>18}{each:>18}{_time(took):>10}")
+        lines.append(f"{'student':28}{'':>9}{f'{steps:,} steps':>18}{each:>18}{duration(took):>10}")
         whole += took
-    lines.append(f"{'in all':28}{'':>9}{total:>18,.0f}{most:>18,.0f}{_time(whole):>10}")
+    lines.append(f"{'in all':28}{'':>9}{total:>18,.0f}{most:>18,.0f}{duration(whole):>10}")
     return lines
 
 
@@ -255,7 +255,8 @@ def _lengths(probe: Probe) -> str:
     return f"completions are expected to have {probe.mean_length:,.0f} tokens"
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """`53 s`, `12 min`, `3.4 h`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

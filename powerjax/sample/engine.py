@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from powerjax.models.cache import KVCache, cache_sharding, grow, init_cache
 from powerjax.models.language_model import LM
@@ -19,33 +20,53 @@ from powerjax.sample import slots as slots_lib
 from powerjax.sample.stats import Finished, Request, Stats
 
 _PREFILL_ROWS = 8
-_PREFILL_TOKENS = 8192  # in one prefill, whose scores are [rows, N, T, T]
+_PREFILL_TOKENS = 8192  # in one prefill
 _MIN_WINDOW = 256  # cache slots to begin with; doubled when a chain needs more
 _FIRST_CHUNK = 4  # model steps
 _CHUNK_S = 0.5  # aim for one call of the slots: how often progress shows and Ctrl-C is heard
 _COMPILING = collections.defaultdict(threading.Lock)  # by devices
 _MAX_SLOTS = {"cpu": 64, "gpu": 256, "tpu": 256}
 _MEMORY_SHARE = 0.8  # of free device memory, for caches and logits
+LOGIT_ROWS = 6  # float32 [V] that a slot's draw has alive at once
 
 
 def pick_num_slots(lm: LM, longest_prompt: int, max_new_tokens: int, num_chains: int) -> int:
     """Slots that fit the devices' free memory, a power of two for each row of the mesh.
 
-    A slot holds two caches of its whole length, a few rows of logits, and its share of the queue
-    of prefilled prompts. No more slots than there are chains, and no more than pays (64 on a CPU).
+    No more slots than there are chains, and no more than pays (64 on a CPU).
     """
-    c, num_rows = lm.config, placement.num_rows(lm)
     device = placement.devices(lm)[0]
-    heads = c.num_kv_heads
-    if lm.mesh is not None and "model" in cache_sharding(c, lm.mesh).spec:
-        heads //= lm.mesh.shape["model"]
-    per_token = 2 * c.num_layers * heads * c.head_dim * jnp.dtype(lm.dtype).itemsize
+    per_slot = bytes_per_slot(lm.config, lm.dtype, longest_prompt, max_new_tokens, lm.mesh)
+    fitting = count_fitting(_free_bytes(device), per_slot, device.platform)
+    return min(placement.num_rows(lm) * fitting, _power_of_two(num_chains))
+
+
+def bytes_per_slot(
+    config, dtype, longest_prompt: int, max_new_tokens: int, mesh: Mesh | None = None
+) -> int:
+    """What a slot takes of a device's memory.
+
+    Two caches of its whole length, a few rows of logits, and its share of the queue of prefilled
+    prompts.
+    """
+    c, heads = config, config.num_kv_heads
+    if mesh is not None and "model" in cache_sharding(c, mesh).spec:
+        heads //= mesh.shape["model"]
+    per_token = 2 * c.num_layers * heads * c.head_dim * jnp.dtype(dtype).itemsize
     tokens = 2 * (longest_prompt + max_new_tokens) + 2 * _bucket(longest_prompt)  # as _Feed's
-    per_slot = tokens * per_token + 6 * 4 * c.vocab_size
-    room = max(1, int(_MEMORY_SHARE * _free_bytes(device)) // per_slot)
-    fitting = 1 << (room.bit_length() - 1)
-    fitting = min(fitting, _MAX_SLOTS.get(device.platform, 256))
-    return min(num_rows * fitting, _power_of_two(num_chains))
+    return tokens * per_token + LOGIT_ROWS * 4 * c.vocab_size
+
+
+def prefill_shape(longest_prompt: int) -> tuple[int, int]:
+    """(rows, tokens) of a batch of prompts, by the longest; fewer slots get fewer rows."""
+    width = _bucket(longest_prompt)
+    return max(1, min(_PREFILL_ROWS, _PREFILL_TOKENS // width)), width
+
+
+def count_fitting(free_bytes: int, per_slot: int, platform: str) -> int:
+    """Slots of one engine that fit: a power of two, at most what pays, at least one."""
+    room = max(1, int(_MEMORY_SHARE * free_bytes) // per_slot)
+    return min(1 << (room.bit_length() - 1), _MAX_SLOTS.get(platform, 256))
 
 
 def _free_bytes(device) -> int:
@@ -190,7 +211,7 @@ class _Feed:
             tokens += len(ids)
         for width, members in batches.items():
             # A function of the width alone, so that no neighbour changes a prompt's K/V by a bit.
-            batch = max(1, min(self._batch, _PREFILL_TOKENS // width))
+            batch = min(self._batch, prefill_shape(width)[0])
             for start in range(0, len(members), batch):
                 self._prefill(width, batch, members[start : start + batch])
         return tokens

@@ -1,5 +1,6 @@
 """Running the launchers as their users do."""
 
+import json
 import os
 import subprocess
 import sys
@@ -38,3 +39,38 @@ def end(process: subprocess.Popen, timeout_s: float = 300) -> tuple[int, str, st
     """Exit status, standard output, standard error."""
     out, err = process.communicate(timeout=timeout_s)
     return process.returncode, out, err
+
+
+_ENDS = """
+import contextlib, importlib, io, json, sys
+from absl import flags
+from powerjax import launch
+main = importlib.import_module(sys.argv[1]).main
+name = sys.argv[1].split(".")[-1]
+for argv in json.loads(sys.argv[2]):
+    sys.argv = [f"{name}.py", *argv]
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            launch.run(main)
+        except SystemExit as end:
+            code = end.code
+    print("END", json.dumps([code or 0, out.getvalue(), err.getvalue()]))
+    flags.FLAGS.unparse_flags()
+    for name_ in list(flags.FLAGS):
+        flags.FLAGS[name_].unparse()
+"""
+
+
+def ends(module: str, argvs: list[list[str]]) -> list[tuple[int, str, str]]:
+    """Exit status, output and errors of a launcher for each of these arguments, in one process."""
+    ran = subprocess.run(
+        [sys.executable, "-c", _ENDS, module, json.dumps(argvs)],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    found = [json.loads(line[4:]) for line in ran.stdout.split("\n") if line.startswith("END ")]
+    assert len(found) == len(argvs), ran.stderr
+    return [tuple(end) for end in found]

@@ -3,8 +3,6 @@
 import json
 import resource
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -114,27 +112,6 @@ def test_a_full_disk_ends_in_one_line_and_keeps_what_was_finished(undisturbed, t
     assert all(whole[name] == drawn for name, drawn in _by_id(folder).items())
 
 
-_MISTAKES = """
-import contextlib, io, json, sys
-from absl import flags
-from experiments import sample
-from powerjax import launch
-for argv in json.loads(sys.argv[1]):
-    sys.argv = ["sample.py", *argv]
-    err = io.StringIO()
-    with contextlib.redirect_stderr(err):
-        try:
-            launch.run(sample.main)
-            code = 0
-        except SystemExit as end:
-            code = end.code
-    print("END", json.dumps([code, err.getvalue()]))
-    flags.FLAGS.unparse_flags()
-    for name in list(flags.FLAGS):
-        flags.FLAGS[name].unparse()
-"""
-
-
 def test_mistakes_end_in_one_line_that_says_what_to_do(undisturbed, tmp_path):
     rows = ['{"prompt": "6*7=", "answer": "42"}', '{"text": "no prompt"}', '{"prompt": ""}']
     bad = tmp_path / "bad.jsonl"
@@ -160,13 +137,8 @@ def test_mistakes_end_in_one_line_that_says_what_to_do(undisturbed, tmp_path):
         ([out, "--block_size=0"], "--block_size=0"),
         ([out, "--temperature=0"], "--temperature=0.0: must be above 0"),
     ]
-    asked = json.dumps([argv for argv, _ in cases])
-    ran = subprocess.run(
-        [sys.executable, "-c", _MISTAKES, asked], cwd=programs.ROOT, capture_output=True, text=True
-    )
-    ends = [json.loads(line[4:]) for line in ran.stdout.split("\n") if line.startswith("END")]
-    assert len(ends) == len(cases), ran.stderr
-    for (argv, expected), (code, err) in zip(cases, ends, strict=True):
+    ends = programs.ends("experiments.sample", [argv for argv, _ in cases])
+    for (argv, expected), (code, _, err) in zip(cases, ends, strict=True):
         lines = [line for line in err.split("\n") if expected in line]
         assert code == 1 and len(lines) == 1, (argv, code, err)
         assert "Traceback" not in err
