@@ -109,7 +109,7 @@ def main(_) -> None:
             progress=_PROGRESS.value,
         )
     results = with_stages(evaluate.rows(made, pass_at=_ks()), paths)
-    write(folder, results, task, problems, notes(made, task, lm))
+    write(folder, results, task, problems, [*cut_short(paths), *notes(made, task, lm)])
 
 
 def files(given: Sequence[str]) -> list[Path]:
@@ -177,6 +177,12 @@ def with_stages(results: list[Result], paths: Sequence[Path]) -> list[Result]:
             if known and {record["id"] for record in result.records} == ids:
                 found[i] = dataclasses.replace(result, stages=known)
     return found
+
+
+def cut_short(paths: Sequence[Path]) -> list[str]:
+    """What to say of files whose last line is no record."""
+    found = [path for path in paths if not path.read_bytes().endswith(b"\n")]
+    return [f"{path}: its last line is cut short (no newline), and left out." for path in found]
 
 
 def notes(made: Sequence[records.Record], task: Task, lm: models.LM | None) -> list[str]:

@@ -139,7 +139,11 @@ def recorded(run: Path):
     paths = setups.record_files(run)
     if not paths:
         raise FileNotFoundError(f"--run={run} holds no records")
-    results = evaluate.rows(grading.load(paths))
+    graded = [r for path in run.glob("verdicts/*.jsonl") for r in records.read(path)]
+    verdicts = {verdict["id"]: verdict["correct"] for verdict in graded}
+    made = grading.load(paths)
+    made = [{**r, "correct": verdicts.get(r["id"], r.get("correct"))} for r in made]
+    results = evaluate.rows(made)
     several = len({result.model for result in results}) > 1
     named = {f"{r.model} {r.sampler}" if several else r.sampler: r.records for r in results}
     if _ROWS.value:

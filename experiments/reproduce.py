@@ -102,6 +102,12 @@ _CHAT_TEMPLATE = flags.DEFINE_enum(
     "Ask through the model's chat template; auto does so as the paper does: if the model's name"
     " says instruct or chat, and not on code and GPQA.",
 )
+_WORDING = flags.DEFINE_enum(
+    "wording",
+    "auto",
+    ["auto", "stub", "request"],
+    "Ask for code by a stub to continue or by a request; auto: a request if the name says chat.",
+)
 _UNSAFE_EXEC = flags.DEFINE_bool(
     "unsafe_exec", False, "Run model-written programs without bubblewrap, under rlimits only."
 )
@@ -121,7 +127,8 @@ _PROGRESS = flags.DEFINE_bool("progress", True, "Show progress bars.")
 
 _OF_THE_RUN = (
     *(_MODEL, _TASK, _QUICK, _REVISION, _LIMIT, _SEED, _MAX_NEW_TOKENS, _BLOCK_SIZE, _ALPHA),
-    *(_NUM_MCMC_STEPS, _STOP, _LEARNING_RATE, _MAX_LENGTH, _CHAT_TEMPLATE, _MERGE_ADAPTER),
+    *(_NUM_MCMC_STEPS, _STOP, _LEARNING_RATE, _MAX_LENGTH, _CHAT_TEMPLATE, _WORDING),
+    _MERGE_ADAPTER,
 )
 flags.adopt_module_key_flags(launch)
 
@@ -189,15 +196,22 @@ def make_job() -> Job:
     if not test.quick:
         sandbox.require(_UNSAFE_EXEC.value)
     sizes = setup.quick_sizes if _QUICK.value else setup.sizes
+    told = {"data_dir": _DATA_DIR.value}
+    if _WORDING.value != "auto":
+        if test.wording is None:
+            raise ValueError(f"--wording={_WORDING.value}: --task={_TASK.value} has one wording")
+        told["wording"] = _WORDING.value
     problems, lessons = (
-        task.load_for(_MODEL.value, data_dir=_DATA_DIR.value, limit=_LIMIT.value or size, **options)
+        task.load_for(_MODEL.value, limit=_LIMIT.value or size, **told, **options)
         for task, (_, options), size in zip(
             (test, train), (setup.test, setup.train), sizes, strict=True
         )
     )
     paper_model = _PAPER_MODEL.value or paper.model_of(_MODEL.value)
-    rate = _LEARNING_RATE.value or paper.learning_rate(_TASK.value, paper_model)
-    rate = rate or (TINY_LEARNING_RATE if _MODEL.value == "tiny" else OTHER_LEARNING_RATE)
+    rate = _LEARNING_RATE.value
+    if rate is None:
+        rate = TINY_LEARNING_RATE if _MODEL.value == "tiny" else OTHER_LEARNING_RATE
+        rate = paper.learning_rate(_TASK.value, paper_model) or rate
     made_with = {flag.name: flag.value for flag in _OF_THE_RUN}
     made_with |= {"dtype": launch.dtype(), "alphas": _alphas(setup), "learning_rate": rate}
     folder = records.open_run(_OUT.value, made_with)
@@ -224,9 +238,12 @@ def _alphas(setup: Setup) -> list[float]:
     if _ALPHAS.value is None:
         return list(setup.alphas)
     try:
-        return [float(alpha) for alpha in _ALPHAS.value]
+        found = [float(alpha) for alpha in _ALPHAS.value]
     except ValueError:
-        raise ValueError(f"--alphas={','.join(_ALPHAS.value)}: give numbers, as 1.5,2") from None
+        found = []
+    if not all(1 <= alpha < math.inf for alpha in found) or len(found) < len(_ALPHAS.value):
+        raise ValueError(f"--alphas={','.join(_ALPHAS.value)}: give numbers from 1 up, as 1.5,2")
+    return list(dict.fromkeys(found))
 
 
 def load(random_weights: bool) -> models.LM:

@@ -96,7 +96,9 @@ def main(_) -> None:
     rows = make_rows(task)
     made_with = {flag.name: flag.value for flag in _OF_THE_RUN} | {"dtype": launch.dtype()}
     folder = records.open_run(_OUT.value, made_with)
-    lm = models.load(_MODEL.value, dtype=launch.dtype(), revision=_REVISION.value)
+    lm = models.load(
+        _MODEL.value, dtype=launch.dtype(), mesh=launch.grid(), revision=_REVISION.value
+    )
     problems = pipeline.asked(lm, task, problems, _CHAT_TEMPLATE.value)
     print(f"{lm}\n{len(problems)} problems x {_NUM_SAMPLES.value} completions\n")
     results = {}

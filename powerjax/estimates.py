@@ -73,8 +73,8 @@ class Estimator:
     """Means over problems of [problem, pass] tables, all with the same redraws of the problems."""
 
     def __init__(self, num_problems: int, num_resamples: int):
-        rng = np.random.default_rng(0)
-        self._redraw = rng.integers(num_problems, size=(num_resamples, num_problems))
+        self._num_resamples = num_resamples
+        self._redraw = _redraws(num_problems, num_resamples)
 
     def __call__(self, cells: np.ndarray) -> Estimate | None:
         """Mean over problems of each problem's mean, so that a missing completion shifts nothing.
@@ -85,8 +85,10 @@ class Estimator:
         if not known.any():
             return None
         each = np.nanmean(cells[known.any(axis=1)], axis=1)
-        resampled = each[self._redraw % len(each)].mean(axis=1)
-        low, high = np.percentile(resampled, _PERCENTILES)
+        redraw = self._redraw
+        if len(each) < redraw.shape[1]:  # the others have nothing to redraw
+            redraw = _redraws(len(each), self._num_resamples)
+        low, high = np.percentile(each[redraw].mean(axis=1), _PERCENTILES)
         by_pass = np.nanmean(cells[:, known.any(axis=0)], axis=0)
         return Estimate(
             mean=float(each.mean()),
@@ -94,6 +96,11 @@ class Estimator:
             low=float(low),
             high=float(high),
         )
+
+
+def _redraws(count: int, num_resamples: int) -> np.ndarray:
+    """int [num_resamples, count], each row a draw of `count` problems with replacement."""
+    return np.random.default_rng(0).integers(count, size=(num_resamples, count))
 
 
 def paired_difference(
@@ -121,8 +128,8 @@ def paired_difference(
     if not shared:
         raise ValueError("the two have no problem in common: there is no paired difference")
     each = np.array([a[name] - b[name] for name in shared])
-    redraw = np.random.default_rng(0).integers(len(shared), size=(num_resamples, len(shared)))
-    low, high = np.percentile(each[redraw].mean(axis=1), _PERCENTILES)
+    resampled = each[_redraws(len(shared), num_resamples)].mean(axis=1)
+    low, high = np.percentile(resampled, _PERCENTILES)
     return Estimate(float(each.mean()), None, float(low), float(high))
 
 

@@ -50,7 +50,7 @@ def sweep(series: Mapping[str, Mapping[float, Summary]], title: str) -> Figure:
         panel.set_ylabel(name)
         panel.grid(alpha=0.3)
     panels[0].set_ylim(bottom=0)
-    panels[0].legend(frameon=False)
+    panels[1].legend(frameon=False)  # r* is not always known
     figure.suptitle(title)
     return figure
 

@@ -138,6 +138,16 @@ def test_seeds_and_samples_are_passes():
     assert evaluate.summarize(shuffled) == found
 
 
+def test_an_interval_is_of_the_problems_that_are_known():
+    """Two problems of three are graded, so it is that of a table of these two."""
+    rng = np.random.default_rng(3)
+    right = {f"p{i:02}": [bool(x)] for i, x in enumerate(rng.random(60) < 0.3)}
+    some = dict(list(right.items())[:40])
+    ungraded = {name: [None] for name in list(right)[40:]}
+    found = evaluate.summarize(_records({**some, **ungraded}), num_resamples=500)
+    assert found.accuracy == evaluate.summarize(_records(some), num_resamples=500).accuracy
+
+
 def test_the_evaluated_model_chooses_by_its_own_likelihood():
     records = [
         _record("a", 0, -1.0, False, evaluated_self_reward=-3.0),

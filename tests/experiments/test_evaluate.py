@@ -127,6 +127,8 @@ def test_programs_that_were_recorded_ungraded_are_run(data_dir, tmp_path, cache)
     ]
     path = tmp_path / "code.jsonl"
     _write(path, made)
+    with path.open("a") as file:
+        file.write('{"id": "humaneval/Huma')  # as a kill leaves it
     out = tmp_path / "eval"
     code, printed, err = _evaluate(
         cache, f"--records={path}", f"--data_dir={data_dir}", f"--out={out}"
@@ -139,6 +141,7 @@ def test_programs_that_were_recorded_ungraded_are_run(data_dir, tmp_path, cache)
     assert verdicts["0"]["status"] == "passed" and verdicts["1"]["status"] == "ended"
     assert verdicts["0"]["isolation"] == "bubblewrap"
     assert "majority" not in printed
+    assert f"{path}: its last line is cut short (no newline), and left out." in printed
 
 
 _MISTAKES = """

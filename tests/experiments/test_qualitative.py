@@ -1,7 +1,10 @@
 """experiments/qualitative.py: of one problem sampled now, and of the records of a run."""
 
+import json
+
 import pytest
 
+from powerjax import records
 from tests.experiments import programs
 
 
@@ -28,6 +31,11 @@ def test_one_problem_by_four_samplers(ran):
 
 def test_records_of_a_run_are_shown_without_a_model(ran):
     folder, run, _ = ran
+    power = records.read(folder / "a" / "records" / "base_power.jsonl")
+    (folder / "a" / "verdicts").mkdir()  # as of programs, which are graded after sampling
+    later = [{"id": record["id"], "correct": not record["correct"]} for record in power]
+    lines = "".join(json.dumps(verdict) + "\n" for verdict in later)
+    (folder / "a" / "verdicts" / "base_power.jsonl").write_text(lines)
     arguments = [f"--run={folder / 'a'}", "--rows=Power,Standard", f"--out={folder / 'b'}"]
     code, _, err = run(*arguments)
     assert code == 0, err
@@ -36,6 +44,9 @@ def test_records_of_a_run_are_shown_without_a_model(ran):
     whole = (folder / "a" / "completions.html").read_text()
     cell = whole[whole.index("class=one") : whole.index("</div>")]
     assert cell in page  # the same text and colours
+    shown = page[: page.index("<h2>Standard</h2>")]
+    for word, verdict in (("right</b>", True), ("wrong</b>", False)):
+        assert shown.count(word) == sum(v["correct"] == verdict for v in later)
 
 
 @pytest.mark.parametrize(
