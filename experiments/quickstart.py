@@ -43,7 +43,9 @@ _NUM_TEACHER = flags.DEFINE_integer(
     "Training problems the student learns from; 0 leaves it out.",
     lower_bound=0,
 )
-_LEARNING_RATE = flags.DEFINE_float("learning_rate", 5e-4, "Of the student.", lower_bound=0.0)
+_LEARNING_RATE = flags.DEFINE_float(
+    "learning_rate", 1e-3, "Of the student: the highest, which falls to 0.", lower_bound=0.0
+)
 _EPOCHS = flags.DEFINE_integer("epochs", 3, "Of the student.", lower_bound=1)
 _MAX_NEW_TOKENS = flags.DEFINE_integer(
     "max_new_tokens", 64, "The longest completion, and the one stage's length.", lower_bound=1
@@ -167,6 +169,7 @@ def distil(base: models.LM, folder: Path) -> tuple[models.LM, str]:
         folder / "student",
         learning_rate=_LEARNING_RATE.value,
         epochs=_EPOCHS.value,
+        schedule="linear",  # a point of accuracy more than "constant", over 600 problems
         seed=_SEED.value,
         remat=False,  # the model is small
         progress=_PROGRESS.value,
@@ -178,7 +181,7 @@ def distil(base: models.LM, folder: Path) -> tuple[models.LM, str]:
     learnt = (
         f"{len(result.records)} training problems answered by power sampling with"
         f" {row.settings['num_mcmc_steps']} moves, {right:.1f} % of them rightly;"
-        f" {trained.num_steps} steps at learning rate {_LEARNING_RATE.value:g},"
+        f" {trained.num_steps} steps, learning rate {_LEARNING_RATE.value:g} falling to 0,"
         f" loss {trained.first_loss:.3f} to {trained.last_loss:.3f}"
     )
     print(f"student: {learnt} ({took})", flush=True)

@@ -170,6 +170,7 @@ def student(
     epochs: int = 3,
     batch_size: int = 8,
     max_length: int = 1024,
+    schedule: str = "constant",
     lora_config: LoraConfig | None = None,
     seed: int = 0,
     remat: bool = True,
@@ -186,6 +187,7 @@ def student(
     settings = distill.Settings(
         learning_rate=learning_rate,
         num_steps=epochs * distill.num_batches(corpus, batch_size),
+        schedule=schedule,
         seed=seed,
         remat=remat,
     )
