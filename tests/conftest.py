@@ -56,6 +56,19 @@ def tiny_qwen():
     return models.LM(config, params, stop_ids=(0,), name="tiny_qwen")
 
 
+@pytest.fixture(scope="session")
+def quick_run(tmp_path_factory):
+    """(folder, what it printed) of `experiments.reproduce --quick` on the embedded model, whole."""
+    from tests.experiments import programs
+
+    folder = tmp_path_factory.mktemp("quick")
+    arguments = [*programs.QUICK, f"--out={folder / 'run'}"]
+    process = programs.start("experiments.reproduce", *arguments, cache=folder / "compiled")
+    code, out, err = programs.end(process, timeout_s=1200)
+    assert code == 0, err
+    return folder / "run", out
+
+
 def pytest_terminal_summary(terminalreporter):
     """Prints what tests measured (record_property), passed or failed."""
     reports = terminalreporter.stats.get("passed", []) + terminalreporter.stats.get("failed", [])

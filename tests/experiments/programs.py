@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+QUICK = ("--model=tiny", "--task=arithmetic", "--quick", "--noprogress")  # of reproduce
 
 
 def start(

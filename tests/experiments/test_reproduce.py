@@ -5,18 +5,21 @@ tokenizer of Qwen2.5; its folder is called Qwen2.5-7B, so that the paper's numbe
 """
 
 import csv
+import itertools
 import json
+import math
 import shutil
 
 import pytest
 
-from powerjax import records
+from powerjax import evaluate, records
 from powerjax.models import ModelConfig, checkpoint
 from tests.experiments import programs
 from tests.tasks.test_gpqa import _csv, _rows
 
-_SMALL = ["--limit=8", "--seeds=2", "--noprogress"]
-_ARITHMETIC = ["--model=tiny", "--task=arithmetic", "--quick", "--num_mcmc_steps=4", *_SMALL]
+# Record files in the order in which the paper's numbers rise.
+_SAMPLERS = ["base_standard", "base_temperature", "base_power"]
+_ALPHAS = ["base_standard", "base_power_alpha_2", "base_power"]  # 1, 2, 4
 _REAL = ["--limit=2", "--seeds=2", "--max_new_tokens=8", "--block_size=4", "--num_mcmc_steps=2"]
 _LABELS = [
     *("RandW Standard", "RandW Power", "Base Standard", "Base Temperature", "Base Power"),
@@ -43,19 +46,38 @@ def _records(folder):
     return [record for path in folder.glob("records/*.jsonl") for record in records.read(path)]
 
 
-@pytest.fixture(scope="module")
-def arithmetic(cache, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("arithmetic") / "run"
+def _rises(folder, files, value):
+    """Lower ends of the 95 % intervals of the paired steps from each row to the next."""
+    made = [records.read(folder / "records" / f"{file}.jsonl") for file in files]
+    return [
+        evaluate.paired_difference(after, before, value).low
+        for before, after in itertools.pairwise(made)
+    ]
 
-    def run(*more):
-        return _reproduce(cache, *_ARITHMETIC, f"--out={folder}", *more)
 
-    return folder, run, run()
+def test_the_quick_run_shows_the_papers_pattern(quick_run, record_property):
+    folder, out = quick_run
+    record_property("the whole run", out.strip().rsplit(": ", 1)[1])
+    assert min(_rises(folder, _SAMPLERS, "self_reward")) > 0
+    assert min(_rises(folder, _SAMPLERS, "correct")) > 0
+    assert min(_rises(folder, _ALPHAS, "correct")) > 0
+    table = _table(folder)
+    for label in ("RandW Standard", "RandW Power"):
+        assert float(table[label]["accuracy_mean"]) == 0
+    random = [float(table[f"RandW {name}"]["self_reward_mean"]) for name in ("Standard", "Power")]
+    assert -math.log(384) < random[0] < random[1]  # as it must be for a model's own samples
+    student, teacher = table["Distilled Standard"], table["Base Power"]
+    gap = float(student["accuracy_mean"]) - float(teacher["accuracy_mean"])
+    record_property("student minus teacher", f"{100 * gap:.1f} points")
+    assert gap > -0.05
+    assert float(student["forward_tokens"]) == float(student["num_tokens"])
+    assert float(teacher["forward_tokens"]) > 10 * float(student["forward_tokens"])
+    claims = (folder / "table.md").read_text().split("## The paper's pattern")[1]
+    assert claims.count("\n- yes: ") == 5 and "\n- NO" not in claims
 
 
-def test_one_command_gives_plan_table_and_report(arithmetic):
-    folder, _, (code, out, err) = arithmetic
-    assert code == 0, err
+def test_one_command_gives_plan_table_and_report(quick_run):
+    folder, out = quick_run
     plan, *_ = out.split("Base      Standard")
     assert "memory on each device: weights 2.4" in plan and "tokens/s" in plan
     assert all(f"\n{label} " in plan for label in [*_LABELS, "Base Teacher", "student"])
@@ -66,14 +88,27 @@ def test_one_command_gives_plan_table_and_report(arithmetic):
     page = (folder / "report.html").read_text()
     assert "pattern, on these rows" in page and "RandW" in page
     made = _records(folder)
-    assert len(made) == len({record["id"] for record in made}) == 8 * (2 * 9 + 1)
+    assert len(made) == len({record["id"] for record in made}) == 200 * 4 * 9 + 1000
     random = next(r for r in made if r["model"] == "tiny-randw" and r["sampler"] == "power")
     assert random["num_mcmc_steps"] == 2
     assert (folder / "student" / "adapter" / "adapter_model.safetensors").is_file()
 
 
-def test_a_damaged_run_is_made_whole_and_ends_in_the_same_table(arithmetic):
-    folder, run, _ = arithmetic
+@pytest.fixture(scope="module")
+def again(quick_run, tmp_path_factory):
+    """(copy of the quick run, the command that made it)."""
+    made, _ = quick_run
+    folder = tmp_path_factory.mktemp("again") / "run"
+    shutil.copytree(made, folder)
+
+    def run(*more):
+        return _reproduce(made.parent / "compiled", *programs.QUICK, f"--out={folder}", *more)
+
+    return folder, run
+
+
+def test_a_damaged_run_is_made_whole_and_ends_in_the_same_table(again):
+    folder, run = again
     before = (folder / "table.csv").read_text()
     path = folder / "records" / "base_power.jsonl"
     whole = path.read_bytes()
@@ -90,19 +125,28 @@ def test_a_damaged_run_is_made_whole_and_ends_in_the_same_table(arithmetic):
     assert "\nBase Power(inf) " not in plan and "\nstudent " not in plan
 
 
-def test_a_whole_run_is_only_told_again(arithmetic):
-    folder, run, _ = arithmetic
+def test_a_whole_run_is_only_told_again(again):
+    folder, run = again
     before = (folder / "table.csv").read_text()
     code, out, err = run()
     assert code == 0, err
     assert "Plan of" not in out and (folder / "table.csv").read_text() == before
 
 
-def test_other_settings_are_refused_in_one_line(arithmetic):
-    folder, run, _ = arithmetic
-    code, _, err = run("--alpha=3")
-    assert code == 1 and err.count("\n") == 1
-    assert f"{folder} holds a run made with --alpha=4.0" in err
+@pytest.mark.parametrize(
+    "flag, complaint",
+    [
+        ("--alpha=3", "holds a run made with --alpha=4.0"),
+        ("--alphas=2,0.5", "--alphas=2,0.5: give numbers from 1 up"),
+        ("--wording=stub", "--wording=stub: --task=arithmetic has one wording"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(again, flag, complaint):
+    folder, run = again
+    before = (folder / "table.csv").read_text()
+    code, _, err = run(flag)
+    assert code == 1 and err.count("\n") == 1 and complaint in err
+    assert (folder / "table.csv").read_text() == before
 
 
 @pytest.fixture(scope="module")
