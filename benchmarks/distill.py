@@ -205,14 +205,14 @@ def adapters_in_sampling() -> None:
         )
         student = dataclasses.replace(base, adapter=lora.Adapter(settings, params))
         prompts = rng.integers(1, base.config.vocab_size, (num_chains, 16)).tolist()
+        lms = {"base": base, "unmerged": student, "merged": student.merged()}
+        # No stop token, so that all three draw the same number of tokens.
+        lms = {kind: dataclasses.replace(lm, stop_ids=(-1,)) for kind, lm in lms.items()}
 
         def draw(lm, prompts=prompts, num_slots=num_slots, new_tokens=new_tokens):
-            # No stop token, so that all three draw the same number of tokens.
-            lm = dataclasses.replace(lm, stop_ids=())
             options = dict(max_new_tokens=new_tokens, num_slots=num_slots, progress=False)
             sample.standard(lm, prompts, **options)
 
-        lms = {"base": base, "unmerged": student, "merged": student.merged()}
         took = medians({k: lambda lm=lm: draw(lm) for k, lm in lms.items()})
         for kind in ("unmerged", "merged"):
             row(
