@@ -11,7 +11,7 @@ import jax
 import pytest
 
 from benchmarks import programs
-from powerjax import mesh, models
+from powerjax import capacity, hardware, mesh, models
 from powerjax.models.lora import LoraConfig
 
 pytestmark = pytest.mark.tpu
@@ -83,10 +83,12 @@ def test_split_weights_are_gathered_twice_each_and_activations_stay(step):
     assert not _shapes(collectives, "all-to-all")
 
 
-def test_the_slot_loop_reduces_twice_a_layer_and_gathers_the_logits(chips):
+@pytest.mark.parametrize("num_kv_heads", [4, 8])
+def test_the_slot_loop_reduces_twice_a_layer_and_gathers_the_logits(chips, num_kv_heads):
     grid = mesh.make_mesh(4, 2, chips)
+    config = dataclasses.replace(CONFIG, num_kv_heads=num_kv_heads)
     program = programs.slot_loop(
-        CONFIG, grid, programs.chip("v5e:2x4"), prompt=64, max_new_tokens=192, num_slots=16
+        config, grid, programs.chip("v5e:2x4"), prompt=64, max_new_tokens=192, num_slots=16
     )
     compiled = program.compile()
     collectives = compiled.collectives()
@@ -94,15 +96,43 @@ def test_the_slot_loop_reduces_twice_a_layer_and_gathers_the_logits(chips):
     assert reduced == ["bf16[16,1,768]"] * (2 * CONFIG.num_layers + 1)  # and the embedding
     assert _shapes(collectives, "all-gather") == ["f32[16,2048]"]
     assert len(collectives) == len(reduced) + 1
-    cache = 2 * 2 * CONFIG.num_layers * 16 * 256 * 128 * 2  # both caches on a device, bytes
+    heads = num_kv_heads // 4
+    cache = 2 * 2 * CONFIG.num_layers * heads * 16 * 256 * 128 * 2  # both on a device, bytes
     assert compiled.temporary_bytes < cache / 4  # neither is copied
+
+
+@pytest.mark.parametrize("axis", [1, 4])
+def test_a_plan_has_the_bytes_of_the_compiled_loop(chips, axis, record_property):
+    """Weights and slots as capacity.py counts them, against what the program takes of a device."""
+    num_slots = 32
+    grid = mesh.make_mesh(axis, 8 // axis, chips)
+    program = programs.slot_loop(
+        CONFIG, grid, programs.chip("v5e:2x4"), prompt=64, max_new_tokens=448, num_slots=num_slots
+    )
+    compiled = program.compile()
+    found = compiled.argument_bytes + compiled.temporary_bytes
+    layouts = capacity.layouts(
+        CONFIG,
+        hardware.parse("tpu-v5e:8"),
+        longest_prompt=64,
+        max_new_tokens=448,
+        num_chains=num_slots * 8,
+    )
+    planned = next(layout for layout in layouts if layout.model_axis == axis)
+    planned = planned.weights + num_slots * planned.slot
+    record_property(f"model axis {axis}: planned over compiled bytes", round(planned / found, 3))
+    assert abs(planned / found - 1) < 0.1
 
 
 def test_an_engine_of_one_chip_speaks_to_no_other(chips):
     grid = mesh.make_mesh(1, 8, chips)
     chip = programs.chip("v5e:2x4")
-    program = programs.slot_loop(CONFIG, grid, chip, prompt=64, max_new_tokens=64, num_slots=8)
-    assert program.compile().collectives() == []
+    program = programs.slot_loop(CONFIG, grid, chip, prompt=64, max_new_tokens=448, num_slots=64)
+    compiled = program.compile()
+    assert compiled.collectives() == []
+    # Several kv heads on a device: the compiler's scatter wants them in another order.
+    cache = 2 * 2 * CONFIG.num_layers * 4 * 64 * 512 * 128 * 2
+    assert compiled.temporary_bytes < cache / 16  # neither is copied
 
 
 def test_prefill_reduces_twice_a_layer(chips):

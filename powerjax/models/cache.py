@@ -71,16 +71,50 @@ def _say_replicated(num_heads: int, num_kv_heads: int, size: int) -> None:
 
 
 def write_layer(
-    k_cache: jax.Array, v_cache: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array
+    k_cache: jax.Array,
+    v_cache: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    positions: jax.Array,
+    place: NamedSharding | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Writes k, v [B,T,K,H] into one layer's [B,K,S,H] at each row's own positions[B,T].
 
-    Positions past the last slot are dropped.
+    Positions past the last slot are dropped. place: of the cache, where it is over devices.
     """
-    rows = jnp.arange(k.shape[0])[:, None]
-    k_cache = k_cache.at[rows, :, positions].set(k.astype(k_cache.dtype), mode="drop")
-    v_cache = v_cache.at[rows, :, positions].set(v.astype(v_cache.dtype), mode="drop")
-    return k_cache, v_cache
+    write = _write
+    if place is not None:  # each device its own heads
+        specs = (place.spec, place.spec, P())
+        write = jax.shard_map(_write, mesh=place.mesh, in_specs=specs, out_specs=place.spec)
+    new = [x.transpose(0, 2, 1, 3).astype(k_cache.dtype) for x in (k, v)]
+    return write(k_cache, new[0], positions), write(v_cache, new[1], positions)
+
+
+def _write(cache: jax.Array, new: jax.Array, positions: jax.Array) -> jax.Array:
+    """new[B,K,T,H] at positions[B,T] of each row, as rows of one long [B*K*S,H] table.
+
+    A scatter over [B,K,S,H] makes the TPU compiler copy the whole cache to slots-first order and
+    back, in every step; in the table a position is a row, and rows stay where they are.
+    """
+    at = _table_rows(cache.shape, positions)
+    table = cache.reshape(-1, cache.shape[-1])
+    rows = new.reshape(-1, new.shape[-1])
+    return table.at[at].set(rows, mode="drop").reshape(cache.shape)
+
+
+def _read(cache: jax.Array, positions: jax.Array) -> jax.Array:
+    """[B,K,T,H]: what stands at positions[B,T] of each row."""
+    batch, heads, _, head_dim = cache.shape
+    at = _table_rows(cache.shape, positions)
+    return cache.reshape(-1, head_dim)[at].reshape(batch, heads, -1, head_dim)
+
+
+def _table_rows(shape: tuple[int, ...], positions: jax.Array) -> jax.Array:
+    """Rows [B*K*T] of the table that hold positions[B,T]; past its end for those past the last."""
+    batch, heads, size, _ = shape
+    first = jnp.arange(batch * heads).reshape(batch, heads, 1) * size
+    at = jnp.where(positions < size, positions, batch * heads * size)[:, None]
+    return (first + at).reshape(-1)
 
 
 def save_slots(
@@ -112,12 +146,12 @@ def save_slots(
 
 
 def _save_slots(undo, cache, positions):
-    rows = jnp.arange(positions.shape[0])
-    old = jax.tree.map(lambda source: source[rows, :, positions], cache)
+    old = jax.tree.map(lambda source: _read(source, positions[:, None]), cache)
     # Nothing exceeds infinity, so this adds 0. XLA drops an optimization_barrier before it decides
     # on copies, and then copies the whole cache, twice a step.
-    positions += sum((x[:, 0, 0] > jnp.inf).astype(positions.dtype) for x in jax.tree.leaves(old))
-    undo = jax.tree.map(lambda to, x: to.at[rows, :, positions].set(x, mode="drop"), undo, old)
+    above = (x[:, 0, 0, 0] > jnp.inf for x in jax.tree.leaves(old))
+    positions += sum(x.astype(positions.dtype) for x in above)
+    undo = jax.tree.map(lambda to, x: _write(to, x, positions[:, None]), undo, old)
     return undo, positions
 
 

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from powerjax.mesh import param_sharding
 from powerjax.models import lora, rope
 from powerjax.models.attention import attention
-from powerjax.models.cache import KVCache, write_layer
+from powerjax.models.cache import KVCache, cache_sharding, write_layer
 from powerjax.models.config import ModelConfig
 
 
@@ -98,7 +98,7 @@ class SelfAttention(nn.Module):
     config: ModelConfig
     dtype: jnp.dtype
     implementation: str | None = None
-    split: bool = False  # over "model"
+    mesh: Mesh | None = None  # where it is split over "model"
 
     def setup(self):
         c = self.config
@@ -111,7 +111,7 @@ class SelfAttention(nn.Module):
         """x[B,T,D] and one layer's (k, v) or None -> y[B,T,D] and that layer's new (k, v)."""
         batch, num_tokens, _ = x.shape
         head_dim = self.config.head_dim
-        x, side = fork(x) if self.split else (x, None)
+        x, side = fork(x) if self.mesh is not None else (x, None)
         q = self.q_proj(x, dropout, side).reshape(batch, num_tokens, -1, head_dim)
         k = self.k_proj(x, dropout, side).reshape(batch, num_tokens, -1, head_dim)
         v = self.v_proj(x, dropout, side).reshape(batch, num_tokens, -1, head_dim)
@@ -119,7 +119,8 @@ class SelfAttention(nn.Module):
         if layer_cache is None:
             keys, values = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
         else:
-            keys, values = write_layer(*layer_cache, k, v, positions)
+            place = None if self.mesh is None else cache_sharding(self.config, self.mesh)
+            keys, values = write_layer(*layer_cache, k, v, positions, place)
         out = attention(
             q,
             keys,
@@ -156,14 +157,14 @@ class Block(nn.Module):
     config: ModelConfig
     dtype: jnp.dtype
     implementation: str | None = None
-    split: bool = False  # over "model"
+    mesh: Mesh | None = None  # where it is split over "model"
 
     def setup(self):
         epsilon = self.config.rms_norm_eps
         self.input_layernorm = RMSNorm(epsilon, self.dtype)
-        self.self_attn = SelfAttention(self.config, self.dtype, self.implementation, self.split)
+        self.self_attn = SelfAttention(self.config, self.dtype, self.implementation, self.mesh)
         self.post_attention_layernorm = RMSNorm(epsilon, self.dtype)
-        self.mlp = MLP(self.config, self.dtype, self.split)
+        self.mlp = MLP(self.config, self.dtype, self.mesh is not None)
 
     def __call__(self, x, positions, cos_sin, layer_cache, dropout=None):
         with jax.named_scope("attention"):
@@ -246,9 +247,8 @@ class CausalLM(nn.Module):
         if self.remat:  # outside the gathering, so that no gathered weight is kept
             block = nn.remat(block)
         split = self.mesh is not None and self.mesh.shape["model"] > 1
-        self.layers = [
-            block(c, self.dtype, self.implementation, split) for _ in range(c.num_layers)
-        ]
+        mesh = self.mesh if split else None
+        self.layers = [block(c, self.dtype, self.implementation, mesh) for _ in range(c.num_layers)]
         self.norm = RMSNorm(c.rms_norm_eps, self.dtype)
         if not c.tie_word_embeddings:
             self.lm_head = Unembedding(c, self.dtype)
