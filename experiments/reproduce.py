@@ -46,7 +46,7 @@ from powerjax.pipeline import Row
 from powerjax.setups import SETUPS, TEACHER, Setup
 from powerjax.tasks import Problem, Task, registry, sandbox
 
-TINY_LEARNING_RATE, OTHER_LEARNING_RATE = 5e-4, 1e-5
+TINY_LEARNING_RATE, OTHER_LEARNING_RATE = 1e-3, 1e-5
 EPOCHS, BATCH_SIZE = 3, 8
 
 launch.define_dtype("auto")
@@ -329,11 +329,17 @@ def distilled(base: models.LM, job: Job) -> models.LM:
         epochs=EPOCHS,
         batch_size=BATCH_SIZE,
         max_length=_MAX_LENGTH.value,
+        schedule=schedule(),
         seed=_SEED.value,
         remat=_MODEL.value != "tiny",  # it is small
         progress=_PROGRESS.value,
     )
     return lm.merged(donate=True) if _MERGE_ADAPTER.value else lm
+
+
+def schedule() -> str:
+    """Of the student's learning rate. The paper does not say; the embedded model's falls to 0."""
+    return "linear" if _MODEL.value == "tiny" else "constant"
 
 
 def write(job: Job, results: dict[str, Result]) -> str:
@@ -376,8 +382,8 @@ def learnt(job: Job, results: dict[str, Result]) -> str:
     rightly = "" if right is None else f", {100 * right.mean:.1f} % of them rightly"
     return (
         f"Student: {len(job.lessons)} problems of {job.train.name} answered by power sampling"
-        f"{rightly}; {steps} steps at learning rate {job.learning_rate:g}, loss {first:.3f} to"
-        f" {last:.3f}."
+        f"{rightly}; {steps} steps, learning rate {job.learning_rate:g} ({schedule()}), loss"
+        f" {first:.3f} to {last:.3f}."
     )
 
 
