@@ -1,8 +1,10 @@
 """Power self-distillation on the embedded model: what the student gains, keeps and costs."""
 
+import shutil
+
 import pytest
 
-from powerjax import evaluate, models, pipeline, records
+from powerjax import evaluate, models, pipeline
 from powerjax.pipeline import Row
 from powerjax.tasks import arithmetic, registry
 
@@ -20,19 +22,20 @@ def _records(lm, row, folder, split="test", limit=200):
 
 @pytest.fixture(scope="module")
 def results(quick_run, tmp_path_factory):
-    """Held-out results by name; the student has learnt from 1000 answers of 30 moves each."""
-    folder, _ = quick_run
-    ten = Row("Base", "Power", "power", {**POWER, "num_mcmc_steps": 10})
+    """Held-out results by name; the student has learnt from 1000 answers of 30 moves each.
+
+    The run's 200 problems and 400 more: its own leave the interval as wide as what is claimed.
+    """
+    folder = tmp_path_factory.mktemp("more")
+    shutil.copytree(quick_run[0] / "records", folder / "records")
     base = models.load("tiny", dtype="float32")
-    found = {
-        name: records.read(folder / "records" / f"{file}.jsonl")
-        for name, file in (("student", "distilled_standard"), ("power 30", "base_power"))
+    student = models.load("tiny", dtype="float32", adapter=quick_run[0] / "student" / "adapter")
+    rows = {
+        "student": (student.merged(), Row("Distilled", "Standard", "standard", PLAIN)),
+        "power 30": (base, Row("Base", "Power", "power", {**POWER, "num_mcmc_steps": 30})),
+        "power 10": (base, Row("Base", "Power 10", "power", {**POWER, "num_mcmc_steps": 10})),
     }
-    found["power 10"] = _records(base, ten, tmp_path_factory.mktemp("ten")).records
-    return {
-        name: evaluate.Result("", name, made, evaluate.summarize(made))
-        for name, made in found.items()
-    }
+    return {name: _records(lm, row, folder, limit=600) for name, (lm, row) in rows.items()}
 
 
 def _gap(results, name):
@@ -45,7 +48,7 @@ def test_the_student_comes_within_five_points_of_its_teacher(results, record_pro
     record_property(
         "minus the teacher's", f"{100 * gap.mean:.1f} [{100 * gap.low:.1f}, {100 * gap.high:.1f}]"
     )
-    assert gap.mean > -0.05
+    assert gap.low > -0.05
 
 
 def test_plain_sampling_of_the_student_beats_ten_moves_of_power_sampling(results, record_property):
@@ -59,6 +62,7 @@ def test_plain_sampling_of_the_student_beats_ten_moves_of_power_sampling(results
 def test_the_student_costs_plain_decoding_and_stops_as_its_teacher_does(results, record_property):
     student, teacher = results["student"].summary, results["power 30"].summary
     record_property("ended in EOS", f"{student.finished:.3f}, teacher {teacher.finished:.3f}")
+    assert student.num_problems == teacher.num_problems == 600
     assert student.forward_tokens == student.num_tokens
     assert teacher.forward_tokens > 10 * student.forward_tokens
     assert abs(student.finished - teacher.finished) <= 0.01
