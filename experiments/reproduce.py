@@ -349,7 +349,10 @@ def write(job: Job, results: dict[str, Result]) -> str:
     shown = [results[row.label] for row in sorted(rows, key=lambda row: order[row.model])]
     lines = comparison.lines(shown, _TASK.value, job.paper_model)
     claims = comparison.pattern(shown)
-    notes = [learnt(job, results), *comparison.laws(rows)]
+    power = next(row for row in rows if row.label == "Base Power")
+    sizes = len(job.problems), len(job.lessons)
+    notes = comparison.departures(power, sizes, _TASK.value)
+    notes += [learnt(job, results), *comparison.laws(rows)]
     notes += comparison.notes(lines, job.paper_model, vocab_size())
     title = f"{_MODEL.value} on {job.test.name}"
     heading = "Beside the paper's numbers" if job.paper_model else "The table"

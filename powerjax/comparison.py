@@ -164,7 +164,8 @@ def pattern(results: Sequence[Result], teacher: str = "Power") -> list[Claim]:
     if len(ordered) > 1:
         claims.append(_rises(name, ordered, "correct"))
     claims.append(_random_weights([r for r in results if r.model == "RandW"]))
-    claims.append(_student(rows.get(("Distilled", "Standard")), rows.get(("Base", teacher))))
+    student = rows.get(("Distilled", "Standard"))
+    claims.append(_student(student, rows.get(("Base", teacher)), rows.get(("Base", "Standard"))))
     return claims
 
 
@@ -212,6 +213,27 @@ def notes(found: Sequence[Line], model: str | None, vocab_size: int | None = Non
     return said
 
 
+def departures(power: Row, num_problems: tuple[int, int], task: str) -> list[str]:
+    """What keeps a run from being the paper's; [] where nothing does, or the task is not its.
+
+    power: the row of power sampling. num_problems: evaluated on, and learnt from.
+    """
+    if task not in paper.NUM_PROBLEMS:
+        return []
+    s, theirs = power.settings, paper.NUM_PROBLEMS[task]
+    pairs = {
+        "problems": (num_problems[0], theirs[0]),
+        "training problems": (num_problems[1], theirs[1]),
+        "passes": (s["num_samples"], paper.NUM_SEEDS),
+        "tokens at most": (s["max_new_tokens"], paper.MAX_NEW_TOKENS),
+        "tokens a stage": (s["block_size"], paper.BLOCK_SIZE),
+        "moves a stage": (s["num_mcmc_steps"], paper.NUM_MCMC_STEPS),
+        "as alpha": (s["alpha"], paper.ALPHA),
+    }
+    differing = [f"{a:g} {name} (its {b:g})" for name, (a, b) in pairs.items() if a != b]
+    return [f"Not the paper's settings: {', '.join(differing)}."] if differing else []
+
+
 def laws(rows: Sequence[Row]) -> list[str]:
     """Which law the rows that make moves are from, and with what settings."""
     found = []
@@ -251,19 +273,27 @@ def _random_weights(results: Sequence[Result]) -> Claim:
     return Claim(claim, worst == 0, f"The largest r* is {worst:.3f}; r_self: {rewards}.")
 
 
-def _student(student: Result | None, teacher: Result | None) -> Claim:
-    claim = "the student, sampled plainly, comes within 5 points of its teacher at plain cost"
-    if student is None or teacher is None or student.summary.accuracy is None:
+def _student(student: Result | None, teacher: Result | None, base: Result | None) -> Claim:
+    claim = (
+        "the student, sampled plainly, rises above the base and comes within 5 points of its"
+        " teacher at plain cost"
+    )
+    if None in (student, teacher, base) or student.summary.accuracy is None:
         return Claim(claim, None, "Rows are missing.")
-    gap = evaluate.paired_difference(student.records, teacher.records)
+    gap, gain = (
+        evaluate.paired_difference(student.records, row.records) for row in (teacher, base)
+    )
     ours, theirs = student.summary.forward_tokens, teacher.summary.forward_tokens
     plain = abs(ours / student.summary.num_tokens - 1) < 1e-6
+    gaps = [
+        f"minus {row.model} {row.sampler} {d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
+        for row, d in ((base, gain), (teacher, gap))
+    ]
     numbers = (
-        f"r* {student.summary.accuracy.mean:.3f}, minus {teacher.sampler}'s {gap.mean:+.3f}"
-        f" [{gap.low:+.3f}, {gap.high:+.3f}]; {ours:,.0f} forward tokens a completion against"
-        f" {theirs:,.0f}."
+        f"r* {student.summary.accuracy.mean:.3f}, {', '.join(gaps)}; {ours:,.0f} forward tokens a"
+        f" completion against {theirs:,.0f}."
     )
-    return Claim(claim, gap.mean > -0.05 and plain, numbers)
+    return Claim(claim, gain.mean > 0 and gap.mean > -0.05 and plain, numbers)
 
 
 def _numbers(line: Line) -> dict[str, float | str | None]:

@@ -21,6 +21,9 @@ ALPHA, MAX_NEW_TOKENS, BLOCK_SIZE, NUM_MCMC_STEPS = 4.0, 3072, 192, 10
 # Of random weights (RandW).
 RANDW_MAX_NEW_TOKENS, RANDW_NUM_MCMC_STEPS = 1024, 2
 
+# Task -> problems (evaluated on, learnt from).
+NUM_PROBLEMS = {"math": (500, 500), "code": (164, 420), "gpqa": (198, 250)}
+
 # Task -> model -> peak learning rate of the student.
 LEARNING_RATES = {
     "math": {MATH_7B: 1e-5, QWEN_7B: 1e-5, PHI: 1e-3},

@@ -8,6 +8,12 @@ import pytest
 
 from powerjax import comparison, evaluate, paper
 from powerjax.evaluate import Estimate, Result
+from powerjax.pipeline import Row
+
+PAPERS = {
+    **{"num_samples": 4, "max_new_tokens": 3072, "block_size": 192},
+    **{"num_mcmc_steps": 10, "alpha": 4.0},
+}
 
 
 def _result(model, sampler, right, reward=-0.5, *, alpha=1.0, forward=10):
@@ -91,6 +97,24 @@ def test_best_of_another_number_is_not_held_against_best_of_4():
     assert "not compared" not in " ".join(comparison.notes(four, paper.MATH_7B))
 
 
+def test_a_student_that_only_stays_with_its_base_has_not_reached_its_teacher():
+    same = {name: {"right": "none"} for name in ("standard", "power", "student")}
+    claim = comparison.pattern(_table(**same))[-1]
+    assert claim.claim.startswith("the student") and claim.holds is False
+    assert "minus Base Standard +0.000" in claim.numbers
+
+
+def test_what_is_not_as_in_the_paper_is_told():
+    row = Row("Base", "Power", "power", PAPERS)
+    assert comparison.departures(row, (500, 500), "math") == []
+    assert comparison.departures(row, (200, 1000), "arithmetic") == []
+    row = Row("Base", "Power", "power", {**PAPERS, "max_new_tokens": 64, "num_samples": 2})
+    assert comparison.departures(row, (164, 4), "code") == [
+        "Not the paper's settings: 4 training problems (its 420), 2 passes (its 4), 64 tokens at"
+        " most (its 3072)."
+    ]
+
+
 def test_the_written_table_tells_what_each_row_gets_for_the_same_price(tmp_path):
     lines = comparison.lines(_table(), "math", paper.MATH_7B)
     text = comparison.write(tmp_path, "A title", lines, comparison.pattern(_table()), ["a note"])
@@ -134,6 +158,7 @@ def test_the_pattern_is_seen_where_it_is():
         ("power2", {"right": "none"}, "r* rises with alpha (1, 2, 4)"),
         ("random", {"right": "some"}, "random weights"),
         ("student", {"right": "half"}, "the student"),
+        ("student", {"right": "none"}, "the student"),
         ("student", {"forward": 30}, "the student"),
     ],
 )

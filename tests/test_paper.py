@@ -13,6 +13,7 @@ def test_every_model_and_task_has_a_table_and_a_learning_rate():
             kinds = paper.TABLES[task, model].keys()
             base = {("Base", "Standard"), ("Base", "Power")}
             assert base | {("Distilled", "Standard"), ("Distilled", "Temperature")} <= kinds
+            assert task in paper.NUM_PROBLEMS
             assert 1e-5 <= paper.learning_rate(task, model) <= 1e-3
     assert len(_ROWS) == 8 + 8 * 4
     assert paper.learning_rate("arithmetic", paper.PHI) is None

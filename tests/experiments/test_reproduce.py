@@ -178,6 +178,7 @@ def test_math_stands_beside_the_paper(cache, model, data_dir, tmp_path):
     assert float(row["self_reward_difference_in_standard_errors"]) < 0
     assert "0.706 ± 0.017" in (tmp_path / "table.md").read_text()
     assert "learning rate 1e-05 (constant)" in (tmp_path / "table.md").read_text()
+    assert "Not the paper's settings: 2 problems (its 500)" in (tmp_path / "table.md").read_text()
     made = _records(tmp_path)
     asked = {record["problem_id"] for record in made if record["task"] == "math500"}
     assert len(asked) == 2 and len(made) == 2 * (2 * 8 + 1)
