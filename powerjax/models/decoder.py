@@ -85,9 +85,9 @@ class Linear(nn.Module):
             y = y + self.param("bias", nn.initializers.zeros, (self.features,), self.dtype)
         if self.has_variable("lora", "lora_a"):
             x = x if adapter_x is None else adapter_x
-            if dropout is not None:
-                x = lora.drop(x, dropout, "/".join(self.path))
             a, b = self.get_variable("lora", "lora_a"), self.get_variable("lora", "lora_b")
+            if dropout is not None:
+                x, a = lora.drop(x, a, dropout, "/".join(self.path))
             y = (y + lora.low_rank(x, a, b, precision(self.dtype))).astype(self.dtype)
         return y
 

@@ -165,14 +165,22 @@ def test_dropout_goes_by_step_and_example(tiny_qwen, one, given):
     assert len({losses[0], losses[1], losses[2], plain}) == 4
 
 
-def test_dropout_drops_its_share_and_keeps_the_mean():
-    x = jnp.ones((4, 50, 301))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_dropout_drops_its_share_and_keeps_the_mean(dtype):
+    x, a = jnp.ones((4, 50, 301), dtype), jnp.ones((301, 2))
     dropout = lora.Dropout(jax.random.split(jax.random.key(0), 4), 0.05)
-    dropped = np.asarray(lora.drop(x, dropout, "layers_0/mlp/up_proj"))
+
+    def drop(module):
+        """Each number of x with what it is scaled by on its way through A."""
+        kept, scaled = lora.drop(x, a, dropout, module)
+        assert kept.dtype == dtype and scaled.dtype == a.dtype
+        return np.asarray(kept, np.float32) * np.asarray(scaled)[:, 0]
+
+    dropped = drop("layers_0/mlp/up_proj")
     zeros, n = (dropped == 0).mean(), x.size
     assert abs(zeros - 0.05) < 5 * (0.05 * 0.95 / n) ** 0.5
     np.testing.assert_allclose(np.unique(dropped), [0, 1 / 0.95], rtol=1e-5)
-    other = np.asarray(lora.drop(x, dropout, "layers_1/mlp/up_proj"))
+    other = drop("layers_1/mlp/up_proj")
     both = ((other == 0) & (dropped == 0)).mean()
     assert abs(both - 0.05**2) < 5 * (0.05**2 / n) ** 0.5
     rows = [(dropped[0] == 0) & (dropped[i] == 0) for i in (1, 2, 3)]
