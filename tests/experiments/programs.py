@@ -10,6 +10,13 @@ ROOT = Path(__file__).resolve().parents[2]
 QUICK = ("--model=tiny", "--task=arithmetic", "--quick", "--noprogress")  # of reproduce
 
 
+def _environment(num_devices: int) -> dict[str, str]:
+    found = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    if num_devices > 1:
+        found["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={num_devices}"
+    return found
+
+
 def start(
     module: str, *arguments: str, cache: Path, num_devices: int = 1, **options
 ) -> subprocess.Popen:
@@ -18,13 +25,10 @@ def start(
     num_devices: how many devices the process makes of the CPU.
     """
     environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
+        **_environment(num_devices),
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    if num_devices > 1:
-        environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={num_devices}"
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
@@ -63,12 +67,12 @@ for argv in json.loads(sys.argv[2]):
 """
 
 
-def ends(module: str, argvs: list[list[str]]) -> list[tuple[int, str, str]]:
+def ends(module: str, argvs: list[list[str]], num_devices: int = 1) -> list[tuple[int, str, str]]:
     """Exit status, output and errors of a launcher for each of these arguments, in one process."""
     ran = subprocess.run(
         [sys.executable, "-c", _ENDS, module, json.dumps(argvs)],
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        env=_environment(num_devices),
         capture_output=True,
         text=True,
     )

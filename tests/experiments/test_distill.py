@@ -1,10 +1,7 @@
 """experiments/distill.py, run as its users run it: kills, SIGTERM, mistakes."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -126,27 +123,6 @@ def test_killed_and_preempted_and_resumed_it_ends_in_the_same_student_bit_for_bi
     assert all(ours[name].tobytes() == whole[name].tobytes() for name in ours)
 
 
-_MISTAKES = """
-import contextlib, io, json, sys
-from absl import flags
-from experiments import distill
-from powerjax import launch
-for argv in json.loads(sys.argv[1]):
-    sys.argv = ["distill.py", *argv]
-    err = io.StringIO()
-    with contextlib.redirect_stderr(err):
-        try:
-            launch.run(distill.main)
-            code = 0
-        except SystemExit as end:
-            code = end.code
-    print("END", json.dumps([code, err.getvalue()]))
-    flags.FLAGS.unparse_flags()
-    for name in list(flags.FLAGS):
-        flags.FLAGS[name].unparse()
-"""
-
-
 def _snapshot(folder):
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
@@ -183,16 +159,8 @@ def test_mistakes_end_in_one_line_that_says_what_to_do(undisturbed, teacher, tmp
         ([*made, given, "--resume", "--random_weights"], "--random_weights=False"),
     ]
     before = _snapshot(undisturbed["folder"])
-    ran = subprocess.run(
-        [sys.executable, "-c", _MISTAKES, json.dumps([argv for argv, _ in cases])],
-        cwd=programs.ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
-    )
-    ends = [json.loads(line[4:]) for line in ran.stdout.split("\n") if line.startswith("END")]
-    assert len(ends) == len(cases), ran.stderr
-    for (argv, expected), (code, err) in zip(cases, ends, strict=True):
+    ends = programs.ends("experiments.distill", [argv for argv, _ in cases], num_devices=2)
+    for (argv, expected), (code, _, err) in zip(cases, ends, strict=True):
         lines = [line for line in err.split("\n") if expected in line]
         assert code == 1 and len(lines) == 1, (argv, code, err)
         assert "Traceback" not in err

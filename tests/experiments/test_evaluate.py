@@ -3,8 +3,6 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -144,27 +142,6 @@ def test_programs_that_were_recorded_ungraded_are_run(data_dir, tmp_path, cache)
     assert f"{path}: its last line is cut short (no newline), and left out." in printed
 
 
-_MISTAKES = """
-import contextlib, io, json, sys
-from absl import flags
-from experiments import evaluate
-from powerjax import launch
-for argv in json.loads(sys.argv[1]):
-    sys.argv = ["evaluate.py", "--noprogress", *argv]
-    err = io.StringIO()
-    with contextlib.redirect_stderr(err):
-        try:
-            launch.run(evaluate.main)
-            code = 0
-        except SystemExit as end:
-            code = end.code
-    print("END", json.dumps([code, err.getvalue()]))
-    flags.FLAGS.unparse_flags()
-    for name in list(flags.FLAGS):
-        flags.FLAGS[name].unparse()
-"""
-
-
 def test_mistakes_end_in_one_line_that_says_what_to_do(runs, data_dir, tmp_path):
     made = _sums("standard", 0, 4)
     files = {
@@ -204,12 +181,8 @@ def test_mistakes_end_in_one_line_that_says_what_to_do(runs, data_dir, tmp_path)
         ([out, seed0, "--pass_at=1,x"], "give numbers such as 1,4,16"),
         ([f"--out={runs / 'seed0'}", seed0], "choose a folder of its own"),
     ]
-    asked = json.dumps([argv for argv, _ in cases])
-    ran = subprocess.run(
-        [sys.executable, "-c", _MISTAKES, asked], cwd=programs.ROOT, capture_output=True, text=True
-    )
-    ends = [json.loads(line[4:]) for line in ran.stdout.split("\n") if line.startswith("END")]
-    assert len(ends) == len(cases), ran.stderr
-    for (argv, expected), (code, err) in zip(cases, ends, strict=True):
+    asked = [["--noprogress", *argv] for argv, _ in cases]
+    ends = programs.ends("experiments.evaluate", asked)
+    for (argv, expected), (code, _, err) in zip(cases, ends, strict=True):
         (line,) = err.strip().split("\n")
         assert code == 1 and expected in line and "Traceback" not in err, (argv, code, err)
