@@ -161,7 +161,8 @@ def test_secret_text_is_not_on_the_page(tmp_path):
         assert "Its text is not shown." in found.text and "p5" in found.text
         assert "This folder has no manifest." in found.text
     named = page.write_report(tmp_path, _results(hidden=secret), title="No task is given")
-    assert "zorb" not in named.read_text() and "What is" not in named.read_text()
+    text = re.sub(r"data:image/png;base64,[\w+/=]+", "", named.read_text())  # it may spell anything
+    assert "zorb" not in text and "What is" not in text and "<img" in text
 
 
 def test_a_page_of_ungraded_records_has_its_figures(tmp_path):
