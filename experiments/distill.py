@@ -93,8 +93,9 @@ _REMAT = flags.DEFINE_bool(
 )
 _TOKENS_PER_DEVICE = flags.DEFINE_integer(
     "tokens_per_device",
-    1024,
-    "What a device takes at a time, at least one example; the rest of the batch is accumulated.",
+    None,
+    "What a device takes at a time, at least one example; the rest of the batch is accumulated."
+    " 1024 if not given, 512 on a CPU.",
     lower_bound=1,
 )
 _SAVE_STEPS = flags.DEFINE_integer("save_steps", 50, "Steps between checkpoints.", lower_bound=1)

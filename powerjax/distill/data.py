@@ -24,6 +24,10 @@ from powerjax.models import LM
 log = logging.getLogger(__name__)
 
 SMALLEST_BUCKET = 16  # tokens
+TOKENS = 1024  # that a device takes at a time
+# A CPU maps a step's memory anew at each call, at more than a tenth of the step's time; what comes
+# later in a loop finds it mapped, and more of it in the cache (benchmarks/distill.py, c).
+TOKENS_ON_CPU = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,11 +270,12 @@ def epoch_batches(corpus: Corpus, *, batch_size: int, seed: int, epoch: int) -> 
 
 
 def grid(
-    num_tokens: int, *, batch_size: int, data_size: int, tokens_per_device: int = 1024
+    num_tokens: int, *, batch_size: int, data_size: int, tokens_per_device: int | None = None
 ) -> tuple[int, int]:
     """(G, B): accumulation steps, and rows of one of them over all devices.
 
-    A device takes as many rows at a time as fit tokens_per_device, at least one, in powers of two.
+    A device takes as many rows at a time as fit tokens_per_device, at least one, in powers of two;
+    tokens_per_device is 1024, on a CPU 512 (`TOKENS_ON_CPU`), if not given.
     Raises ValueError where the batch does not divide over the data axis.
     """
     if batch_size < 1 or batch_size % data_size:
@@ -278,6 +283,8 @@ def grid(
             f"a batch of {batch_size} examples does not divide over a data axis of {data_size}:"
             " choose a --batch_size that is a multiple of it, or a smaller data axis"
         )
+    if tokens_per_device is None:
+        tokens_per_device = TOKENS_ON_CPU if jax.default_backend() == "cpu" else TOKENS
     per_device = batch_size // data_size
     rows = 1
     while per_device % (2 * rows) == 0 and 2 * rows * num_tokens <= tokens_per_device:
@@ -291,7 +298,7 @@ def make_batch(
     *,
     batch_size: int,
     data_size: int,
-    tokens_per_device: int = 1024,
+    tokens_per_device: int | None = None,
     sharding: "step_lib.Batch | None" = None,
 ) -> "step_lib.Batch":
     """The examples at `indices` as arrays [G,B,T] (see `step.Batch`), T the longest one's bucket.

@@ -68,7 +68,7 @@ def train(
     folder: str | os.PathLike,
     *,
     batch_size: int = 8,
-    tokens_per_device: int = 1024,
+    tokens_per_device: int | None = None,
     save_steps: int = 100,
     keep: int = 2,
     resume: bool = False,
@@ -83,7 +83,8 @@ def train(
       settings: with num_steps = epochs * `data.num_batches(corpus, batch_size)`.
       folder: where checkpoints and metrics go.
       batch_size: examples an optimizer step, on any mesh.
-      tokens_per_device: what one device takes through the model at a time, at least one example.
+      tokens_per_device: what one device takes through the model at a time, at least one example;
+        None: see `data.grid`.
       save_steps: steps between checkpoints; the end is one in any case.
       keep: how many checkpoints stay; older ones are deleted.
       resume: go on from the last checkpoint, where there is one.

@@ -8,7 +8,6 @@ Letters: G accumulation steps, B rows of one of them, T tokens, D model, V vocab
 """
 
 import dataclasses
-import functools
 import math
 from typing import NamedTuple
 
@@ -198,7 +197,16 @@ def make_step(lm: LM, lora_config: LoraConfig, settings: Settings, mesh: Mesh):
             batch_sharding(mesh),
         ),
         out_shardings=(places, Metrics(*[everywhere] * len(Metrics._fields))),
+        compiler_options=_compiler_options(settings, mesh),
     )
+
+
+def _compiler_options(settings: Settings, mesh: Mesh) -> dict[str, str]:
+    """XLA's default order for CPUs is the one with most to do at once, which recomputes each layer
+    as soon as it can, and so keeps all that recomputation is there to save."""
+    if settings.remat and mesh.devices.flat[0].platform == "cpu":
+        return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+    return {}
 
 
 def sum_nll(
@@ -211,8 +219,8 @@ def sum_nll(
 ) -> jax.Array:
     """float32 []: the sum of -log p(tokens[B,T]) where completion[B,T], each given those before it.
 
-    A row's first token has nothing before it and never counts. Logits are made, and made again in
-    the backward pass, for so many tokens at a time as keep them near 256 MiB a device.
+    A row's first token has nothing before it and never counts. Logits are made for so
+    many tokens at a time as keep them near 256 MiB a device, with the gradient of `hidden`.
     """
     batch, length = tokens.shape
     positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
@@ -224,11 +232,20 @@ def sum_nll(
     name = "embed_tokens" if model.config.tie_word_embeddings else "lm_head"
     head = gather({name: variables["params"][name]}, model.config, model.mesh)
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)
     def nll(hidden, targets, counts):
         logits = model.apply({"params": head}, hidden, method="unembed")
         chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
         return jnp.sum(jnp.where(counts, jax.nn.logsumexp(logits, axis=-1) - chosen, 0))
+
+    def with_gradient(hidden, targets, counts):
+        value, pull = jax.vjp(lambda x: nll(x, targets, counts), hidden)
+        return value, pull(jnp.ones_like(value))[0]
+
+    # The head is frozen: a chunk's logits give their gradient at once, and are not made again.
+    chunk_nll = jax.custom_vjp(nll)
+    chunk_nll.defvjp(
+        with_gradient, lambda d_hidden, scale: (d_hidden * scale.astype(d_hidden.dtype), None, None)
+    )
 
     chunks = 1
     while (
@@ -238,10 +255,10 @@ def sum_nll(
         chunks *= 2
     with jax.named_scope("loss"):
         if chunks == 1:
-            return nll(hidden, targets, counts)
+            return chunk_nll(hidden, targets, counts)
 
         def add(total, part):
-            return total + nll(*part), None
+            return total + chunk_nll(*part), None
 
         def split(x):
             parts = x.reshape(batch, chunks, length // chunks, *x.shape[2:])

@@ -46,7 +46,8 @@ def _backward(saved, d_out):
     scale = q.shape[-1] ** -0.5
     # d score = weight * (d weight - inner), inner the mean of d weight under the weights.
     inner = jnp.sum(d_out.astype(wide) * out.astype(wide), axis=-1)
-    d_q, d_k, d_v = [], jnp.zeros(k.shape, wide), jnp.zeros(v.shape, wide)
+    turned = (*k.shape[:2], k.shape[3], k.shape[2])
+    d_q, d_k, d_v = [], jnp.zeros(turned, wide), jnp.zeros(turned, wide)
     for block in _blocks(q.shape[3]):
         keys = slice(0, block.stop)
         queries, d_block = q[:, :, :, block], d_out[:, :, :, block]
@@ -54,9 +55,10 @@ def _backward(saved, d_out):
         d_weights = _dot("bkqh,bksh->bkqs", d_block, v[:, :, keys], v.dtype)
         d_scores = weights * (d_weights - inner[:, :, :, block, None]) * scale
         d_q.append(_dot("bkqs,bksh->bkqh", d_scores, k[:, :, keys], q.dtype))
-        d_k = d_k.at[:, :, keys].add(_transposed(d_scores, queries, q.dtype))
-        d_v = d_v.at[:, :, keys].add(_transposed(weights, d_block, v.dtype))
+        d_k = d_k.at[..., keys].add(_transposed(queries, d_scores, q.dtype))
+        d_v = d_v.at[..., keys].add(_transposed(d_block, weights, v.dtype))
     d_q = jnp.concatenate(d_q, axis=3)
+    d_k, d_v = d_k.swapaxes(2, 3), d_v.swapaxes(2, 3)
     return d_q.astype(q.dtype), d_k.astype(k.dtype), d_v.astype(v.dtype)
 
 
@@ -90,10 +92,13 @@ def _dot(equation: str, grouped: jax.Array, shared: jax.Array, dtype) -> jax.Arr
     return found.reshape(*grouped.shape[:4], -1)
 
 
-def _transposed(weights: jax.Array, rows: jax.Array, dtype) -> jax.Array:
-    """sum over G and C of weights[B,K,G,C,S] * rows[B,K,G,C,H] -> [B,K,S,H]."""
-    flat = [x.reshape(*x.shape[:2], -1, x.shape[-1]) for x in (weights, rows)]
-    return _einsum("bkqs,bkqh->bksh", *flat, dtype)
+def _transposed(rows: jax.Array, weights: jax.Array, dtype) -> jax.Array:
+    """sum over G and C of rows[B,K,G,C,H] * weights[B,K,G,C,S] -> [B,K,H,S].
+
+    Not [B,K,S,H]: the smaller factor is the one that has to be turned for the product.
+    """
+    flat = [x.reshape(*x.shape[:2], -1, x.shape[-1]) for x in (rows, weights)]
+    return _einsum("bkqh,bkqs->bkhs", *flat, dtype)
 
 
 def _einsum(equation: str, a: jax.Array, b: jax.Array, dtype) -> jax.Array:

@@ -23,7 +23,7 @@ from powerjax.models.config import ModelConfig
 from powerjax.models.layout import tensors
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-_LEVELS = 1 << 16  # a dropout rate is a number of 65,536ths
+_LEVELS = 1 << 24  # a dropout rate is a number of 2^24ths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +55,53 @@ class Adapter:
     name: str = ""
 
 
+class Mask(NamedTuple):
+    """Which inputs of one adapted layer are dropped, and what the others are multiplied by."""
+
+    seed: jax.Array  # uint32 [B,2], a row's
+    threshold: jax.Array  # uint32 [], the rate as a number of 2^32ths
+    gain: jax.Array  # float32 [], 1 / (1 - rate)
+
+    def kept(self, shape: tuple[int, int, int]) -> jax.Array:
+        """bool [B,T,D]: a hash of the row's seed and the place in the row is above the threshold.
+
+        The hash is twice the finaliser of MurmurHash3, a seed going in before each: a few integer
+        operations a number, which fuse into what uses the mask, where threefry's rounds took an
+        eighth of the whole step. Any part of it can be computed anywhere.
+        """
+        place = jax.lax.broadcasted_iota(jnp.uint32, shape[1:], 0) * jnp.uint32(shape[2])
+        place = place + jax.lax.broadcasted_iota(jnp.uint32, shape[1:], 1)
+        first, second = (self.seed[:, i, None, None] for i in (0, 1))
+        return _mixed(_mixed(place ^ first) ^ second) >= self.threshold
+
+
+def _mixed(bits: jax.Array) -> jax.Array:
+    """fmix32 of MurmurHash3 (Appleby, public domain): each bit in changes each bit out evenly."""
+    bits = (bits ^ (bits >> 16)) * jnp.uint32(0x85EBCA6B)
+    bits = (bits ^ (bits >> 13)) * jnp.uint32(0xC2B2AE35)
+    return bits ^ (bits >> 16)
+
+
 class Dropout(NamedTuple):
     """What decides which inputs of the adapters are dropped: a key for each row, and the rate."""
 
     key: jax.Array  # typed keys [B]
     rate: float | jax.Array
+
+    def mask(self, module: str) -> Mask:
+        """The mask of one layer ("layers_0/mlp/up_proj").
+
+        It depends on the row's key, the module and the place in the row, and so neither on the
+        row's neighbours or padding nor on the mesh.
+        """
+        name = zlib.crc32(module.encode())
+        keys = jax.vmap(jax.random.fold_in, (0, None))(self.key, name)
+        level = jnp.round(jnp.asarray(self.rate, jnp.float32) * _LEVELS)
+        return Mask(
+            jax.vmap(lambda key: jax.random.bits(key, 2, jnp.uint32))(keys),
+            level.astype(jnp.uint32) * jnp.uint32(2**32 // _LEVELS),
+            1 / (1 - level / _LEVELS),
+        )
 
 
 def check(config: ModelConfig, lora: LoraConfig) -> None:
@@ -156,29 +198,58 @@ def collection(params: dict, scale) -> dict:
     )
 
 
-def low_rank(x: jax.Array, a: jax.Array, b: jax.Array, precision) -> jax.Array:
-    """x[B,T,in] A[in,r] B[r,out], in float32 (or wider) whatever the dtype of x."""
-    wide = x.astype(jnp.promote_types(x.dtype, a.dtype))
-    return jnp.matmul(jnp.matmul(wide, a, precision=precision), b, precision=precision)
+def low_rank(
+    x: jax.Array, a: jax.Array, b: jax.Array, precision, mask: Mask | None = None
+) -> jax.Array:
+    """drop(x[B,T,in]) A[in,r] B[r,out], in float32 (or wider) whatever the dtype of x.
 
-
-def drop(x: jax.Array, a: jax.Array, dropout: Dropout, module: str) -> tuple[jax.Array, jax.Array]:
-    """x[B,T,D] with each number dropped at the rate, and A scaled up to keep the mean of x A.
-
-    A and not x, which may be bfloat16, where 1 / 0.95 is wrong by 0.2 %. Which numbers are dropped
-    depends on the row's key, the module and the place in the row, and so neither on the row's
-    neighbours or padding nor on the mesh.
+    drop: each number of x is dropped where `mask` says so, the rest scaled up to keep the mean.
     """
-    threshold = jnp.round(dropout.rate * _LEVELS).astype(jnp.uint32)
-    _, num_tokens, width = x.shape
+    return _low_rank(precision, x, a, b, mask)
 
-    def keep(key):
-        key = jax.random.fold_in(key, zlib.crc32(module.encode()))
-        bits = jax.random.bits(key, (num_tokens, -(-width // 2)), jnp.uint32)
-        halves = jnp.stack([bits & (_LEVELS - 1), bits >> 16], axis=-1)
-        return halves.reshape(num_tokens, -1)[:, :width] >= threshold
 
-    return jnp.where(jax.vmap(keep)(dropout.key), x, 0), a / (1 - threshold / _LEVELS)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _low_rank(precision, x, a, b, mask):
+    return _apply(precision, x, a, b, mask)[0]
+
+
+def _apply(precision, x, a, b, mask):
+    """(drop(x) A B, drop(x) A)."""
+    if mask is not None:  # the gain on A: in bfloat16, as x may be, 1 / 0.95 is wrong by 0.2 %
+        x, a = jnp.where(mask.kept(x.shape), x, 0), a * mask.gain
+    wide = x.astype(jnp.promote_types(x.dtype, a.dtype))
+    inner = jnp.matmul(wide, a, precision=precision)
+    return jnp.matmul(inner, b, precision=precision), inner
+
+
+def _save(precision, x, a, b, mask):
+    y, inner = _apply(precision, x, a, b, mask)
+    return y, (x, a, b, mask, inner)
+
+
+def _backward(precision, saved, d_y):
+    """What autodiff would give, with two differences in how.
+
+    The mask is made again, so that one x serves all modules that read it and no dropped copy is
+    kept; and the gradients' products take the side of r columns as the transposed one, where
+    autodiff transposes the activations.
+    """
+    x, a, b, mask, inner = saved
+    dot = functools.partial(jnp.einsum, precision=precision)
+    d_inner = dot("bto,ro->btr", d_y, b)
+    d_b = dot("btr,bto->ro", inner, d_y)
+    wide = x.astype(a.dtype)
+    if mask is None:
+        d_x, d_a = dot("btr,ir->bti", d_inner, a), dot("btr,bti->ri", d_inner, wide)
+    else:
+        kept, d_inner = mask.kept(x.shape), d_inner * mask.gain
+        d_a = dot("btr,bti->ri", d_inner, jnp.where(kept, wide, 0))
+        d_x = jnp.where(kept, dot("btr,ir->bti", d_inner, a), 0)
+    d_a = jax.lax.optimization_barrier(d_a).T  # or XLA would turn the product, for the transpose
+    return d_x.astype(x.dtype), d_a, d_b, None
+
+
+_low_rank.defvjp(_save, _backward)
 
 
 def merge(params: dict, adapter: Adapter, *, donate: bool = False) -> dict:

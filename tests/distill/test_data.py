@@ -200,8 +200,14 @@ def test_a_batch_is_padded_to_its_own_bucket_and_masks_all_but_completions():
     ],
 )
 def test_the_global_batch_is_the_same_on_every_mesh(tokens, batch_size, data_size, expected):
-    found = data.grid(tokens, batch_size=batch_size, data_size=data_size)
+    found = data.grid(tokens, batch_size=batch_size, data_size=data_size, tokens_per_device=1024)
     assert found == expected and found[0] * found[1] == batch_size
+
+
+@pytest.mark.parametrize(("backend", "expected"), [("cpu", (2, 4)), ("tpu", (1, 8))])
+def test_a_cpu_takes_fewer_rows_at_a_time(backend, expected, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert data.grid(128, batch_size=8, data_size=1) == expected
 
 
 def test_a_mesh_that_does_not_divide_the_batch_is_refused_with_both_numbers():

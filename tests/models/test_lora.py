@@ -26,6 +26,67 @@ def _student(lm, scale=0.1):
     return dataclasses.replace(lm, adapter=lora.Adapter(SETTINGS, params, "student"))
 
 
+def _mask(rows=4, rate=0.05, module="layers_0/mlp/up_proj"):
+    return lora.Dropout(jax.random.split(jax.random.key(0), rows), rate).mask(module)
+
+
+def _both(first, second):
+    """In standard deviations, how far two dropped sets are from meeting by chance alone."""
+    return abs((first & second).mean() - 0.05**2) / (0.05**2 / first.size) ** 0.5
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean():
+    mask = _mask()
+    dropped = ~np.asarray(mask.kept((4, 200, 301)))
+    assert abs(dropped.mean() - 0.05) < 5 * (0.05 * 0.95 / dropped.size) ** 0.5
+    np.testing.assert_allclose(mask.gain * (1 - 0.05), 1, rtol=1e-6)
+
+
+def test_dropped_numbers_have_nothing_to_do_with_each_other():
+    """Of another layer, another row, or elsewhere in the row."""
+    dropped = ~np.asarray(_mask().kept((4, 200, 301)))
+    other = ~np.asarray(_mask(module="layers_1/mlp/up_proj").kept((4, 200, 301)))
+    assert _both(dropped, other) < 5
+    for i in (1, 2, 3):
+        assert _both(dropped[0], dropped[i]) < 5
+    flat = dropped.reshape(4, -1)
+    for shift in (1, 2, 3, 7, 16, 64, 256, 300, 301, 302, 1024, 4096):
+        assert _both(flat[:, shift:], flat[:, :-shift]) < 5, shift
+    columns, rows = dropped.mean(axis=(0, 1)), dropped.mean(axis=(0, 2))
+    for shares, size in ((columns, 800), (rows, 1204)):
+        spread = np.mean((shares - 0.05) ** 2) / (0.05 * 0.95 / size)
+        assert abs(spread - 1) < 5 * (2 / len(shares)) ** 0.5
+
+
+@pytest.mark.parametrize("rate", [None, 0.3])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_low_rank_product_has_the_gradients_of_autodiff(rate, dtype):
+    rng = np.random.default_rng(1)
+    x = jnp.asarray(rng.standard_normal((2, 5, 12)), dtype)
+    a, b = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((12, 3), (3, 7)))
+    weight = jnp.asarray(rng.standard_normal((2, 5, 7)), jnp.float32)
+    mask = None if rate is None else _mask(2, rate)
+    precision = jax.lax.Precision.HIGHEST
+
+    def plain(x, a, b):
+        if mask is not None:
+            x, a = jnp.where(mask.kept(x.shape), x, 0), a * mask.gain
+        return jnp.matmul(
+            jnp.matmul(x.astype(a.dtype), a, precision=precision), b, precision=precision
+        )
+
+    def ours(x, a, b):
+        return lora.low_rank(x, a, b, precision, mask)
+
+    np.testing.assert_array_equal(ours(x, a, b), plain(x, a, b))
+    found, wanted = (
+        jax.grad(lambda *args, f=f: jnp.vdot(f(*args), weight), argnums=(0, 1, 2))(x, a, b)
+        for f in (ours, plain)
+    )
+    chex.assert_trees_all_equal_shapes_and_dtypes(found, wanted)
+    chex.assert_trees_all_close(found, wanted, rtol=1e-5 if dtype == "float32" else 1e-2, atol=1e-5)
+
+
 def test_a_begins_as_peft_draws_it_and_b_at_zero(tiny_qwen):
     wide = dataclasses.replace(tiny_qwen.config, hidden_size=512, intermediate_size=768)
     params = traverse_util.flatten_dict(lora.init(wide, SETTINGS, seed=3), sep="/")
