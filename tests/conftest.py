@@ -1,9 +1,15 @@
 """Options and fixtures that more than one folder of tests uses."""
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Launchers run many times over, in processes of their own: each program is compiled once.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="powerjax-tests-")  # goes with this process
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 import pytest
 
@@ -63,7 +69,7 @@ def quick_run(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("quick")
     arguments = [*programs.QUICK, f"--out={folder / 'run'}"]
-    process = programs.start("experiments.reproduce", *arguments, cache=folder / "compiled")
+    process = programs.start("experiments.reproduce", *arguments)
     code, out, err = programs.end(process, timeout_s=1200)
     assert code == 0, err
     return folder / "run", out

@@ -17,22 +17,15 @@ def _environment(num_devices: int) -> dict[str, str]:
     return found
 
 
-def start(
-    module: str, *arguments: str, cache: Path, num_devices: int = 1, **options
-) -> subprocess.Popen:
-    """`python -m module arguments`, its output in pipes, with a compilation cache in `cache`.
+def start(module: str, *arguments: str, num_devices: int = 1, **options) -> subprocess.Popen:
+    """`python -m module arguments`, its output in pipes.
 
     num_devices: how many devices the process makes of the CPU.
     """
-    environment = {
-        **_environment(num_devices),
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
-        env=environment,
+        env=_environment(num_devices),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -18,11 +18,6 @@ _NUM_STEPS = 96
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("compiled")
-
-
-@pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     """32 worked answers as a user's own file would have them: texts, no tokens."""
     path = tmp_path_factory.mktemp("teacher") / "worked.jsonl"
@@ -33,16 +28,16 @@ def teacher(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, teacher, cache):
+def undisturbed(tmp_path_factory, teacher):
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    code, out, err = programs.end(_start(folder, teacher, cache, "--export=merged"))
+    code, out, err = programs.end(_start(folder, teacher, "--export=merged"))
     assert code == 0, err
     return {"folder": folder, "out": out}
 
 
-def _start(folder, teacher, cache, *more, **options):
+def _start(folder, teacher, *more, **options):
     given = [*_FLAGS, f"--records={teacher}", f"--out={folder}", *more]
-    return programs.start("experiments.distill", *given, cache=cache, **options)
+    return programs.start("experiments.distill", *given, **options)
 
 
 def _stop_midway(process, path, at_least, how):
@@ -94,15 +89,15 @@ def test_adapter_and_merged_model_are_one_student_that_has_learnt(undisturbed, t
 
 
 def test_killed_and_preempted_and_resumed_it_ends_in_the_same_student_bit_for_bit(
-    undisturbed, teacher, tmp_path, cache
+    undisturbed, teacher, tmp_path
 ):
     folder = tmp_path / "run"
     path = folder / "metrics.jsonl"
-    code, _, err = _stop_midway(_start(folder, teacher, cache), path, 21, signal.SIGKILL)
+    code, _, err = _stop_midway(_start(folder, teacher), path, 21, signal.SIGKILL)
     assert code == -signal.SIGKILL, err
     assert not (folder / "adapter").exists()
 
-    resumed = _start(folder, teacher, cache, "--resume")
+    resumed = _start(folder, teacher, "--resume")
     code, _, err = _stop_midway(resumed, path, 45, signal.SIGTERM)
     assert code == 128 + signal.SIGTERM, err
     (line,) = [text for text in err.split("\n") if text.startswith("distill: ")]
@@ -111,7 +106,7 @@ def test_killed_and_preempted_and_resumed_it_ends_in_the_same_student_bit_for_bi
     assert line.count("--resume") == 1 and "experiments.distill --lora_rank=2" in line
     assert max(int(p.name) for p in (folder / "checkpoints").iterdir()) == step < _NUM_STEPS
 
-    code, out, err = programs.end(_start(folder, teacher, cache, "--resume"))
+    code, out, err = programs.end(_start(folder, teacher, "--resume"))
     assert code == 0, err
     assert f"the last {_NUM_STEPS - step} by this command" in out
     assert _steps(folder) == list(range(1, _NUM_STEPS + 1))

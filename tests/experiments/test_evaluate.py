@@ -56,11 +56,6 @@ def _sums(sampler, seed, right):
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("compiled")
-
-
-@pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Two seeds of one sampler in run folders of their own, and a folder of several rows."""
     folder = tmp_path_factory.mktemp("runs")
@@ -72,17 +67,15 @@ def runs(tmp_path_factory):
     return folder
 
 
-def _evaluate(cache, *arguments):
-    return programs.end(
-        programs.start("experiments.evaluate", "--noprogress", *arguments, cache=cache)
-    )
+def _evaluate(*arguments):
+    return programs.end(programs.start("experiments.evaluate", "--noprogress", *arguments))
 
 
-def test_rows_of_several_folders_are_scored_written_and_taken_up_again(runs, tmp_path, cache):
+def test_rows_of_several_folders_are_scored_written_and_taken_up_again(runs, tmp_path):
     out = tmp_path / "eval"
     given = ",".join(str(runs / name) for name in ("seed0", "seed1", "rows"))
     arguments = [f"--records={given}", f"--out={out}", "--model=tiny", "--pass_at=1,2"]
-    code, printed, err = _evaluate(cache, *arguments)
+    code, printed, err = _evaluate(*arguments)
     assert code == 0, err
     table = list(csv.DictReader((out / "table.csv").read_text().splitlines()))
     assert [row["sampler"] for row in table] == ["Standard", "Power"]
@@ -106,7 +99,7 @@ def test_rows_of_several_folders_are_scored_written_and_taken_up_again(runs, tmp
     for name in whole:  # as if the first run had been killed in the middle of a line
         lines = (out / name).read_bytes().split(b"\n")
         (out / name).write_bytes(b"\n".join(lines[:20]) + b"\n" + lines[20][:15])
-    code, again, err = _evaluate(cache, *arguments)
+    code, again, err = _evaluate(*arguments)
     assert code == 0, err
     assert again == printed
     for name, made in whole.items():
@@ -115,7 +108,7 @@ def test_rows_of_several_folders_are_scored_written_and_taken_up_again(runs, tmp
 
 
 @pytest.mark.skipif(not shutil.which("bwrap"), reason="needs bubblewrap")
-def test_programs_that_were_recorded_ungraded_are_run(data_dir, tmp_path, cache):
+def test_programs_that_were_recorded_ungraded_are_run(data_dir, tmp_path):
     problems = registry.get("humaneval").load(data_dir=data_dir, limit=3)
     bodies = {0: lambda p: p.answer, 1: lambda p: "    import os; os._exit(0)\n"}
     made = [
@@ -128,9 +121,7 @@ def test_programs_that_were_recorded_ungraded_are_run(data_dir, tmp_path, cache)
     with path.open("a") as file:
         file.write('{"id": "humaneval/Huma')  # as a kill leaves it
     out = tmp_path / "eval"
-    code, printed, err = _evaluate(
-        cache, f"--records={path}", f"--data_dir={data_dir}", f"--out={out}"
-    )
+    code, printed, err = _evaluate(f"--records={path}", f"--data_dir={data_dir}", f"--out={out}")
     assert code == 0, err
     (summary,) = json.loads((out / "summary.json").read_text())
     assert summary["accuracy"]["mean"] == 0.5 and summary["pass_at"]["2"]["mean"] == 1.0

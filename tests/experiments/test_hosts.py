@@ -19,23 +19,16 @@ _FLOATS = ("log_prob", "self_reward", "acceptance_rate", "log_probs")
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("compiled")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, cache):
+def undisturbed(tmp_path_factory):
     """Records of one process that nothing disturbed, with the slots that each of several has."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    code, _, err = programs.end(
-        programs.start("experiments.sample", *_JOB, f"--out={folder}", cache=cache)
-    )
+    code, _, err = programs.end(programs.start("experiments.sample", *_JOB, f"--out={folder}"))
     assert code == 0, err
     return records.read(folder / "records.jsonl")
 
 
 @pytest.fixture
-def start(cache):
+def start():
     """start(folder, count, ids) -> processes; those still running at the test's end are killed."""
     started = []
 
@@ -46,9 +39,7 @@ def start(cache):
             given = [*_JOB, f"--out={folder}", f"--num_processes={count}", f"--process_id={i}"]
             given += [f"--coordinator={address}"] if meet else []
             given += [*flags, *(of_one or {}).get(i, ())]
-            found.append(
-                programs.start("experiments.sample", *given, cache=cache, num_devices=num_devices)
-            )
+            found.append(programs.start("experiments.sample", *given, num_devices=num_devices))
         started.extend(found)
         return found
 
@@ -99,9 +90,7 @@ def test_a_lost_process_is_started_again_alone(undisturbed, tmp_path, start):
     assert int(found[1]) >= len(undisturbed) - done and int(found[2]) == len(undisturbed)
     assert not (folder / "records.jsonl").exists()
 
-    code, _, err = programs.end(
-        programs.start("experiments.merge_shards", f"--out={folder}", cache=tmp_path)
-    )
+    code, _, err = programs.end(programs.start("experiments.merge_shards", f"--out={folder}"))
     assert code == 1 and "Traceback" not in err
     assert f"{len(undisturbed) - done} completions are missing: run the command of" in err
 
@@ -138,9 +127,7 @@ def test_a_run_goes_on_with_another_number_of_processes(undisturbed, tmp_path, s
     assert sum(map(len, after.values())) == len(undisturbed)
     _assert_same(records.read(folder / "records.jsonl"), undisturbed)
 
-    code, out, err = programs.end(
-        programs.start("experiments.merge_shards", f"--out={folder}", cache=tmp_path)
-    )
+    code, out, err = programs.end(programs.start("experiments.merge_shards", f"--out={folder}"))
     assert code == 0, err
     assert f"{len(undisturbed)} of {len(undisturbed)} completions are in {folder}" in out
     _assert_same(records.read(folder / "records.jsonl"), undisturbed)
@@ -218,18 +205,18 @@ def test_every_host_says_what_is_wrong_and_ends(tmp_path, start, flags, said):
         assert said.format(i=i) in line
 
 
-def test_half_a_place_is_refused(tmp_path, cache):
+def test_half_a_place_is_refused(tmp_path):
     given = [*_JOB, f"--out={tmp_path}/run", "--num_processes=2"]
-    code, _, err = programs.end(programs.start("experiments.sample", *given, cache=cache))
+    code, _, err = programs.end(programs.start("experiments.sample", *given))
     assert code == 1
     (line,) = _lines(err)
     assert "coordinator, num_processes and process_id go together" in line
 
 
-def test_a_run_of_other_flags_is_not_merged(tmp_path, cache):
+def test_a_run_of_other_flags_is_not_merged(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({"settings": {"alpha": 4}}))
     given = [f"--out={tmp_path}"]
-    code, _, err = programs.end(programs.start("experiments.merge_shards", *given, cache=cache))
+    code, _, err = programs.end(programs.start("experiments.merge_shards", *given))
     assert code == 1
     assert "manifest.json: no manifest of experiments.sample" in err and "Traceback" not in err
 

@@ -13,7 +13,7 @@ def ran(tmp_path_factory):
     folder = tmp_path_factory.mktemp("qualitative")
 
     def run(*arguments):
-        process = programs.start("experiments.qualitative", *arguments, cache=folder / "compiled")
+        process = programs.start("experiments.qualitative", *arguments)
         return programs.end(process)
 
     return folder, run, run(f"--out={folder / 'a'}", "--num_samples=2", "--noprogress")

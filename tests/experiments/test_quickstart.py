@@ -23,7 +23,6 @@ def ran(tmp_path_factory):
     def run():
         process = programs.start(
             "experiments.quickstart", *_FLAGS, f"--out={folder / 'run'}",
-            cache=folder / "compiled",
         )  # fmt: skip
         return programs.end(process)
 

@@ -27,13 +27,8 @@ _LABELS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("compiled")
-
-
-def _reproduce(cache, *arguments):
-    return programs.end(programs.start("experiments.reproduce", *arguments, cache=cache))
+def _reproduce(*arguments):
+    return programs.end(programs.start("experiments.reproduce", *arguments))
 
 
 def _table(folder):
@@ -163,16 +158,16 @@ def model(data_dir, tmp_path_factory):
     return folder
 
 
-def _real(cache, model, data_dir, out, task):
+def _real(model, data_dir, out, task):
     flags = [f"--model={model}", f"--data_dir={data_dir}", f"--out={out}", f"--task={task}"]
-    code, said, err = _reproduce(cache, *flags, *_REAL, "--noprogress")
+    code, said, err = _reproduce(*flags, *_REAL, "--noprogress")
     assert code == 0, err
     assert sorted(_table(out)) == sorted(_LABELS)
     return said
 
 
-def test_math_stands_beside_the_paper(cache, model, data_dir, tmp_path):
-    _real(cache, model, data_dir, tmp_path, "math")
+def test_math_stands_beside_the_paper(model, data_dir, tmp_path):
+    _real(model, data_dir, tmp_path, "math")
     row = _table(tmp_path)["Base Power"]
     assert row["paper_accuracy"] == "0.706" and row["paper_self_reward"] == "-0.093"
     assert float(row["self_reward_difference_in_standard_errors"]) < 0
@@ -185,10 +180,10 @@ def test_math_stands_beside_the_paper(cache, model, data_dir, tmp_path):
     assert all(r["prompt"].endswith(r"within \boxed{{}}.") for r in made)
 
 
-def test_code_is_graded_in_the_sandbox(cache, model, data_dir, tmp_path):
+def test_code_is_graded_in_the_sandbox(model, data_dir, tmp_path):
     if shutil.which("bwrap") is None:
         pytest.skip("needs bubblewrap")
-    _real(cache, model, data_dir, tmp_path, "code")
+    _real(model, data_dir, tmp_path, "code")
     made = _records(tmp_path)
     assert {record["task"] for record in made} == {"humaneval", "mbpp"}
     verdicts = [r for path in tmp_path.glob("verdicts/*") for r in records.read(path)]
@@ -197,13 +192,13 @@ def test_code_is_graded_in_the_sandbox(cache, model, data_dir, tmp_path):
     assert all(v["correct"] is False for v in verdicts)
 
 
-def test_of_gpqa_nothing_that_is_written_or_said_holds_text(cache, model, tmp_path):
+def test_of_gpqa_nothing_that_is_written_or_said_holds_text(model, tmp_path):
     data, out = tmp_path / "data", tmp_path / "run"
     (data / "gpqa").mkdir(parents=True)
     main = _rows(448)
     (data / "gpqa/gpqa_main.csv").write_text(_csv(main), newline="")
     (data / "gpqa/gpqa_diamond.csv").write_text(_csv(main[: 2 * 198 : 2]), newline="")
-    said = _real(cache, model, data, out, "gpqa")
+    said = _real(model, data, out, "gpqa")
     made = _records(out)
     assert len(made) == 2 * (2 * 8 + 1) and all(r["prompt_sha256"] for r in made)
     assert pytest.approx(0.0) not in [r["log_prob"] for r in made]
@@ -212,10 +207,10 @@ def test_of_gpqa_nothing_that_is_written_or_said_holds_text(cache, model, tmp_pa
         assert b"zorbs" not in text and b"multiple choice" not in text
 
 
-def test_without_bubblewrap_nothing_is_sampled(cache, model, data_dir, tmp_path, monkeypatch):
+def test_without_bubblewrap_nothing_is_sampled(model, data_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     out = tmp_path / "run"
     flags = [f"--model={model}", f"--data_dir={data_dir}", f"--out={out}", "--task=code", *_REAL]
-    code, _, err = _reproduce(cache, *flags)
+    code, _, err = _reproduce(*flags)
     assert code == 1 and err.count("\n") == 1 and "apt-get install bubblewrap" in err
     assert not out.exists()

@@ -14,20 +14,15 @@ _FLAGS = ["--limit=10", "--num_samples=3", "--num_mcmc_steps=4", "--num_slots=2"
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("compiled")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, cache):
+def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    code, out, err = _end(_start(folder, cache))
+    code, out, err = _end(_start(folder))
     assert code == 0, err
     return {"folder": folder, "out": out, "err": err}
 
 
-def _start(folder, cache, **options):
-    return programs.start("experiments.sample", *_FLAGS, f"--out={folder}", cache=cache, **options)
+def _start(folder, **options):
+    return programs.start("experiments.sample", *_FLAGS, f"--out={folder}", **options)
 
 
 def _end(process):
@@ -69,39 +64,37 @@ def test_a_run_leaves_its_records_and_says_what_they_show(undisturbed):
     assert "experiments.sample --limit=10" in manifest["starts"][0]["command"]
 
 
-def test_killed_interrupted_and_taken_up_again_it_leaves_the_same_records(
-    undisturbed, tmp_path, cache
-):
+def test_killed_interrupted_and_taken_up_again_it_leaves_the_same_records(undisturbed, tmp_path):
     folder = tmp_path / "run"
     path = folder / "records.jsonl"
-    code, _, _ = _stop_midway(_start(folder, cache), path, 3, signal.SIGKILL)
+    code, _, _ = _stop_midway(_start(folder), path, 3, signal.SIGKILL)
     assert code == -signal.SIGKILL
     with path.open("ab") as file:  # as if the kill had come in the middle of a line
         file.write(b'{"id": "arithmetic/test-0-9/tiny/po')
     before = path.read_bytes().count(b"\n")
     assert 3 <= before < 30
 
-    code, _, err = _stop_midway(_start(folder, cache), path, before + 1, signal.SIGINT)
+    code, _, err = _stop_midway(_start(folder), path, before + 1, signal.SIGINT)
     assert code == 130
     (line,) = [text for text in err.split("\n") if text]
     safe = path.read_bytes().count(b"\n")
     assert f"interrupted; {safe} records are safe in {folder}; to go on: " in line
     assert "experiments.sample --limit=10" in line
 
-    code, out, err = _end(_start(folder, cache))
+    code, out, err = _end(_start(folder))
     assert code == 0, err
     assert f"{safe} records are in {path}: going on from there" in out
     assert _by_id(folder) == _by_id(undisturbed["folder"])
 
 
-def test_a_full_disk_ends_in_one_line_and_keeps_what_was_finished(undisturbed, tmp_path, cache):
+def test_a_full_disk_ends_in_one_line_and_keeps_what_was_finished(undisturbed, tmp_path):
     folder = tmp_path / "run"
     room = 6000
 
     def small_disk():
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
 
-    code, _, err = _end(_start(folder, cache, preexec_fn=small_disk))
+    code, _, err = _end(_start(folder, preexec_fn=small_disk))
     assert code == 1
     (line,) = [text for text in err.split("\n") if text.startswith("sample: ")]
     found = records.read(folder / "records.jsonl")
