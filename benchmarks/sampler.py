@@ -154,8 +154,8 @@ def occupancy() -> None:
         row(
             f"(c) slot occupancy while prompts wait, {name}, {stats.num_slots} slots",
             f"{stats.slot_occupancy:.1%}",
-            f"wanted: {wanted}; {stats.slot_occupancy * (1 - host):.1%} with the time between calls "
-            f"counted as idle; {whole:.1%} over the whole run, its end included",
+            f"wanted: {wanted}; {stats.slot_occupancy * (1 - host):.1%} with the time between "
+            f"calls counted as idle; {whole:.1%} over the whole run, its end included",
         )
         row(
             f"(c) wall time in which the device waits for Python, {name}, {stats.num_slots} slots",

@@ -97,7 +97,7 @@ def again(quick_run, tmp_path_factory):
     shutil.copytree(made, folder)
 
     def run(*more):
-        return _reproduce(made.parent / "compiled", *programs.QUICK, f"--out={folder}", *more)
+        return _reproduce(*programs.QUICK, f"--out={folder}", *more)
 
     return folder, run
 
