@@ -129,10 +129,13 @@ def generate(
         while True:
             # Workers that start together wait for the first one's compilation.
             with compiling if stats.model_steps == 0 else contextlib.nullcontext():
+                refilling = time.perf_counter()
                 stats.prefill_tokens += feed.refill()
+                refilled = time.perf_counter()
                 queue = feed.queue()
                 began = time.perf_counter()
-                stats.host_s += began - ended
+                stats.prefill_s += refilled - refilling
+                stats.host_s += (began - refilled) + (refilling - ended)
                 slots, results, tally, head = slots_lib.run(
                     model, lm.variables, slots, queue, settings, np.int32(max_steps), feed.has_more
                 )

@@ -48,14 +48,17 @@ class Stats:
     slot_steps_waiting_busy: int = 0
     wall_s: float = 0.0
     first_completion_s: float | None = None
-    host_s: float = 0.0  # wall time in which no call of the slots was under way
+    # Wall time in which no call of the slots was under way: host_s, and prefill_s for prefilling,
+    # which a CPU computes and an accelerator is only given before its next call.
+    host_s: float = 0.0
+    prefill_s: float = 0.0
 
     @property
     def slot_occupancy(self) -> float | None:
         """Busy slot-steps over all slot-steps while prompts waited; None if none ever waited.
 
         Near 1 by design: the loop goes back to the host rather than step with an idle slot. What
-        that costs is in host_s.
+        that costs is in host_s and prefill_s.
         """
         if not self.slot_steps_waiting:
             return None

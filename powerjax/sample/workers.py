@@ -148,6 +148,7 @@ def _sum(parts: Sequence[engine.Stats], started: float) -> engine.Stats:
     total = sum(parts[1:], start=parts[0])
     total.wall_s = time.perf_counter() - started
     total.host_s /= len(parts)
+    total.prefill_s /= len(parts)
     firsts = [p.first_completion_s for p in parts if p.first_completion_s is not None]
     total.first_completion_s = min(firsts, default=None)
     return total
