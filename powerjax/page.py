@@ -28,6 +28,7 @@ NUM_EXAMPLES = 10
 _MAX_DISAGREEMENTS = 50
 _MAX_CHARS = 6000  # of a prompt or completion that is shown
 _LONGEST_NUMBER = 40  # characters; a longer cell is a text, and wraps
+_PIXELS_AN_INCH = 84  # of a figure on the page
 
 
 def write_report(
@@ -137,7 +138,9 @@ def _figure(name: str, figure: Figure) -> str:
     figure.savefig(file, format="png", dpi=110)
     data = base64.b64encode(file.getvalue()).decode()
     alt = html.escape(name, quote=True)
-    return f'<figure><img alt="{alt}" src="data:image/png;base64,{data}"></figure>'
+    # As wide as it was drawn, so that letters are of one size in all figures.
+    wide = f"width: min(100%, {figure.get_figwidth() * _PIXELS_AN_INCH:.0f}px)"
+    return f'<figure><img style="{wide}" alt="{alt}" src="data:image/png;base64,{data}"></figure>'
 
 
 def _disagreements(results: Sequence[Result], problems: dict[str, Problem], secret: bool) -> str:
@@ -279,7 +282,7 @@ th, td {{ padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right
 th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) {{ text-align: left; }}
 td.text {{ text-align: left; white-space: normal; min-width: 15rem; }}
 thead th {{ border-bottom: 2px solid #888; }}
-img {{ display: block; width: 100%; min-width: 34rem; max-width: 60rem; height: auto; }}
+img {{ display: block; min-width: 34rem; height: auto; }}
 details {{ border-left: 3px solid #bbb; margin: .5rem 0; padding: .25rem .75rem; }}
 details.right {{ border-color: #009e73; }}
 details.wrong {{ border-color: #d55e00; }}
