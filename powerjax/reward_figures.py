@@ -95,7 +95,7 @@ def gain_against_covariance(found: Probed, title: str) -> Figure:
         label="measured",
     )
     predicted = np.array(found.rise_predicted)
-    at = found.alphas[::2]
+    at = found.alphas
     right.plot(at, predicted[:, 0], "--", color=_PREDICTED, label="integral of Var(r_self)")
     right.fill_between(at, predicted[:, 1], predicted[:, 2], color=_PREDICTED, alpha=0.2)
     right.set_xlabel("alpha")
