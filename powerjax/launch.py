@@ -239,5 +239,6 @@ def _kept() -> str:
     if "out" not in flags.FLAGS:
         return ""
     folder = Path(flags.FLAGS.out)
-    count = sum(path.read_bytes().count(b"\n") for path in folder.rglob("*.jsonl"))
+    files = [path for path in folder.rglob("*.jsonl") if path.name != "metrics.jsonl"]
+    count = sum(path.read_bytes().count(b"\n") for path in files)
     return f"{count} records are safe in {folder}; " if count else ""
