@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 SMALLEST_BUCKET = 16  # tokens
 TOKENS = 1024  # that a device takes at a time
 # A CPU maps a step's memory anew at each call, at more than a tenth of the step's time; what comes
-# later in a loop finds it mapped, and more of it in the cache (benchmarks/distill.py, c).
+# later in a loop finds it mapped, and more of it in the cache.
 TOKENS_ON_CPU = 512
 
 

@@ -6,8 +6,6 @@ Shape letters, here and in every file of this package: B rows, S cache slots, T 
 heads, K kv heads, H head dim, D model, F ffw, V vocabulary, L layers. Kernels are [in, out].
 """
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -64,45 +62,9 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.dtype)
-        return scale * normalized(self.epsilon, x)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def normalized(epsilon: float, x: jax.Array) -> jax.Array:
-    """x / rms(x); its gradient is made of x and rms alone, where autodiff keeps four x."""
-    return _normalize(epsilon, x)[0]
-
-
-def _normalize(epsilon, x):
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    inverse = jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + epsilon)
-    return (wide * inverse).astype(x.dtype), (x, inverse)
-
-
-def _normalize_backward(epsilon, saved, d_y):
-    x, inverse = saved
-    d_y, y = d_y.astype(inverse.dtype), x.astype(inverse.dtype) * inverse
-    d_x = inverse * (d_y - y * jnp.mean(d_y * y, -1, keepdims=True))
-    return (d_x.astype(x.dtype),)
-
-
-normalized.defvjp(_normalize, _normalize_backward)
-
-
-@jax.custom_vjp
-def swiglu(gate: jax.Array, up: jax.Array) -> jax.Array:
-    """silu(gate) * up; the gradient is made of the two alone, where autodiff keeps five."""
-    return nn.silu(gate) * up
-
-
-def _swiglu_backward(saved, d_y):
-    gate, up = saved
-    sigmoid = nn.sigmoid(gate)
-    silu = gate * sigmoid
-    return d_y * up * (sigmoid + silu * (1 - sigmoid)), d_y * silu
-
-
-swiglu.defvjp(lambda gate, up: (swiglu(gate, up), (gate, up)), _swiglu_backward)
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.epsilon)
+        return scale * wide.astype(x.dtype)
 
 
 class Linear(nn.Module):
@@ -184,8 +146,8 @@ class MLP(nn.Module):
 
     def __call__(self, x: jax.Array, dropout: lora.Dropout | None = None) -> jax.Array:
         x, side = fork(x) if self.split else (x, None)
-        gate, up = self.gate_proj(x, dropout, side), self.up_proj(x, dropout, side)
-        return self.down_proj(swiglu(gate, up), dropout)
+        gated = nn.silu(self.gate_proj(x, dropout, side)) * self.up_proj(x, dropout, side)
+        return self.down_proj(gated, dropout)
 
 
 class Block(nn.Module):
