@@ -5,8 +5,8 @@
 (a) tokens per second of the step against PEFT + torch, a Qwen2 of 25 M parameters, the same rows
 and settings, ours accumulated as `data.grid` divides them, theirs in whichever way is fastest
 (needs torch and peft); (b) step time against sequence length; (c) what dropout and recomputation
-cost; (d) what an adapter costs in sampling, merged and not. About twenty minutes on two cores. What
-fits which chip is benchmarks/tpu_compile.py's to say.
+cost and save; (d) what an adapter costs in sampling, merged and not. About twenty minutes on two
+cores. What fits which chip is benchmarks/tpu_compile.py's to say.
 """
 
 import dataclasses
@@ -102,6 +102,10 @@ class Ours:
         self.state, metrics = self.step(self.state, self.lm.params, self.batch)
         jax.block_until_ready(metrics)
 
+    def temporary_bytes(self) -> int:
+        compiled = self.step.lower(self.state, self.lm.params, self.batch).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
 
 class Peft:
     """The same update by transformers, peft and torch's AdamW."""
@@ -191,6 +195,13 @@ def dropout_and_recomputation() -> None:
             f"(c) step milliseconds, 25M, 2 rows of 512, {name}",
             f"{1e3 * seconds:.0f}",
             f"{seconds / took['neither']:.2f}x neither",
+        )
+    kept = {remat: Ours(lm, (1, 8, 128), remat=remat).temporary_bytes() for remat in (False, True)}
+    for remat, size in kept.items():
+        row(
+            f"(c) MB of temporaries, 25M, 8 rows of 128 at once{', recomputation' * remat}",
+            f"{size / 1e6:.0f}",
+            f"{size / kept[False]:.2f}x without",
         )
 
 

@@ -69,7 +69,7 @@ def test_self_reward_per_token_does_not_obey_it(drawn):
     assert not rewards.synthetic(by_alpha).agrees
 
 
-def test_simpson_is_exact_enough_for_variances_that_fall_fast():
+def test_the_integral_is_exact_enough_for_variances_that_fall_fast():
     alphas = rewards.alphas(4.0, 7)
     values = 3 * np.exp(-3 * (alphas - 1))
     found, exact = rewards.integral(values, alphas), 1 - np.exp(-3 * (alphas - 1))

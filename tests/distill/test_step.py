@@ -183,7 +183,7 @@ def test_recomputation_blocks_and_chunks_change_no_gradient(tiny_qwen, one, give
     assert _change(state, chunked) < 1e-5
 
 
-def test_recomputation_keeps_less(tiny_qwen, one):
+def test_recomputation_keeps_less(tiny_qwen, one, record_property):
     """Also where XLA's default order would undo it, on CPUs."""
     config = dataclasses.replace(tiny_qwen.config, num_layers=8)
     lm = models.LM(config, checkpoint.random_params(config, "float32", seed=0), stop_ids=(0,))
@@ -195,8 +195,9 @@ def test_recomputation_keeps_less(tiny_qwen, one):
         state = step.init_state(config, SMALL, settings, one)
         compiled = step.make_step(lm, SMALL, settings, one).lower(state, lm.params, batch).compile()
         kept[remat] = compiled.memory_analysis().temp_size_in_bytes
-    print(
-        f"temporaries with recomputation {kept[True] / 1e6:.1f} MB, {kept[False] / 1e6:.1f} without"
+    record_property(
+        "MB of temporaries with recomputation, without",
+        f"{kept[True] / 1e6:.1f}, {kept[False] / 1e6:.1f}",
     )
     assert kept[True] < 0.6 * kept[False]
 

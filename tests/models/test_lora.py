@@ -42,6 +42,15 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
     np.testing.assert_allclose(mask.gain * (1 - 0.05), 1, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_dropout_keeps_is_scaled_in_full_precision(dtype):
+    """Ones in, through A and B of ones: 0 or 1 / 0.95 each, whatever the dtype of x."""
+    eye = jnp.eye(6)
+    y = lora.low_rank(jnp.ones((4, 50, 6), dtype), eye, eye, jax.lax.Precision.HIGHEST, _mask())
+    assert y.dtype == jnp.float32
+    np.testing.assert_allclose(np.unique(y), [0, 1 / 0.95], rtol=1e-6)
+
+
 def test_dropped_numbers_have_nothing_to_do_with_each_other():
     """Of another layer, another row, or elsewhere in the row."""
     dropped = ~np.asarray(_mask().kept((4, 200, 301)))
