@@ -26,7 +26,8 @@ class LM:
 
     tokenizer: None where the folder has none. stop_ids: any of them ends a completion.
     name: what `load` was given. adapter: applied beside `params`, as it is, wherever they are used;
-        `merged` adds it to them. adapter_name: of either, None where there is none.
+        `merged` adds it to them (so do the samplers, for a run, where `params` are small).
+        adapter_name: of either, None where there is none.
     """
 
     config: ModelConfig

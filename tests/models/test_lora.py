@@ -12,6 +12,7 @@ from flax import traverse_util
 from powerjax import mesh as mesh_lib
 from powerjax import models, sample
 from powerjax.models import lora
+from powerjax.sample import slots, workers
 
 SETTINGS = lora.LoraConfig(rank=4, alpha=8)
 
@@ -129,7 +130,8 @@ def test_merge_is_the_adapter_and_unmerge_takes_it_back(tiny_qwen):
 
 
 @pytest.mark.parametrize("sampler", ["power", "temperature"])
-def test_every_sampler_takes_an_adapter_without_a_merge(tiny_qwen, sampler):
+def test_every_sampler_takes_an_adapter_without_a_merge(tiny_qwen, sampler, monkeypatch):
+    monkeypatch.setattr(workers, "_without_adapter", lambda lm: lm)  # as for a large model
     student = _student(tiny_qwen)
     options = dict(max_new_tokens=12, num_samples=4, num_slots=8, progress=False)
     if sampler.startswith("power"):
@@ -144,6 +146,23 @@ def test_every_sampler_takes_an_adapter_without_a_merge(tiny_qwen, sampler):
     scores = student.score([prompts[c.prompt_index] for c in found], [c.tokens for c in found])
     for completion, score in zip(found, scores, strict=True):
         np.testing.assert_allclose(completion.log_probs, score, atol=1e-4)
+
+
+def test_a_small_models_adapter_is_merged_for_the_run(tiny_qwen):
+    """So its programs are the base's; not where merging would round it, nor in a large model."""
+    student = _student(tiny_qwen)
+    options = dict(max_new_tokens=12, num_samples=4, num_slots=8, progress=False)
+    merged = sample.standard(student.merged(), [[5, 7, 11], [20, 3]], **options)
+    programs = slots.run._cache_size()
+    found = sample.standard(student, [[5, 7, 11], [20, 3]], **options)
+    assert slots.run._cache_size() == programs
+    assert [c.tokens for c in found] == [c.tokens for c in merged]
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), tiny_qwen.params)
+    rounded = _student(models.LM(tiny_qwen.config, half, dtype=jnp.bfloat16))
+    assert workers._without_adapter(rounded) is rounded
+    wide = {"x": jnp.zeros(9 << 20)}
+    large = dataclasses.replace(student, params=wide)
+    assert workers._without_adapter(large) is large
 
 
 def test_a_lies_as_the_rows_of_its_kernel_and_b_as_the_columns(tiny_qwen):

@@ -105,7 +105,8 @@ def test_an_attack_does_not_work(run, attack, tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         told = dict(ours=str(ours), home=os.path.expanduser("~"), pid=os.getpid(), port=port)
-        verdict = run(f"def f(x):\n    {ATTACKS[attack].format(**told)}\n    return x + 1")
+        source = f"def f(x):\n    {ATTACKS[attack].format(**told)}\n    return x + 1"
+        verdict = run(source, limits=Limits(wall_s=60, cpu_s=30))  # it ends by itself
         assert verdict.status == "failed", verdict
         assert not any(
             name in verdict.message for name in ("SyntaxError", "NameError", "TypeError")
