@@ -69,7 +69,7 @@ def quick_run(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("quick")
     arguments = [*programs.QUICK, f"--out={folder / 'run'}"]
-    process = programs.start("experiments.reproduce", *arguments)
+    process = programs.start("experiments.reproduce", *arguments, optimized=True)
     code, out, err = programs.end(process, timeout_s=1200)
     assert code == 0, err
     return folder / "run", out

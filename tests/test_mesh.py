@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from powerjax import mesh, models
 from powerjax.models.layout import tensors
+from tests.experiments import programs
 from tests.golden import cases
 from tests.test_rendezvous import free_port
 
@@ -26,10 +27,7 @@ def loaded(tmp_path_factory):
     """What mesh_worker.py prints for a Qwen2 and a Phi3 checkpoint, and what it logged."""
     root = tmp_path_factory.mktemp("mesh")
     folders = {c: cases.write_checkpoint(c, root / c) for c in ("qwen2_untied", "phi3_partial")}
-    env = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-    }
+    env = programs.environment(num_devices=8)
     command = [sys.executable, "-m", "tests.mesh_worker", *map(str, folders.values())]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -141,10 +139,7 @@ def processes(tmp_path_factory):
     root = tmp_path_factory.mktemp("processes")
     folder = cases.write_checkpoint("qwen2_untied", root / "qwen2")
     files = [root / "0.json", root / "1.json"]
-    env = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-    }
+    env = programs.environment(num_devices=4)
     address = f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "tests.process_worker", str(folder), address]
     running = [

@@ -7,7 +7,6 @@ division by the root of the second moment carries the rounding of near-zero grad
 Dropout by another key moves both by 1e-2 and more.
 """
 
-import os
 import subprocess
 import sys
 
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.distill import mesh_worker
+from tests.experiments import programs
 from tests.test_rendezvous import free_port
 
 LOSS_RTOL, ADAPTER_RTOL = 1e-5, 1e-4
@@ -31,12 +31,8 @@ def found(tmp_path_factory):
 
 
 def _run(num_devices: int, *processes: list[str]) -> None:
-    # What is compared is how the work is split; optimised code would take twice as long to make.
-    flags = f"--xla_force_host_platform_device_count={num_devices}"
-    env = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"{flags} --xla_backend_optimization_level=0",
-    }
+    # What is compared is how the work is split, and most of the time goes into compiling.
+    env = programs.environment(num_devices)
     command = [sys.executable, "-m", "tests.distill.mesh_worker"]
     running = [
         subprocess.Popen([*command, *arguments], env=env, stderr=subprocess.PIPE, text=True)

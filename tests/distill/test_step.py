@@ -185,7 +185,7 @@ def test_recomputation_blocks_and_chunks_change_no_gradient(tiny_qwen, one, give
 
 def test_recomputation_keeps_less(tiny_qwen, one, record_property):
     """Also where XLA's default order would undo it, on CPUs."""
-    config = dataclasses.replace(tiny_qwen.config, num_layers=8)
+    config = dataclasses.replace(tiny_qwen.config, num_layers=5)
     lm = models.LM(config, checkpoint.random_params(config, "float32", seed=0), stop_ids=(0,))
     row = np.zeros((1, 16, 32), np.int32)
     batch = step.Batch(row, row == 0, np.zeros((1, 16), np.int32))

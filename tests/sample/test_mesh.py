@@ -1,7 +1,6 @@
 """Sampling over a mesh: the chains of one device, on eight."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 
 from powerjax.sample import draws, mh
+from tests.experiments import programs
 from tests.sample import mesh_worker
 from tests.sample.edges import margin
 
@@ -17,10 +17,7 @@ from tests.sample.edges import margin
 def ran(tmp_path_factory):
     """What mesh_worker.py drew: "model mesh" -> {(id, sample): (tokens, log_probs)}; its log."""
     path = tmp_path_factory.mktemp("mesh") / "drawn.json"
-    env = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-    }
+    env = programs.environment(num_devices=8)
     command = [sys.executable, "-m", "tests.sample.mesh_worker", str(path)]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
