@@ -16,7 +16,7 @@ def ran(tmp_path_factory):
 
     def run():
         arguments = [*_FLAGS, f"--out={folder / 'run'}"]
-        process = programs.start("experiments.rewards", *arguments)
+        process = programs.start("experiments.rewards", *arguments, optimized=True)
         return programs.end(process)
 
     code, out, err = run()
