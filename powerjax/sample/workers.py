@@ -70,7 +70,7 @@ def generate(
 
     A small model's adapter is merged into a copy of its weights (`_without_adapter`).
     """
-    models = placement.rows(_without_adapter(lm))
+    models = [_without_adapter(row) for row in placement.rows(lm)]
     if len(models) == 1:
         models *= count_workers(models[0], num_slots)
     count = len(models)
