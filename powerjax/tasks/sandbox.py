@@ -61,8 +61,8 @@ class Limits:
       output_bytes: of standard output and error.
     """
 
-    wall_s: float = 10.0
-    cpu_s: int = 3
+    wall_s: float = 30.0
+    cpu_s: int = 10
     memory_bytes: int = 1 << 30
     num_processes: int = 8
     file_bytes: int = 16 << 20
