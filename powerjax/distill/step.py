@@ -17,13 +17,12 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from powerjax.distill.loss import sum_nll
 from powerjax.models import LM, lora
 from powerjax.models.config import ModelConfig
-from powerjax.models.decoder import CausalLM, gather
 from powerjax.models.lora import LoraConfig
 
 SCHEDULES = ("constant", "linear")
-_LOGITS = 1 << 26  # logits alive at once on a device: 256 MiB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,62 +206,3 @@ def _compiler_options(settings: Settings, mesh: Mesh) -> dict[str, str]:
     if settings.remat and mesh.devices.flat[0].platform == "cpu":
         return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
     return {}
-
-
-def sum_nll(
-    model: CausalLM,
-    variables: dict,
-    tokens: jax.Array,
-    completion: jax.Array,
-    dropout: lora.Dropout | None = None,
-    num_devices: int = 1,
-) -> jax.Array:
-    """float32 []: the sum of -log p(tokens[B,T]) where completion[B,T], each given those before it.
-
-    A row's first token has nothing before it and never counts. Logits are made for so
-    many tokens at a time as keep them near 256 MiB a device, with the gradient of `hidden`.
-    """
-    batch, length = tokens.shape
-    positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
-    hidden, _ = model.apply(variables, tokens, positions, None, dropout)
-    targets = jnp.roll(tokens, -1, axis=1)
-    counts = jnp.roll(completion, -1, axis=1).at[:, -1].set(False)
-
-    # Gathered once, and not once a chunk.
-    name = "embed_tokens" if model.config.tie_word_embeddings else "lm_head"
-    head = gather({name: variables["params"][name]}, model.config, model.mesh)
-
-    def nll(hidden, targets, counts):
-        logits = model.apply({"params": head}, hidden, method="unembed")
-        chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-        return jnp.sum(jnp.where(counts, jax.nn.logsumexp(logits, axis=-1) - chosen, 0))
-
-    def with_gradient(hidden, targets, counts):
-        value, pull = jax.vjp(lambda x: nll(x, targets, counts), hidden)
-        return value, pull(jnp.ones_like(value))[0]
-
-    # The head is frozen: a chunk's logits give their gradient at once, and are not made again.
-    chunk_nll = jax.custom_vjp(nll)
-    chunk_nll.defvjp(
-        with_gradient, lambda d_hidden, scale: (d_hidden * scale.astype(d_hidden.dtype), None, None)
-    )
-
-    chunks = 1
-    while (
-        batch * length * model.config.vocab_size > _LOGITS * chunks * num_devices
-        and length % (2 * chunks) == 0
-    ):
-        chunks *= 2
-    with jax.named_scope("loss"):
-        if chunks == 1:
-            return chunk_nll(hidden, targets, counts)
-
-        def add(total, part):
-            return total + chunk_nll(*part), None
-
-        def split(x):
-            parts = x.reshape(batch, chunks, length // chunks, *x.shape[2:])
-            return jnp.moveaxis(parts, 1, 0)
-
-        total, _ = jax.lax.scan(add, jnp.float32(0), (split(hidden), split(targets), split(counts)))
-        return total

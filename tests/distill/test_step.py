@@ -13,7 +13,7 @@ from flax import traverse_util
 
 from powerjax import mesh as mesh_lib
 from powerjax import models
-from powerjax.distill import step
+from powerjax.distill import loss, step
 from powerjax.models import causal, checkpoint, lora
 from tests.golden import cases, training
 
@@ -175,7 +175,7 @@ def test_recomputation_blocks_and_chunks_change_no_gradient(tiny_qwen, one, give
             tiny_qwen, one, batch, DROPPING, run=step.make_step(tiny_qwen, DROPPING, remat, one)
         )
     assert _change(state, again) < 1e-5
-    monkeypatch.setattr(step, "_LOGITS", 97 * 8 * 6)
+    monkeypatch.setattr(loss, "_TOKENS", 8 * 6)
     chunked, found = _trained(
         tiny_qwen, one, batch, DROPPING, run=step.make_step(tiny_qwen, DROPPING, ADAM, one)
     )
