@@ -19,7 +19,7 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from powerjax import mesh, models
-from powerjax.distill import data, loop, step
+from powerjax.distill import data, loop, loss, step
 from powerjax.models import causal, checkpoint, lora
 
 LORA = lora.LoraConfig(rank=4, alpha=8, dropout=0.05)
@@ -128,16 +128,20 @@ def on_eight_devices(out: Path) -> None:
         np.savez(out / f"{name} one.npz", **train(config, one, False, 128))
         start = step.init_state(config, LORA, SETTINGS, one)
         np.savez(out / f"{name} start.npz", **flat(start.adapter))
-    split_attention()
+    split_lengths()
     for name, (config, data_axis, model_axis, fsdp) in RUNS.items():
         grid = mesh.make_mesh(data=data_axis, model=model_axis)
         np.savez(out / f"{name}.npz", **train(config, grid, fsdp, 32))
     resume(out)
 
 
-def split_attention() -> None:
-    """Two blocks of queries for the 32 tokens on every mesh; the one device takes them at once."""
+def split_lengths() -> None:
+    """On every mesh two blocks of queries for the 32 tokens, and four chunks of logits or more.
+
+    The one device takes them at once.
+    """
     causal._BLOCK = 16
+    loss._TOKENS = 2
 
 
 def resume(out: Path) -> None:
@@ -165,7 +169,7 @@ def resume(out: Path) -> None:
 
 def on_two_processes(out: Path, address: str, process_id: int) -> None:
     mesh.start(address, 2, process_id, timeout_s=60)
-    split_attention()
+    split_lengths()
     for name, (config, data_axis, model_axis, fsdp) in OF_TWO_PROCESSES.items():
         found = train(config, mesh.make_mesh(data=data_axis, model=model_axis), fsdp, 32)
         np.savez(out / f"{name} process {process_id}.npz", **found)
