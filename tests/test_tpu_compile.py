@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import programs
 from powerjax import capacity, hardware, mesh, models
+from powerjax.distill import loss
 from powerjax.models.lora import LoraConfig
 
 pytestmark = pytest.mark.tpu
@@ -65,6 +66,14 @@ def test_tensor_parallel_training_reduces_activations_and_gathers_nothing(step):
     # A layer: two forward, one again when it is recomputed, two backward. And: embedding, loss.
     assert reduced == 5 * CONFIG.num_layers + 2 - 1
     assert {item.kind for item in collectives} == {"all-reduce"}
+
+
+def test_chunks_of_logits_bring_no_collective(chips, step, monkeypatch):
+    monkeypatch.setattr(loss, "_TOKENS", 16)  # a loop of four, with tokens that count put first
+    grid = mesh.make_mesh(4, 2, chips)
+    chunked = programs.distill(CONFIG, grid, length=256, lora=LORA).compile().collectives()
+    number = lambda found: {k: n for k, (n, _) in programs.summarize(found).items()}  # noqa: E731
+    assert number(chunked) == number(step(2, 4, False))
 
 
 def test_split_weights_are_gathered_twice_each_and_activations_stay(step):
