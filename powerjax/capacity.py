@@ -24,7 +24,8 @@ from powerjax.sample import engine
 # Of a GPU's memory JAX gets what launch/ asks for; a TPU's figure is of what programs get.
 _GPU_SHARE = 0.95
 _HOP_S = 15e-6  # of one small all-reduce between the devices of a host: assumed, not measured
-_LOGITS_BYTES = 1 << 28  # of a training step at most, see distill/loss.py
+# Of a training step: more than distill/loss.py keeps, for what else the compiler does.
+_LOGITS_BYTES = 1 << 28
 _LEAST_SLOTS = 8
 
 

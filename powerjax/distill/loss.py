@@ -46,7 +46,7 @@ def sum_nll(
 
 
 def _num_chunks(batch: int, length: int, vocab_size: int, num_devices: int) -> int:
-    """A power of two that divides the length, with no more than _TOKENS and _LOGITS a chunk."""
+    """A power of two: for _TOKENS and _LOGITS a chunk, or less split where the length is odd."""
     chunks = 1
     most = num_devices * min(_TOKENS, max(1, _LOGITS // vocab_size))
     while batch * length > most * chunks and length % (2 * chunks) == 0:
@@ -63,16 +63,18 @@ def _over_chunks(nll, chunks: int, hidden, targets, counts) -> jax.Array:
     batch, length = targets.shape
     order = jnp.argsort(~counts, axis=1)  # [B,T]
 
+    def arranged(x, order):
+        return jnp.take_along_axis(x, order.reshape(batch, length, *[1] * (x.ndim - 2)), axis=1)
+
     def split(x):
         """x[B,T,...] in that order -> [C,B,T/C,...]."""
-        x = jnp.take_along_axis(x, order.reshape(batch, length, *[1] * (x.ndim - 2)), axis=1)
-        return jnp.moveaxis(x.reshape(batch, chunks, length // chunks, *x.shape[2:]), 1, 0)
+        x = arranged(x, order).reshape(batch, chunks, length // chunks, *x.shape[2:])
+        return jnp.moveaxis(x, 1, 0)
 
     def joined(x):
         """Back from `split`."""
         x = jnp.moveaxis(x, 0, 1).reshape(batch, length, *x.shape[3:])
-        back = jnp.argsort(order, axis=1)
-        return jnp.take_along_axis(x, back.reshape(batch, length, *[1] * (x.ndim - 2)), axis=1)
+        return arranged(x, jnp.argsort(order, axis=1))
 
     def value_and_grad(hidden):
         def add(total, part):
