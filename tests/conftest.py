@@ -1,10 +1,14 @@
 """Options and fixtures that more than one folder of tests uses."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# A shell starts background jobs with Ctrl-C ignored, and launchers that tests interrupt inherit it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Launchers run many times over, in processes of their own: each program is compiled once.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="powerjax-tests-")  # goes with this process

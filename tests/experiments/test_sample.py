@@ -11,7 +11,7 @@ from powerjax import records
 from tests.experiments import programs
 
 # Some seconds of work, so that signals find it under way.
-_FLAGS = ["--limit=10", "--num_samples=3", "--num_mcmc_steps=40", "--num_slots=2", "--noprogress"]
+_FLAGS = ["--limit=10", "--num_samples=3", "--num_mcmc_steps=24", "--num_slots=2", "--noprogress"]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_a_run_leaves_its_records_and_says_what_they_show(undisturbed):
     record = next(r for r in found if r["id"] == "arithmetic/test-0-3/tiny/power/0/1")
     assert record["sample_index"] == 1 and record["problem_id"] == "test-0-3"
     assert record["prompt"].endswith("\nA:") and record["tokens"] and record["completion"]
-    assert (record["alpha"], record["temperature"], record["num_mcmc_steps"]) == (4.0, 0.25, 40)
+    assert (record["alpha"], record["temperature"], record["num_mcmc_steps"]) == (4.0, 0.25, 24)
     assert (record["stop"], record["block_size"], record["kernel"]) == ("eos", 64, "exact")
     assert record["num_tokens"] == len(record["tokens"]) == len(record["log_probs"])
     assert record["self_reward"] == pytest.approx(record["log_prob"] / record["num_tokens"])
