@@ -157,7 +157,8 @@ def slot_loop(
     window = prompt + max_new_tokens
 
     def start():
-        return slots.init(config, num_slots, window, max_new_tokens, settings, lm.dtype)
+        where = placement.Home(cache=home.cache)
+        return slots.init(config, num_slots, window, max_new_tokens, settings, lm.dtype, where)
 
     state = jax.eval_shape(start)
     caches = _place((state.cache, state.undo), home.cache)
@@ -166,7 +167,7 @@ def slot_loop(
     room = max(8, 2 * num_slots)
     column = jax.ShapeDtypeStruct((room,), jnp.int32)
     queue = slots.Queue(
-        prefix=_place(_prefix(lm, num_slots, prompt), home.cache),
+        prefix=_prefix(lm, num_slots, prompt, home.cache),
         prefix_row=column,
         prompt_length=column,
         prompt_last=column,
@@ -201,7 +202,7 @@ def prefill(
     traced = engine._prefill.trace(
         placement.module(lm, False),
         lm.variables,
-        _place(_prefix(lm, num_slots, prompt), home.cache),
+        _prefix(lm, num_slots, prompt, home.cache),
         jax.ShapeDtypeStruct((rows, prompt), jnp.int32),
         jax.ShapeDtypeStruct((rows,), jnp.int32),
     )
@@ -215,10 +216,11 @@ def _engine(config: ModelConfig, mesh: Mesh) -> tuple[LM, placement.Home]:
     return lm, placement.Home(placement.cache_sharding(config, row), NamedSharding(row, P()))
 
 
-def _prefix(lm: LM, num_slots: int, prompt: int):
+def _prefix(lm: LM, num_slots: int, prompt: int, place: NamedSharding):
     """The queue's prompts, each of its own chain (the most there can be)."""
     rows = num_slots + engine._PREFILL_ROWS + 1
-    return jax.eval_shape(lambda: init_cache(lm.config, rows, prompt, lm.dtype))
+    empty = jax.eval_shape(lambda: init_cache(lm.config, rows, prompt, lm.dtype, place))
+    return _place(empty, place)
 
 
 def _place(tree, sharding):

@@ -15,7 +15,7 @@ from jax.sharding import AbstractMesh
 from powerjax import mesh as mesh_lib
 from powerjax.hardware import Hardware
 from powerjax.models import lora
-from powerjax.models.cache import cache_sharding
+from powerjax.models.cache import bytes_per_token, cache_sharding
 from powerjax.models.config import ModelConfig
 from powerjax.models.layout import tensors
 from powerjax.models.lora import LoraConfig
@@ -128,14 +128,15 @@ def room(hardware: Hardware) -> int:
 
 def _layout(axis, config, hardware, longest_prompt, max_new_tokens, num_chains, dtype) -> Layout:
     c, chip = config, hardware.chip
+    platform = "tpu" if hardware.is_tpu else "gpu"
     grid = AbstractMesh((1, axis), ("data", "model"))
     shapes = {path: tensor.shape for path, tensor in tensors(c).items()}
     weights = mesh_lib.num_bytes_per_device(shapes, c, grid, dtype.itemsize)
-    slot = engine.bytes_per_slot(c, dtype, longest_prompt, max_new_tokens, grid)
+    slot = engine.bytes_per_slot(c, dtype, longest_prompt, max_new_tokens, platform, grid)
     buffers = _prefill_bytes(c, axis, longest_prompt, dtype.itemsize)
     engines = hardware.count // axis
     free = room(hardware) - weights - buffers
-    num_slots = engine.count_fitting(free, slot, "tpu") if free >= slot else 0
+    num_slots = engine.count_fitting(free, slot, platform) if free >= slot else 0
     num_slots = min(num_slots, 1 << math.ceil(math.log2(max(1, num_chains / engines))))
     # The embedding's table is looked up, not read, unless it is the head as well.
     read = {p: s for p, s in shapes.items() if c.tie_word_embeddings or "embed_tokens" not in p}
@@ -145,8 +146,7 @@ def _layout(axis, config, hardware, longest_prompt, max_new_tokens, num_chains, 
     )
     window = longest_prompt + max_new_tokens
     heads = c.num_heads // (axis if "model" in cache_sharding(c, grid).spec else 1)
-    kv_heads = heads * c.num_kv_heads // c.num_heads
-    cache = 2 * c.num_layers * kv_heads * c.head_dim * window * dtype.itemsize
+    cache = bytes_per_token(c, dtype, platform, grid) * window
     logits = engine.LOGIT_ROWS * 4 * c.vocab_size
     flops = 2 * products + 4 * c.num_layers * heads * c.head_dim * window
     step = chip.roofline_s(num_slots * flops, read_bytes + num_slots * (cache + logits))

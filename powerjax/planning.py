@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from powerjax import distill
@@ -25,7 +24,7 @@ from powerjax import mesh as mesh_lib
 from powerjax.distill import data
 from powerjax.distill import step as step_lib
 from powerjax.models import LM
-from powerjax.models.cache import cache_sharding
+from powerjax.models.cache import bytes_per_token
 from powerjax.models.lora import LoraConfig
 from powerjax.sample import draws, engine, mh, placement, workers
 
@@ -100,12 +99,10 @@ def memory(lm: LM, longest_prompt: int, max_new_tokens: int) -> Memory:
     """Of a run whose weights are loaded already."""
     leaves = jax.tree.leaves(lm.params)
     weights = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
-    c, heads = lm.config, lm.config.num_kv_heads
-    if lm.mesh is not None and "model" in cache_sharding(c, lm.mesh).spec:
-        heads //= lm.mesh.shape["model"]
-    per_token = 2 * c.num_layers * heads * c.head_dim * jnp.dtype(lm.dtype).itemsize
+    device = placement.devices(lm)[0]
+    per_token = bytes_per_token(lm.config, lm.dtype, device.platform, lm.mesh)
     positions = longest_prompt + max_new_tokens
-    stats = placement.devices(lm)[0].memory_stats() or {}
+    stats = device.memory_stats() or {}
     free = None
     if "bytes_limit" in stats:
         free = stats["bytes_limit"] - stats.get("bytes_in_use", 0)

@@ -39,7 +39,8 @@ def test_slots_are_those_the_engine_would_take():
             if free < found.slot:
                 assert found.num_slots == 0
                 continue
-            fit = engine.count_fitting(free, found.slot, "gpu")
+            platform = "tpu" if machine.is_tpu else "gpu"
+            fit = engine.count_fitting(free, found.slot, platform)
             assert found.num_slots == fit
 
 
@@ -54,7 +55,7 @@ def test_a_slot_is_counted_as_the_engine_counts_it(tiny_qwen):
         engine.pick_num_slots(tiny_qwen, 20, 40, 100)
     (layout,) = capacity.layouts(
         tiny_qwen.config,
-        hardware.parse("v4:1"),
+        hardware.parse("h200:1"),
         longest_prompt=20,
         max_new_tokens=40,
         num_chains=4,

@@ -19,7 +19,8 @@ def attention(
 ) -> jax.Array:
     """Causal attention of q[B,T,N,H] over k, v [B,K,S,H]; returns [B,T,N,H].
 
-    Key slot s is visible to a query at position p iff s <= p, whatever the row's history.
+    Key slot s is visible to a query at position p iff s <= p, whatever the row's history. Heads of
+    a cache that are wider than q's end in zeros (`cache.head_width`).
 
     whole: k and v are the T fresh ones and positions 0..T-1 in every row, as in prefill, scoring
         and training.
@@ -51,6 +52,8 @@ def _xla(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array) -> jax.
     # products are plain batched matmuls over [B,K] and K/V are never repeated.
     queries = q.reshape(batch, num_tokens, num_kv_heads, groups, head_dim)
     queries = queries.transpose(0, 2, 3, 1, 4).reshape(batch, num_kv_heads, -1, head_dim)
+    if k.shape[-1] > head_dim:
+        queries = jnp.pad(queries, ((0, 0), (0, 0), (0, 0), (0, k.shape[-1] - head_dim)))
     scores = jnp.einsum(
         "bkqh,bksh->bkqs", queries, k, precision=precision, preferred_element_type=wide
     )
@@ -63,7 +66,7 @@ def _xla(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array) -> jax.
     out = jnp.einsum(
         "bkqs,bksh->bkqh", weights, v, precision=precision, preferred_element_type=wide
     )
-    out = out.reshape(batch, num_kv_heads, groups, num_tokens, head_dim)
+    out = out[..., :head_dim].reshape(batch, num_kv_heads, groups, num_tokens, head_dim)
     return out.transpose(0, 3, 1, 2, 4).reshape(q.shape).astype(q.dtype)
 
 

@@ -2,6 +2,7 @@
 attention which reads it, know the layout.
 
 Heads stand before slots because decoding then reads each head's keys as one contiguous block.
+On a TPU the last axis is filled with zeros to whole rows of 128 lanes (`head_width`).
 Positions are per row, so rows rewind independently. A row's slots past its length may hold
 anything: slot s is visible only to queries at positions >= s, and decoding writes slot s before
 such a query is made.
@@ -21,11 +22,32 @@ from powerjax.models.config import ModelConfig
 log = logging.getLogger(__name__)
 
 
+_TPU_LANES = 128
+
+
 class KVCache(NamedTuple):
     """Per layer: keys (already rotated) and values, each [B,K,S,H]."""
 
     k: tuple[jax.Array, ...]
     v: tuple[jax.Array, ...]
+
+
+def head_width(head_dim: int, platform: str) -> int:
+    """What one head of one slot takes in the cache, in numbers.
+
+    The TPU compiler stores an array whose last axis is no whole row of lanes with its slots last,
+    and the slot loop, which writes rows, would copy both caches to rows and back in every call.
+    """
+    return -(-head_dim // _TPU_LANES) * _TPU_LANES if platform == "tpu" else head_dim
+
+
+def bytes_per_token(config: ModelConfig, dtype, platform: str, mesh: Mesh | None = None) -> int:
+    """What a position of one row takes of each device: keys and values of all layers."""
+    heads = config.num_kv_heads
+    if mesh is not None and "model" in cache_sharding(config, mesh).spec:
+        heads //= mesh.shape["model"]
+    width = head_width(config.head_dim, platform)
+    return 2 * config.num_layers * heads * width * jnp.dtype(dtype).itemsize
 
 
 def init_cache(
@@ -36,7 +58,9 @@ def init_cache(
     place: Sharding | None = None,
 ) -> KVCache:
     """An empty cache of `batch` rows and `length` slots; place: of each array, `cache_sharding`."""
-    shape = (batch, config.num_kv_heads, length, config.head_dim)
+    device = next(iter(place.device_set)) if place is not None else None
+    width = head_width(config.head_dim, device.platform if device else jax.default_backend())
+    shape = (batch, config.num_kv_heads, length, width)
     return KVCache(
         k=tuple(jnp.zeros(shape, dtype, device=place) for _ in range(config.num_layers)),
         v=tuple(jnp.zeros(shape, dtype, device=place) for _ in range(config.num_layers)),
@@ -86,8 +110,27 @@ def write_layer(
     if place is not None:  # each device its own heads
         specs = (place.spec, place.spec, P())
         write = jax.shard_map(_write, mesh=place.mesh, in_specs=specs, out_specs=place.spec)
-    new = [x.transpose(0, 2, 1, 3).astype(k_cache.dtype) for x in (k, v)]
+    new = [_fit(x.transpose(0, 2, 1, 3), k_cache) for x in (k, v)]
     return write(k_cache, new[0], positions), write(v_cache, new[1], positions)
+
+
+def write_prompts(cache: KVCache, rows: jax.Array, fresh: KVCache) -> KVCache:
+    """Writes the K/V of whole prompts, each [B,K,T,H], over the first T slots of rows[B].
+
+    Rows past the last are dropped.
+    """
+
+    def write(to, new):
+        return to.at[rows, :, : new.shape[2]].set(_fit(new, to), mode="drop")
+
+    return jax.tree.map(write, cache, fresh)
+
+
+def _fit(new: jax.Array, cache: jax.Array) -> jax.Array:
+    """In the cache's dtype and with its width of a head."""
+    new = new.astype(cache.dtype)
+    spare = cache.shape[-1] - new.shape[-1]
+    return jnp.pad(new, [(0, 0)] * (new.ndim - 1) + [(0, spare)]) if spare else new
 
 
 def _write(cache: jax.Array, new: jax.Array, positions: jax.Array) -> jax.Array:

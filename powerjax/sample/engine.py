@@ -13,7 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from powerjax.models.cache import KVCache, cache_sharding, grow, init_cache
+from powerjax.models.cache import (
+    KVCache,
+    bytes_per_token,
+    cache_sharding,
+    grow,
+    init_cache,
+    write_prompts,
+)
 from powerjax.models.language_model import LM
 from powerjax.sample import mh, placement
 from powerjax.sample import slots as slots_lib
@@ -36,25 +43,28 @@ def pick_num_slots(lm: LM, longest_prompt: int, max_new_tokens: int, num_chains:
     No more slots than there are chains, and no more than pays (64 on a CPU).
     """
     device = placement.devices(lm)[0]
-    per_slot = bytes_per_slot(lm.config, lm.dtype, longest_prompt, max_new_tokens, lm.mesh)
+    lengths = longest_prompt, max_new_tokens
+    per_slot = bytes_per_slot(lm.config, lm.dtype, *lengths, device.platform, lm.mesh)
     fitting = count_fitting(_free_bytes(device), per_slot, device.platform)
     return min(placement.num_rows(lm) * fitting, _power_of_two(num_chains))
 
 
 def bytes_per_slot(
-    config, dtype, longest_prompt: int, max_new_tokens: int, mesh: Mesh | None = None
+    config,
+    dtype,
+    longest_prompt: int,
+    max_new_tokens: int,
+    platform: str,
+    mesh: Mesh | None = None,
 ) -> int:
     """What a slot takes of a device's memory.
 
     Two caches of its whole length, a few rows of logits, and its share of the queue of prefilled
     prompts.
     """
-    c, heads = config, config.num_kv_heads
-    if mesh is not None and "model" in cache_sharding(c, mesh).spec:
-        heads //= mesh.shape["model"]
-    per_token = 2 * c.num_layers * heads * c.head_dim * jnp.dtype(dtype).itemsize
     tokens = 2 * (longest_prompt + max_new_tokens) + 2 * _bucket(longest_prompt)  # as _Feed's
-    return tokens * per_token + LOGIT_ROWS * 4 * c.vocab_size
+    per_token = bytes_per_token(config, dtype, platform, mesh)
+    return tokens * per_token + LOGIT_ROWS * 4 * config.vocab_size
 
 
 def prefill_shape(longest_prompt: int) -> tuple[int, int]:
@@ -265,11 +275,7 @@ def _prefill(model, variables, prefix: KVCache, tokens, rows) -> KVCache:
     """K/V of prompts [B,T], written into `rows` of the prefix cache."""
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     fresh = model.apply(variables, tokens, positions)[1]
-    prefix = jax.tree.map(
-        lambda to, new: to.at[rows, :, : tokens.shape[1]].set(new.astype(to.dtype), mode="drop"),
-        prefix,
-        fresh,
-    )
+    prefix = write_prompts(prefix, rows, fresh)
     if model.mesh is None:
         return prefix
     place = cache_sharding(model.config, model.mesh)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from powerjax import models
+from powerjax.models import cache as cache_lib
 from powerjax.models import causal
 from powerjax.models.attention import attention
 from powerjax.models.cache import init_cache, write_layer
@@ -147,6 +148,37 @@ def test_fresh_cache_of_a_whole_sequence(tiny_qwen):
     cached_hidden, cached = model.apply(params, tokens, positions, given)
     np.testing.assert_allclose(hidden, cached_hidden, atol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), fresh, cached)
+
+
+def test_a_cache_of_whole_tpu_lanes_changes_nothing(tiny_qwen, monkeypatch):
+    """Heads of 8 stored as 128: prompts written, decoded over, and what stands past a head."""
+    tokens = np.random.default_rng(0).integers(1, 97, (3, 12))
+    positions = np.tile(np.arange(12), (3, 1))
+    model, params = tiny_qwen.model(), {"params": tiny_qwen.params}
+    expected, _ = model.apply(params, tokens, positions)
+    monkeypatch.setattr(cache_lib, "head_width", lambda head_dim, platform: 128)
+    cache = init_cache(tiny_qwen.config, 4, 16)
+    assert cache.k[0].shape == (4, 2, 16, 128)
+    rows = np.array([2, 0, 3])
+    _, fresh = model.apply(params, tokens[:, :7], positions[:, :7])
+    cache = cache_lib.write_prompts(cache, rows, fresh)
+    cache = jax.tree.map(lambda x: x[rows], cache)
+    for t in range(7, 12):
+        at = slice(t, t + 1)
+        hidden, cache = model.apply(params, tokens[:, at], positions[:, at], cache)
+        np.testing.assert_allclose(hidden, expected[:, at], atol=1e-5)
+    assert all(not x[..., 8:].any() for x in jax.tree.leaves(cache))
+
+
+@pytest.mark.parametrize(
+    ("platform", "head_dim", "width"),
+    [("cpu", 96, 96), ("gpu", 64, 64), ("tpu", 64, 128), ("tpu", 96, 128), ("tpu", 128, 128)],
+)
+def test_a_tpus_cache_has_whole_lanes_and_is_counted_so(platform, head_dim, width):
+    config = models.ModelConfig(97, 32, 64, 2, 4, 2, head_dim)
+    assert cache_lib.head_width(head_dim, platform) == width
+    found = cache_lib.bytes_per_token(config, "bfloat16", platform)
+    assert found == 2 * 2 * 2 * width * 2  # keys and values, layers, heads, two bytes
 
 
 def test_init_cache_shape():
