@@ -14,7 +14,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="powerjax-tests-")  # goes with this process
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+# Most of the time goes into compiling small programs that run once.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+import jax
 import pytest
 
 
@@ -24,6 +27,15 @@ def pytest_addoption(parser):
         action="store_true",
         help="also compare with transformers running live (needs torch)",
     )
+
+
+@pytest.fixture(scope="module")
+def optimized():
+    """Compiles a module's programs as its users' are."""
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from powerjax import capacity, hardware, mesh, models
 from powerjax.distill import loss
 from powerjax.models.lora import LoraConfig
 
-pytestmark = pytest.mark.tpu
+pytestmark = [pytest.mark.tpu, pytest.mark.usefixtures("optimized")]
 
 # Every size divides by every axis, and no two are equal, so that shapes tell what an array is.
 CONFIG = models.ModelConfig(

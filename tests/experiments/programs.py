@@ -15,13 +15,11 @@ def environment(num_devices: int = 1, optimized: bool = False) -> dict[str, str]
 
     optimized: for work whose time is not that of compiling, which otherwise takes half as long.
     """
-    xla_flags = [f"--xla_force_host_platform_device_count={num_devices}"]
-    if not optimized:
-        xla_flags.append("--xla_backend_optimization_level=0")
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": " ".join(xla_flags),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": str(int(not optimized)),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
         # A process that a test kills may leave half an entry in the cache all tests share.
         "PYTHONWARNINGS": "ignore:Error reading persistent compilation cache",
     }

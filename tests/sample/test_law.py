@@ -11,6 +11,8 @@ from powerjax.sample import draws, mh
 from powerjax.sample.weights import inverse_cdf
 from tests.sample import tabular
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 CHAINS = 120_000
 
 
