@@ -32,7 +32,7 @@ def pytest_addoption(parser):
 @pytest.fixture(scope="module")
 def optimized():
     """Compiles a module's programs as its users' are."""
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
