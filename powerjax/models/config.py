@@ -63,8 +63,18 @@ class ModelConfig:
             raise ValueError(
                 f"config.json lacks {', '.join(missing)}: take it again from the model's page"
             )
+        _check_sizes(hf)
         if hf.get("hidden_act", "silu") != "silu":
             raise ValueError(f"hidden_act {hf['hidden_act']!r} is not supported, only 'silu'")
+        if hf.get("quantization_config"):
+            method = dict(hf["quantization_config"]).get("quant_method", "of an unnamed kind")
+            raise ValueError(
+                f"quantised weights ({method}) are not supported: take the model itself"
+            )
+        if hf.get("dual_chunk_attention_config"):
+            raise ValueError(
+                "dual chunk attention is not supported: take the model without a context of 1M"
+            )
         num_heads, hidden_size = hf["num_attention_heads"], hf["hidden_size"]
         num_kv_heads = hf.get("num_key_value_heads") or num_heads
         head_dim = hf.get("head_dim") or hidden_size // num_heads
@@ -165,8 +175,30 @@ def _architecture(hf: dict) -> str:
     return names[0]
 
 
-def _rope(hf: dict, architecture: str, head_dim: int) -> RopeConfig:
+def _check_sizes(hf: dict) -> None:
+    sizes = [key for key in _NEEDED_KEYS if key != "rms_norm_eps"]
+    for key in (*sizes, "num_key_value_heads", "head_dim"):
+        value = hf.get(key)
+        if value is not None and (type(value) is not int or value < 1):
+            raise ValueError(
+                f"{key} is {value!r}, not a positive whole number: config.json is damaged"
+            )
+
+
+def _rope_parameters(hf: dict) -> dict:
+    """transformers 5 may give them for each type of layer; those have to be alike."""
     parameters = dict(hf.get("rope_parameters") or hf.get("rope_scaling") or {})
+    nested = [value for value in parameters.values() if isinstance(value, dict)]
+    if not nested:
+        return parameters
+    if len(nested) < len(parameters) or any(value != nested[0] for value in nested):
+        kinds = ", ".join(parameters)
+        raise ValueError(f"rope_parameters that differ between layers ({kinds}) are not supported")
+    return dict(nested[0])
+
+
+def _rope(hf: dict, architecture: str, head_dim: int) -> RopeConfig:
+    parameters = _rope_parameters(hf)
     kind = parameters.get("rope_type") or parameters.get("type") or "default"
     if architecture == "Phi3ForCausalLM" and kind in ("su", "yarn"):
         kind = "longrope"  # as the first Phi-3 checkpoints called it

@@ -49,6 +49,12 @@ def test_transformers_5_key_names(case):
     assert ModelConfig.from_hf(hf | {"rope_parameters": parameters}) == expected
 
 
+def test_rope_parameters_by_type_of_layer_count_if_they_are_alike():
+    one = {"rope_type": "default", "rope_theta": 5e5}
+    hf = cases.CASES["qwen2_tied"] | {"rope_parameters": {"full": one, "sliding": dict(one)}}
+    assert ModelConfig.from_hf(hf).rope.theta == 5e5
+
+
 @pytest.mark.parametrize("case", cases.CASES)
 def test_round_trip(case):
     config = ModelConfig.from_hf(cases.CASES[case])
@@ -63,6 +69,14 @@ def test_round_trip(case):
         ({"hidden_size": None}, "hidden_size"),
         ({"hidden_act": "gelu"}, "gelu"),
         ({"num_key_value_heads": 3}, "num_key_value_heads 3"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0"),
+        ({"vocab_size": "97"}, "vocab_size is '97'"),
+        ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "awq"),
+        ({"dual_chunk_attention_config": {"chunk_size": 8}}, "dual chunk"),
+        (
+            {"rope_parameters": {"full": {"rope_theta": 1e4}, "sliding": {"rope_theta": 1e6}}},
+            "full, sliding",
+        ),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "yarn"),
         ({"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0]}}, "short_factor"),
         (
