@@ -215,7 +215,9 @@ def _meet(made_with: dict[str, Any]) -> shards.Share:
         return shards.Share()
     mesh.take_devices(place)
     alike = {flag.name: flag.value for flag in (_LIMIT, _OUT, _DATA_AXIS, _MODEL_AXIS)} | made_with
-    alike |= {"dtype": launch.dtype(), "platform": jax.default_backend()}
+    alike |= {"dtype flag": flags.FLAGS.dtype}
+    if not mesh.is_tpu_pod():  # where the first touch of a device waits for every host, unasked
+        alike |= {"dtype": launch.dtype(), "platform": jax.default_backend()}
     alike |= {f"{k} version": v for k, v in records.versions().items() if k != "python"}
     alike |= {"git commit": records.git_commit()}
     mesh.meet(place, timeout_s=_WAIT_S.value, must_agree=alike)

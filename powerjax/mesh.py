@@ -160,7 +160,7 @@ def _find_run(timeout_s: float):
         in_slurm
         or int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
         or (in_kubernetes and importlib.util.find_spec("kubernetes"))
-        or _is_tpu_pod()
+        or is_tpu_pod()
     ):
         return None
     from jax._src import clusters  # jax.distributed has no public name for what it finds
@@ -182,7 +182,7 @@ def _find_run(timeout_s: float):
     return run
 
 
-def _is_tpu_pod() -> bool:
+def is_tpu_pod() -> bool:
     """Whether this is one of several hosts of Cloud TPU."""
     from jax._src.cloud_tpu_init import running_in_cloud_tpu_vm
 
@@ -288,7 +288,7 @@ def _any_layer(path: str) -> str:
 @functools.cache
 def _say_replicated(paths: str, reason: str, axis: str, size: int) -> None:
     """Once for all layers, and for all loads of a process."""
-    log.info("%s is replicated: %s do not divide by %s axis %d", paths, reason, axis, size)
+    log.warning("%s is replicated: %s do not divide by %s axis %d", paths, reason, axis, size)
 
 
 def param_sharding(

@@ -86,7 +86,7 @@ def _say_replicated(num_heads: int, num_kv_heads: int, size: int) -> None:
     """Once, whichever of the engines' threads comes first."""
     mine = object()
     if _SAID.setdefault((num_heads, num_kv_heads, size), mine) is mine:
-        log.info(
+        log.warning(
             "the K/V cache is replicated: %d heads, %d kv heads do not divide by model axis %d",
             num_heads,
             num_kv_heads,
