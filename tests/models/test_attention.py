@@ -142,10 +142,10 @@ def test_fresh_cache_of_a_whole_sequence(tiny_qwen):
     """Without a cache the K/V handed back are those that a cached pass writes."""
     tokens = np.arange(10).reshape(2, 5)
     positions = np.tile(np.arange(5), (2, 1))
-    model, params = tiny_qwen.model(), {"params": tiny_qwen.params}
-    hidden, fresh = model.apply(params, tokens, positions)
+    apply, params = jax.jit(tiny_qwen.model().apply), {"params": tiny_qwen.params}
+    hidden, fresh = apply(params, tokens, positions)
     given = init_cache(tiny_qwen.config, 2, 5)
-    cached_hidden, cached = model.apply(params, tokens, positions, given)
+    cached_hidden, cached = apply(params, tokens, positions, given)
     np.testing.assert_allclose(hidden, cached_hidden, atol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), fresh, cached)
 
@@ -154,18 +154,19 @@ def test_a_cache_of_whole_tpu_lanes_changes_nothing(tiny_qwen, monkeypatch):
     """Heads of 8 stored as 128: prompts written, decoded over, and what stands past a head."""
     tokens = np.random.default_rng(0).integers(1, 97, (3, 12))
     positions = np.tile(np.arange(12), (3, 1))
-    model, params = tiny_qwen.model(), {"params": tiny_qwen.params}
-    expected, _ = model.apply(params, tokens, positions)
+    params = {"params": tiny_qwen.params}
+    apply = jax.jit(tiny_qwen.model().apply)
+    expected, _ = apply(params, tokens, positions)
     monkeypatch.setattr(cache_lib, "head_width", lambda head_dim, platform: 128)
     cache = init_cache(tiny_qwen.config, 4, 16)
     assert cache.k[0].shape == (4, 2, 16, 128)
     rows = np.array([2, 0, 3])
-    _, fresh = model.apply(params, tokens[:, :7], positions[:, :7])
+    _, fresh = apply(params, tokens[:, :7], positions[:, :7])
     cache = cache_lib.write_prompts(cache, rows, fresh)
     cache = jax.tree.map(lambda x: x[rows], cache)
     for t in range(7, 12):
         at = slice(t, t + 1)
-        hidden, cache = model.apply(params, tokens[:, at], positions[:, at], cache)
+        hidden, cache = apply(params, tokens[:, at], positions[:, at], cache)
         np.testing.assert_allclose(hidden, expected[:, at], atol=1e-5)
     assert all(not x[..., 8:].any() for x in jax.tree.leaves(cache))
 
