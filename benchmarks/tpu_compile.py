@@ -71,9 +71,11 @@ class Job(NamedTuple):
 DISTILL = (
     Job(_QWEN, "v5e:2x4", 2, 4),
     Job(_QWEN, "v5e:2x4", 8, 1, fsdp=True),
+    Job(_QWEN, "v6e:2x4", 2, 4),
     Job(_QWEN, "v4:2x2x1", 1, 4),
     Job(_QWEN, "v4:2x2x1", 4, 1, fsdp=True),
     Job(_PHI, "v5e:2x4", 8, 1, fsdp=True),
+    Job(_PHI, "v6e:2x4", 8, 1),
     Job(_PHI, "v4:2x2x1", 4, 1),
 )
 SAMPLE = (
