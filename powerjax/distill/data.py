@@ -74,7 +74,8 @@ def load(lm: LM, source: Any, *, max_length: int = 1024) -> Corpus:
       source: a JSONL file, a folder of `datasets.save_to_disk`, a Hugging Face dataset id (its
         split "train"), a `datasets.Dataset`, or any iterable of dicts. A row has a `prompt`, and
         either `tokens` (EOS included, as the project's records have them) or a `completion`. Texts
-        or token ids both; a completion gets EOS unless the row's finish_reason is "length".
+        or token ids both; a text is encoded as it follows its prompt, and a completion gets EOS
+        unless the row's finish_reason is "length".
       max_length: tokens of prompt and completion; what is longer is cut there.
 
     Raises a ValueError or FileNotFoundError of one line, with file and line number, for what cannot
@@ -187,9 +188,23 @@ def _example(lm: LM, row: Any, where: str, eos: int | None) -> Example:
     completion = _ids(lm, row[given], f"{where}: {given}", special=False)
     if given == "tokens":
         _check_text(lm, completion, row.get("completion"), where)
-    elif eos is not None and row.get("finish_reason") != "length":
-        completion += [] if completion[-1] in lm.stop_ids else [eos]
+    else:
+        completion = _in_place(lm, row, prompt, completion)
+        if eos is not None and row.get("finish_reason") != "length":
+            completion = completion + ([] if completion[-1] in lm.stop_ids else [eos])
     return Example(str(row.get("id", where)), prompt, completion)
+
+
+def _in_place(lm: LM, row: Any, prompt: list[int], alone: list[int]) -> list[int]:
+    """Ids of a text completion as it follows its prompt, where that leaves the prompt's ids alone.
+
+    Tokenizers as Phi's begin whatever they are given with a space: encoded `alone`, a completion
+    would have one that its text has not.
+    """
+    if not isinstance(row["prompt"], str) or not isinstance(row["completion"], str):
+        return alone
+    both, size = lm.encode(row["prompt"] + row["completion"]), len(prompt)
+    return both[size:] if both[:size] == prompt and both[size:] else alone
 
 
 def _ids(lm: LM, value: Any, what: str, *, special: bool) -> list[int]:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from powerjax import distill, mesh, models
+from powerjax import distill, mesh, models, text
 from powerjax.distill import data, step
 
 PROMPT, TEXT = "2+2=\nA:", " \\boxed{4}"
@@ -47,6 +47,43 @@ def test_a_text_gets_eos_once_unless_it_was_cut(tiny):
     chat = dataclasses.replace(tiny, stop_ids=(5, 0))  # the tokenizer's own comes first
     assert learnt(chat).completion == [*ids, 0]
     assert learnt(dataclasses.replace(tiny, stop_ids=(5, 7))).completion == [*ids, 5]
+
+
+def _with_tokenizer(lm, folder):
+    config = dataclasses.replace(lm.config, vocab_size=200_000)
+    tokenizer = text.load_tokenizer(folder)
+    return dataclasses.replace(lm, config=config, tokenizer=tokenizer, stop_ids=())
+
+
+def _learnt(lm, prompt, completion):
+    row = {"prompt": prompt, "completion": completion}
+    return distill.load(lm, [row]).examples[0]
+
+
+def test_a_text_is_learnt_as_it_follows_its_prompt_without_phis_extra_space(tiny_qwen, data_dir):
+    phi = _with_tokenizer(tiny_qwen, data_dir / "tokenizers" / "phi-3-mini")
+    prompt, completion = "def f(a, b):\n", "    return a + b"
+    found = _learnt(phi, prompt, completion)
+    assert found.prompt == phi.encode(prompt)
+    assert found.prompt + found.completion == phi.encode(prompt + completion)
+    assert phi.encode(completion, special=False) != found.completion  # of five spaces
+    chat = "<|user|>\nhi<|end|>\n<|assistant|>\n"
+    assert _learnt(phi, chat, "Hello").completion == phi.encode("Hello", special=False)
+    merged = _learnt(phi, "un", "der")  # one token together: the prompt's own would be gone
+    assert merged.completion == phi.encode("der", special=False)
+    given = _learnt(phi, phi.encode(prompt), completion)
+    assert given.completion == phi.encode(completion, special=False)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion"),
+    [("def f(a, b):\n", "    return a + b"), (PROMPT, TEXT), ("un", "der"), ("1+1=", "2")],
+)
+def test_qwen_learns_a_text_as_if_it_stood_alone(tiny_qwen, data_dir, prompt, completion):
+    qwen = _with_tokenizer(tiny_qwen, data_dir / "tokenizers" / "Qwen2.5-0.5B")
+    found = _learnt(qwen, prompt, completion)
+    assert found.completion == qwen.encode(completion, special=False)
+    assert qwen.decode(found.completion) == completion
 
 
 def test_long_examples_are_cut_and_counted_and_prompts_that_fill_the_window_left_out(tiny_qwen):
