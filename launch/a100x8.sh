@@ -14,7 +14,14 @@ GPUS=${GPUS:-8}
 MODEL_AXIS=${MODEL_AXIS:-1}
 export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.95} # see a100.sh
 
+if ((GPUS < MODEL_AXIS)); then
+  say "MODEL_AXIS=$MODEL_AXIS does not fit $GPUS GPUs"
+  exit 1
+fi
 MESH=(--data_axis=$((GPUS / MODEL_AXIS)) --model_axis="$MODEL_AXIS")
+# The batch is divided evenly: of 6 GPUs, 4 have one of 8 examples at a time.
+STUDENT_MESH=(--data_axis="$(largest_divisor "$BATCH_SIZE" $((GPUS / MODEL_AXIS)))"
+  --model_axis="$MODEL_AXIS")
 
 [[ -n "$DRY_RUN" ]] || install cuda
 run_jobs "$@"

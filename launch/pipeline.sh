@@ -36,6 +36,13 @@ run() {
   fi
 }
 
+# largest_divisor N LIMIT: of N, up to LIMIT.
+largest_divisor() {
+  local found=$(($2 < $1 ? $2 : $1))
+  while (($1 % found)); do found=$((found - 1)); done
+  echo "$found"
+}
+
 teacher() {
   run experiments.sample --model="$MODEL" --task="$TRAIN_TASK" --out="$OUT/teacher" \
     --sampler=power --alpha=4 --num_mcmc_steps=10 --max_new_tokens=3072 --block_size=192 \

@@ -16,7 +16,8 @@ source launch/environment.sh
 source launch/pipeline.sh
 
 # 7B weights in bfloat16 are 15 GB; a chip of v5e has 16 GB, of v4 and v6e 32 GB. 4 divides the kv
-# heads of Qwen2.5-7B. The data axis is what is left: beyond 32 chips raise BATCH_SIZE.
+# heads of Qwen2.5-7B. The data axis is what is left, and has to divide BATCH_SIZE
+# (experiments.plan prints one that does).
 MODEL_AXIS=${MODEL_AXIS:-4}
 
 on_worker() {

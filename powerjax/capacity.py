@@ -176,20 +176,29 @@ def training(
     """The student's step, laid out with as little splitting as fits; else as it would fit least.
 
     Weights whole on each device, then split over "model" within a host (or as model_axis says),
-    then over "data" as well. The batch has a row for each data row: no more of them than
-    batch_size, but that a TPU slice of several hosts has to be used whole, by a larger batch.
+    then over "data" as well. Data rows divide the batch: as many as there are, but that a TPU slice
+    of several hosts has to be used whole, by a batch of a multiple of its rows, and GPUs of several
+    hosts whole hosts at a time.
     """
-    whole_slice = hardware.is_tpu and hardware.num_hosts > 1
     axes = [n for n in (1, 2, 4, 8) if hardware.host_devices % n == 0]
     tries = []
     for fsdp in (False, True):
         for axis in axes if model_axis is None else [model_axis]:
-            rows = hardware.count // axis
-            data = rows if whole_slice else min(rows, batch_size)
+            batch, data = _batch_rows(hardware, axis, batch_size)
             if not fsdp or data > 1:
-                given = max(batch_size, data), data, axis, fsdp, length, lora_config, remat
+                given = batch, data, axis, fsdp, length, lora_config, remat
                 tries.append(_training(config, hardware, *given))
     return next((one for one in tries if one.fits), min(tries, key=lambda one: one.num_bytes))
+
+
+def _batch_rows(hardware: Hardware, axis: int, batch_size: int) -> tuple[int, int]:
+    """(examples of a batch, data rows)."""
+    rows = hardware.count // axis
+    if hardware.is_tpu and hardware.num_hosts > 1:
+        return math.ceil(batch_size / rows) * rows, rows
+    per_host = hardware.host_devices // axis if hardware.num_hosts > 1 else 1
+    fitting = [n for n in range(per_host, rows + 1, per_host) if batch_size % n == 0]
+    return batch_size, max(fitting, default=1)
 
 
 def _training(c, hardware, batch, data, axis, fsdp, length, lora_config, remat) -> Training:

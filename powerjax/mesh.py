@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from powerjax import rendezvous
@@ -251,22 +251,24 @@ def param_spec(path: str, shape: tuple[int, ...], config, mesh: Mesh, *, fsdp: b
     spec = next((spec for pattern, spec in PARAM_SPECS if re.search(pattern, path)), None)
     if spec is None:
         raise ValueError(f"no sharding rule for parameter {path!r}: add one to PARAM_SPECS")
-    spec = _split_by_model(spec, path, shape, config, mesh.shape["model"])
+    spec = _split_by_model(spec, path, shape, config, mesh)
     if fsdp and len(shape) > 1 and mesh.shape["data"] > 1:
         spec = _split_by_data(spec, path, shape, mesh)
     return spec
 
 
-def _split_by_model(spec: P, path: str, shape: tuple[int, ...], config, size: int) -> P:
+def _split_by_model(spec: P, path: str, shape: tuple[int, ...], config, mesh: Mesh) -> P:
+    size = mesh.shape["model"]
     if size == 1 or "model" not in spec:
         return spec
     if "self_attn/" in path and (config.num_heads % size or config.num_kv_heads % size):
         reason = f"{config.num_heads} heads, {config.num_kv_heads} kv heads"
+        path = path[: path.index("self_attn/") + len("self_attn")]
     elif shape[spec.index("model")] % size:
         reason = f"dimension {shape[spec.index('model')]}"
     else:
         return spec
-    _say_replicated(_any_layer(path), reason, "model", size)
+    _say_replicated(mesh, _any_layer(path), f"{reason} do not divide by model axis {size}")
     return P()
 
 
@@ -277,7 +279,8 @@ def _split_by_data(spec: P, path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
         if (axes[dim] is None or mesh.shape[axes[dim]] == 1) and shape[dim] % size == 0:
             axes[dim] = "data"
             return P(*axes)
-    _say_replicated(_any_layer(path), f"dimensions {shape}", "data", size)
+    reason = f"dimensions {shape} do not divide by data axis {size}"
+    _say_replicated(mesh, _any_layer(path), reason)
     return spec
 
 
@@ -285,10 +288,15 @@ def _any_layer(path: str) -> str:
     return re.sub(r"layers_\d+", "layers_*", path)
 
 
+def _say_replicated(mesh: Mesh, paths: str, reason: str) -> None:
+    if not isinstance(mesh, AbstractMesh):  # a plan tries many
+        _warn(f"{paths} is replicated: {reason}")
+
+
 @functools.cache
-def _say_replicated(paths: str, reason: str, axis: str, size: int) -> None:
+def _warn(message: str) -> None:
     """Once for all layers, and for all loads of a process."""
-    log.warning("%s is replicated: %s do not divide by %s axis %d", paths, reason, axis, size)
+    log.warning(message)
 
 
 def param_sharding(

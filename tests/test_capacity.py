@@ -121,6 +121,11 @@ def test_the_student_is_split_no_more_than_it_must():
     assert found.fits and found.model_axis > 1
     whole = capacity.training(SEVEN_B, hardware.parse("tpu-v6e:64"), model_axis=4)
     assert (whole.data_axis, whole.batch_size) == (16, 16)  # a slice is used whole
+    for text, data in (("a100-40gb:6", 4), ("a100-40gb:24", 8), ("a100-40gb:3", 2)):
+        divided = capacity.training(SEVEN_B, hardware.parse(text))
+        assert (divided.data_axis, divided.batch_size) == (data, 8)  # rows divide the batch
+    odd = capacity.training(SEVEN_B, hardware.parse("tpu-v4:12"), model_axis=4)
+    assert (odd.data_axis, odd.batch_size) == (3, 9)
     none = capacity.training(SEVEN_B, hardware.parse("a100-40gb:1"), remat=False, length=8192)
     assert not none.fits
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, Sharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 
 from powerjax.models.config import ModelConfig
@@ -74,7 +74,8 @@ def cache_sharding(config: ModelConfig, mesh: Mesh) -> NamedSharding:
     """
     size = mesh.shape["model"]
     if config.num_heads % size or config.num_kv_heads % size:
-        _say_replicated(config.num_heads, config.num_kv_heads, size)
+        if not isinstance(mesh, AbstractMesh):  # a plan tries many
+            _say_replicated(config.num_heads, config.num_kv_heads, size)
         return NamedSharding(mesh, P())
     return NamedSharding(mesh, P(None, "model"))
 

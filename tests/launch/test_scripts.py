@@ -156,6 +156,7 @@ def test_a_job_that_is_none_is_one_line():
         (2, 4, 1, (8, 1), 2, (8, 1)),
         (1, 8, 8, (1, 8), 1, (1, 8)),
         (16, 8, 2, (64, 2), 2, (8, 2)),
+        (3, 8, 4, (6, 4), 2, (4, 4)),  # six rows would not divide 8
     ],
 )
 def test_the_meshes_of_slurm_take_every_gpu_of_their_nodes(
@@ -173,6 +174,28 @@ def test_the_meshes_of_slurm_take_every_gpu_of_their_nodes(
         assert data * model == gpus * (student_nodes if words is commands[1] else nodes)
     narrowed = [f"--nodes={student_nodes}" in words for words in commands]
     assert narrowed == [False, True, False, False]
+
+
+def test_nodes_that_no_batch_of_8_divides_over_are_refused_before_the_teacher():
+    done = subprocess.run(
+        ["bash", LAUNCH / "slurm.sbatch"],
+        env={"PATH": os.environ["PATH"], "DRY_RUN": "1", "SLURM_GPUS_ON_NODE": "6"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "a batch of 8 does not divide over nodes of 6 GPUs" in done.stderr
+    assert "BATCH_SIZE=6" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("gpus", "model_axis", "data"), [(8, 1, 8), (6, 1, 4), (6, 2, 2), (3, 1, 2), (8, 8, 1)]
+)
+def test_the_student_of_a_node_has_a_mesh_that_divides_the_batch(gpus, model_axis, data):
+    ((_, flags),) = programs(
+        dry_run("a100x8.sh", "student", GPUS=str(gpus), MODEL_AXIS=str(model_axis))
+    )
+    assert {f"--data_axis={data}", f"--model_axis={model_axis}"} <= set(flags)
 
 
 def test_workers_of_a_slice_are_told_the_settings():
