@@ -11,6 +11,7 @@ lengths are --mean_length: both are yours to give. experiments.reproduce measure
 on the hardware.
 """
 
+import dataclasses
 from pathlib import Path
 
 from absl import flags
@@ -46,8 +47,12 @@ _LONGEST_PROMPT = flags.DEFINE_integer(
     "Tokens. With Qwen2.5's tokenizer 816 on MATH500, 918 on math_train, 391 on HumanEval.",
     lower_bound=1,
 )
-_MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", None, "3072, for arithmetic 64.")
-_NUM_MCMC_STEPS = flags.DEFINE_integer("num_mcmc_steps", None, "10, for arithmetic 30.")
+_MAX_NEW_TOKENS = flags.DEFINE_integer(
+    "max_new_tokens", None, "3072, for arithmetic 64.", lower_bound=1
+)
+_NUM_MCMC_STEPS = flags.DEFINE_integer(
+    "num_mcmc_steps", None, "10, for arithmetic 30.", lower_bound=0
+)
 _MODEL_AXIS = flags.DEFINE_integer(
     "model_axis", None, "Devices that share a copy of the model; the fastest if not given."
 )
@@ -60,8 +65,9 @@ def main(_) -> None:
         raise ValueError(f"--efficiency={_EFFICIENCY.value:g}: a share of the roofline, up to 1")
     machine = hardware.parse(_HARDWARE.value)
     config = read_config(_MODEL.value)
-    setup = SETUPS[_TASK.value]
-    longest = _MAX_NEW_TOKENS.value or setup.max_new_tokens
+    setup = asked_setup()
+    longest = setup.max_new_tokens
+    config.check_length(_LONGEST_PROMPT.value + longest)
     num_test, num_train = SIZES[_TASK.value]
     layouts = capacity.layouts(
         config,
@@ -71,13 +77,13 @@ def main(_) -> None:
         num_chains=max(num_train, paper.NUM_SEEDS * num_test),
     )
     chosen = choose(layouts)
-    say_memory(machine, layouts, chosen)
-    stages = to_do(setup, longest, num_test, num_train)
+    say_memory(machine, layouts, chosen, longest)
+    stages = to_do(setup, num_test, num_train)
     # On several hosts launch/ gives the student the teacher's model axis.
     axis = chosen.model_axis if machine.num_hosts > 1 else None
     student = capacity.training(config, machine, model_axis=axis, batch_size=BATCH_SIZE)
     say_stages(machine, chosen, stages, student, num_train)
-    print("\n" + "\n".join(commands(machine, chosen, student)))
+    print("\n" + "\n".join(commands(machine, chosen, student, setup)))
 
 
 def read_config(model: str) -> ModelConfig:
@@ -87,6 +93,16 @@ def read_config(model: str) -> ModelConfig:
         return ModelConfig.from_hf(checkpoint.read_json(path))
     folder = checkpoint.find_folder(model, weights=False)
     return ModelConfig.from_hf(checkpoint.read_config(folder))
+
+
+def asked_setup() -> setups.Setup:
+    """The task's, with what the flags change of it."""
+    given = {
+        "max_new_tokens": _MAX_NEW_TOKENS.value,
+        "num_mcmc_steps": _NUM_MCMC_STEPS.value,
+    }
+    changed = {key: value for key, value in given.items() if value is not None}
+    return dataclasses.replace(SETUPS[_TASK.value], **changed)
 
 
 def choose(layouts: list[capacity.Layout]) -> capacity.Layout:
@@ -100,12 +116,12 @@ def choose(layouts: list[capacity.Layout]) -> capacity.Layout:
     return capacity.best(asked)
 
 
-def to_do(setup: setups.Setup, longest: int, num_test: int, num_train: int) -> list[Stage]:
+def to_do(setup: setups.Setup, num_test: int, num_train: int) -> list[Stage]:
     """The teacher first, then the table's rows."""
     rows = setups.rows(
-        max_new_tokens=longest,
+        max_new_tokens=setup.max_new_tokens,
         block_size=setup.block_size,
-        num_mcmc_steps=_NUM_MCMC_STEPS.value or setup.num_mcmc_steps,
+        num_mcmc_steps=setup.num_mcmc_steps,
         alpha=paper.ALPHA,
         alphas=setup.alphas,
     )
@@ -117,15 +133,17 @@ def to_do(setup: setups.Setup, longest: int, num_test: int, num_train: int) -> l
 
 
 def say_memory(
-    machine: hardware.Hardware, layouts: list[capacity.Layout], chosen: capacity.Layout
+    machine: hardware.Hardware,
+    layouts: list[capacity.Layout],
+    chosen: capacity.Layout,
+    longest: int,
 ) -> None:
     """Prints a line for each number of devices a copy."""
     gib = 2**30
     print(
         f"{_MODEL.value} on {machine.name}, {machine.num_hosts} host(s) of {machine.host_devices}:"
         f" {chosen.room / gib:.1f} GiB a device, bfloat16, chains of at most"
-        f" {_LONGEST_PROMPT.value} + {_MAX_NEW_TOKENS.value or SETUPS[_TASK.value].max_new_tokens}"
-        " tokens"
+        f" {_LONGEST_PROMPT.value} + {longest} tokens"
     )
     print(
         f"\n{'model axis':>10}{'copies':>8}{'weights':>9}{'buffers':>9}{'a slot':>8}"
@@ -195,10 +213,12 @@ def say_stages(
 
 
 def commands(
-    machine: hardware.Hardware, chosen: capacity.Layout, student: capacity.Training
+    machine: hardware.Hardware,
+    chosen: capacity.Layout,
+    student: capacity.Training,
+    setup: setups.Setup,
 ) -> list[str]:
     """The lines to type: the launcher, and what it would run for the teacher."""
-    setup = SETUPS[_TASK.value]
     test, train = setup.test[0], setup.train[0]
     path = Path(_MODEL.value)
     model = path.parent if path.is_file() else _MODEL.value
@@ -206,10 +226,11 @@ def commands(
     rate = paper.learning_rate(_TASK.value, paper.model_of(_MODEL.value))
     if rate is not None:
         variables.append(f"LEARNING_RATE={rate:g}")
-    if machine.count > 1:
+    if machine.count > 1 or machine.is_tpu:
         variables.append(f"MODEL_AXIS={chosen.model_axis}")
     if student.batch_size > BATCH_SIZE:
         variables.append(f"BATCH_SIZE={student.batch_size}")
+    variables += job_flags(setup)
     flags_ = ["--fsdp"] if student.fsdp else []
     if student.model_axis != chosen.model_axis:
         flags_ += [f"--model_axis={student.model_axis}", f"--data_axis={student.data_axis}"]
@@ -227,10 +248,37 @@ def commands(
     lines += [f"    {launcher}"]
     if machine.num_hosts == 1:
         table = f"python -m experiments.reproduce --model={model} --task={_TASK.value}"
+        if not machine.is_tpu:
+            table = f"XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 {table}"  # as planned with
+        for flag in (_MAX_NEW_TOKENS, _NUM_MCMC_STEPS):
+            if flag.value is not None:
+                table += f" --{flag.name}={flag.value}"
         if chosen.model_axis > 1:
             table += f" --model_axis={chosen.model_axis}"
         lines += ["", "The whole table:", "", f"  {table}"]
     return lines
+
+
+def job_flags(setup: setups.Setup) -> list[str]:
+    """Where a task's jobs are not those that launch/pipeline.sh runs by itself."""
+    length = {}
+    if setup.max_new_tokens != paper.MAX_NEW_TOKENS:
+        length["max_new_tokens"] = setup.max_new_tokens
+    chain = {}
+    if setup.num_mcmc_steps != paper.NUM_MCMC_STEPS:
+        chain["num_mcmc_steps"] = setup.num_mcmc_steps
+    if setup.block_size != paper.BLOCK_SIZE:
+        chain["block_size"] = setup.block_size
+    variables = []
+    for name, (_, loaded), limit, more in (
+        ("TEACHER_FLAGS", setup.train, setup.sizes[1], chain),
+        ("EVAL_FLAGS", setup.test, setup.sizes[0], {}),
+    ):
+        given = loaded | ({"limit": limit} if limit else {}) | length | more
+        if given:
+            listed = " ".join(f"--{key}={value}" for key, value in given.items())
+            variables.append(f'{name}="{listed}"')
+    return variables
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 #   teacher     power samples of the training problems      $OUT/teacher/records.jsonl
 #   student     LoRA, trained on them                       $OUT/student/adapter
 #   evaluate    the student on the test problems, four passes each by standard and by temperature
-#               sampling                                    $OUT/standard, $OUT/temperature
+#               sampling, each also a job of its own        $OUT/standard, $OUT/temperature
 #
 # A job that was stopped goes on where it was when the same script is run again. The settings are
 # the paper's for Qwen2.5-Math-7B on MATH; these variables change them:
@@ -60,24 +60,39 @@ student() {
   RUNNER=("${before[@]}")
 }
 
-evaluate() {
-  local sampler
-  for sampler in standard temperature; do
-    run experiments.sample --model="$MODEL" --adapter="$OUT/student/adapter" --merge_adapter \
-      --task="$EVAL_TASK" --out="$OUT/$sampler" --sampler="$sampler" --num_samples=4 \
-      --max_new_tokens=3072 "${MESH[@]}" ${TASK_FLAGS:-} ${EVAL_FLAGS:-}
-  done
+standard() {
+  sample_student standard
 }
 
-# run_jobs [JOB...]: those named, or all three.
-run_jobs() {
+temperature() {
+  sample_student temperature
+}
+
+sample_student() {
+  run experiments.sample --model="$MODEL" --adapter="$OUT/student/adapter" --merge_adapter \
+    --task="$EVAL_TASK" --out="$OUT/$1" --sampler="$1" --num_samples=4 \
+    --max_new_tokens=3072 "${MESH[@]}" ${TASK_FLAGS:-} ${EVAL_FLAGS:-}
+}
+
+# list_jobs [JOB...]: those named, or all; one a line. Fails where one is none.
+list_jobs() {
   local job
   (($#)) || set -- teacher student evaluate
   for job in "$@"; do
-    if [[ "$job" != teacher && "$job" != student && "$job" != evaluate ]]; then
-      say "$job is not one of the jobs teacher, student, evaluate"
-      return 1
-    fi
+    case "$job" in
+      teacher | student | standard | temperature) echo "$job" ;;
+      evaluate) printf '%s\n' standard temperature ;;
+      *)
+        say "$job is not one of the jobs teacher, student, evaluate"
+        return 1
+        ;;
+    esac
   done
-  for job in "$@"; do "$job"; done
+}
+
+# run_jobs [JOB...]: those named, or all, one after the other.
+run_jobs() {
+  local jobs job
+  jobs=$(list_jobs "$@")
+  for job in $jobs; do "$job"; done
 }

@@ -8,7 +8,8 @@
 # for a gated model.
 # DRY_RUN=1 prints the commands, those of a worker last.
 #
-# bash launch/tpu_pod.sh on_worker [JOB...] is what runs on each worker.
+# bash launch/tpu_pod.sh on_worker [JOB...] is what runs on each worker: one job at a time, for the
+# next begins when the slowest worker is done, hours after the first.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -46,9 +47,13 @@ for variable in MODEL LEARNING_RATE TRAIN_TASK EVAL_TASK OUT BATCH_SIZE MODEL_AX
   if [[ -n "${!variable:-}" ]]; then settings+=("$variable=$(printf %q "${!variable}")"); fi
 done
 
+jobs=$(list_jobs "${@:3}")
 here git archive --format=tar.gz --output=/tmp/powerjax.tgz HEAD
 here gcloud compute tpus tpu-vm scp /tmp/powerjax.tgz "$name:" "${where[@]}"
-here gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" --command="mkdir -p powerjax && \
-tar -xzf powerjax.tgz -C powerjax && cd powerjax && \
-${settings[*]} bash launch/tpu_pod.sh on_worker ${*:3}"
+here gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" \
+  --command="mkdir -p powerjax && tar -xzf powerjax.tgz -C powerjax"
+for job in $jobs; do
+  here gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" \
+    --command="cd powerjax && ${settings[*]} bash launch/tpu_pod.sh on_worker $job"
+done
 if [[ -n "$DRY_RUN" ]]; then on_worker "${@:3}"; fi

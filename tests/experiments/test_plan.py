@@ -38,6 +38,11 @@ def plans(tmp_path_factory):
         "node": [f"{seven}/config.json", "--hardware=a100-40gb:8", "--task=code"],
         "pod": [seven, "--hardware=tpu-v4:32", "--mean_length=3072", "--efficiency=1"],
         "asked": [seven, "--hardware=h100-80gb:16", "--model_axis=2"],
+        "short": [
+            *(seven, "--hardware=tpu-v6e:1", "--task=arithmetic", "--longest_prompt=64"),
+            "--num_mcmc_steps=0",
+        ],
+        "too long": [seven, "--longest_prompt=130000"],
         "too large": [f"--model={folder}/large", "--hardware=a100-40gb:1"],
         "no chip": [seven, "--hardware=a300:1"],
         "no axis": [seven, "--hardware=a100-40gb:8", "--model_axis=3"],
@@ -85,8 +90,26 @@ def test_launch_takes_the_variables_that_are_printed(plans):
             assert f"{given.split('=')[0]}:-" in pipeline, given
 
 
+def test_the_commands_run_what_was_planned(plans):
+    """Learnt on the training problems, and with the lengths and moves that were asked for."""
+    code, out, err = plans["short"]
+    assert code == 0, err
+    (line,) = [x for x in out.split("\n") if x.strip().startswith("MODEL=")]
+    given = dict(x.partition("=")[::2] for x in shlex.split(line.rstrip("\\ ")))
+    assert given["TRAIN_TASK"] == given["EVAL_TASK"] == "arithmetic" and given["MODEL_AXIS"] == "1"
+    assert given["TEACHER_FLAGS"].split() == [
+        *("--split=train", "--limit=2000", "--max_new_tokens=64", "--num_mcmc_steps=0"),
+        "--block_size=64",
+    ]
+    assert given["EVAL_FLAGS"].split() == ["--split=test", "--limit=1000", "--max_new_tokens=64"]
+    assert re.search(r"experiments.reproduce .*--num_mcmc_steps=0", out)
+    assert "MEM_FRACTION=0.95 python -m experiments.reproduce" in plans["one"][1]
+    assert "TEACHER_FLAGS" not in plans["one"][1]  # the launchers' own settings
+
+
 def test_mistakes_end_in_one_line(plans):
     for what, said in {
+        "too long": "133072 tokens (prompt and completion) are more than the model's context",
         "too large": "the model does not fit: with 1 devices a copy each holds",
         "no chip": "hardware 'a300:1': give CHIP:COUNT, the chip one of a100-40gb",
         "no axis": "--model_axis=3: on this hardware one of 1, 2, 4, 8",

@@ -202,12 +202,12 @@ def test_workers_of_a_slice_are_told_the_settings():
     commands = dry_run(
         "tpu_pod.sh", "slice", "us-east5-a", "student", STUDENT_FLAGS="--fsdp --seed=2"
     )
-    assert [words[0] for words in commands[:-1]] == ["git", "gcloud", "gcloud"]
+    assert [words[0] for words in commands[:-1]] == ["git", *["gcloud"] * 3]
     *_, ssh = commands[:-1]
     assert {"ssh", "slice", "--zone=us-east5-a", "--worker=all"} <= set(ssh)
     (told,) = (word.removeprefix("--command=") for word in ssh if word.startswith("--command="))
     # The worker's own shell reads it once more: what it then runs is what was printed last.
-    told = told.split(" && cd powerjax && ")[1]
+    told = told.removeprefix("cd powerjax && ")
     done = subprocess.run(
         ["bash", "-c", told],
         cwd=LAUNCH.parent,
@@ -218,6 +218,13 @@ def test_workers_of_a_slice_are_told_the_settings():
     )
     assert shlex.split(done.stdout) == commands[-1]
     assert {"--fsdp", "--seed=2", "--out=/disk/run/student"} <= set(commands[-1])
+
+
+def test_a_slice_ends_each_job_on_all_workers_before_the_next():
+    """A worker's share ends hours before another's, and the student waits for all of them."""
+    commands = dry_run("tpu_pod.sh")
+    jobs = [words[-1].split()[-1] for words in commands if "on_worker" in words[-1]]
+    assert jobs == ["teacher", "student", "standard", "temperature"]
 
 
 def test_a_slice_needs_a_disk_that_its_workers_share():
