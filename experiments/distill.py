@@ -21,16 +21,20 @@ On several hosts every process runs the same command; Slurm, TPU pods and Kubern
 elsewhere --coordinator=HOST:PORT --num_processes=N --process_id=I. --out is on a disk they share.
 """
 
+import contextlib
 import shlex
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
-from powerjax import distill, launch, mesh, models, records
-from powerjax.distill import data, export, loop
+from powerjax import distill, launch, mesh, models, pipeline, records
+from powerjax.distill import data, export, loop, run_folder
 from powerjax.models import lora
+from powerjax.tasks import Problem, Task, registry
 
 launch.define_dtype("auto")
 _MODEL = flags.DEFINE_string(
@@ -45,6 +49,20 @@ _RECORDS = flags.DEFINE_string(
     None,
     "What to learn: a JSONL file, a folder of datasets.save_to_disk, or a Hugging Face dataset id.",
     required=True,
+)
+_TASK = flags.DEFINE_string(
+    "task",
+    None,
+    "The task that --records were sampled from, where they hold no prompts: GPQA's are secret.",
+)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "A folder that holds the task's published files; else the hub is asked."
+)
+_CHAT_TEMPLATE = flags.DEFINE_enum(
+    "chat_template",
+    "auto",
+    ["auto", "on", "off"],
+    "As --task's records were sampled; see experiments.sample.",
 )
 _OUT = flags.DEFINE_string("out", "runs/student", "The run folder.")
 _RESUME = flags.DEFINE_bool(
@@ -109,7 +127,8 @@ _OF_THE_RUN = (
     *(_EPOCHS, _BATCH_SIZE, _MAX_LENGTH, _SCHEDULE, _WARMUP, _WEIGHT_DECAY, _MAX_GRAD_NORM, _SEED),
 )
 _FREE = (  # may change when a run is taken up again; the checkpoint knows the records
-    *(_RECORDS, _EXPORT, _DATA_AXIS, _MODEL_AXIS, _FSDP, _REMAT, _TOKENS_PER_DEVICE, _SAVE_STEPS),
+    *(_RECORDS, _TASK, _DATA_DIR, _CHAT_TEMPLATE, _EXPORT, _DATA_AXIS, _MODEL_AXIS, _FSDP, _REMAT),
+    *(_TOKENS_PER_DEVICE, _SAVE_STEPS),
 )
 
 flags.adopt_module_key_flags(launch)
@@ -119,22 +138,26 @@ def main(_) -> None:
     out = Path(_OUT.value)
     _check_out(out)
     chosen = {flag.name: flag.value for flag in (*_OF_THE_RUN, *_FREE)}
-    alike = chosen | {"resume": _RESUME.value, "dtype": flags.FLAGS.dtype}
-    mesh.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, must_agree=alike)
+    mesh.start(
+        *(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value), must_agree=_alike(chosen)
+    )
+    export.on_main(lambda: run_folder.check_free(out))
     devices = mesh.make_mesh(model=_MODEL_AXIS.value, data=_DATA_AXIS.value)
     data.grid(1, batch_size=_BATCH_SIZE.value, data_size=devices.shape["data"])
     lora_config = lora.LoraConfig(_RANK.value, _ALPHA.value, _DROPOUT.value, tuple(_TARGETS.value))
-    lm = models.load(
-        _MODEL.value,
-        dtype=launch.dtype(),
-        mesh=devices,
-        fsdp=_FSDP.value,
-        random_weights=_RANDOM_WEIGHTS.value,
-        revision=_REVISION.value,
-    )
+    asked = _problems()
+    with _explained(out, _for_weights()):
+        lm = models.load(
+            _MODEL.value,
+            dtype=launch.dtype(),
+            mesh=devices,
+            fsdp=_FSDP.value,
+            random_weights=_RANDOM_WEIGHTS.value,
+            revision=_REVISION.value,
+        )
     lora.check(lm.config, lora_config)
     _say(lm)
-    corpus = distill.load(lm, _RECORDS.value, max_length=_MAX_LENGTH.value)
+    corpus = distill.load(lm, _source(lm, asked), max_length=_MAX_LENGTH.value)
     settings = distill.Settings(
         learning_rate=_LEARNING_RATE.value,
         num_steps=_EPOCHS.value * distill.num_batches(corpus, _BATCH_SIZE.value),
@@ -146,17 +169,21 @@ def main(_) -> None:
         remat=_REMAT.value,
     )
     run = loop.identity(lm, corpus, lora_config, settings, batch_size=_BATCH_SIZE.value)
-    loop.check(out, run, resume=_RESUME.value)
-    made_with = chosen | {"dtype": launch.dtype()}
-    free = tuple(flag.name for flag in _FREE)
-    export.on_main(lambda: records.open_run(out, made_with, free=free))
-    trained = _train(lm, corpus, lora_config, settings, out)
-    export.save_adapter(out / "adapter", lm, trained.adapter)
-    if _EXPORT.value == "merged":
-        export.save_merged(
-            out / "merged", lm, trained.adapter, revision=_REVISION.value, donate=True
-        )
+    with _alone(out):
+        loop.check(out, run, resume=_RESUME.value)
+        made_with = chosen | {"dtype": launch.dtype()}
+        free = tuple(flag.name for flag in _FREE)
+        export.on_main(lambda: records.open_run(out, made_with, free=free))
+        trained = _train(lm, corpus, lora_config, settings, out)
+        _export(lm, trained, out)
     show(corpus, trained, out)
+
+
+def _alike(chosen: dict[str, Any]) -> dict[str, Any]:
+    """What has to be the same on all hosts."""
+    alike = chosen | {"out": _OUT.value, "resume": _RESUME.value, "dtype": flags.FLAGS.dtype}
+    alike |= {f"{k} version": v for k, v in records.versions().items() if k != "python"}
+    return alike | {"git commit": records.git_commit()}
 
 
 def _check_out(out: Path) -> None:
@@ -169,9 +196,40 @@ def _check_out(out: Path) -> None:
         raise ValueError(f"{foreign[0]} is not of this run: choose another --out")
 
 
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """No other command trains in the folder meanwhile."""
+    with contextlib.ExitStack() as held:
+        export.on_main(lambda: held.enter_context(run_folder.locked(out)))
+        yield
+
+
+def _problems() -> tuple[Task, list[Problem]] | None:
+    """--task and its problems, before they are asked of a model; None without the flag."""
+    if _TASK.value is None:
+        for flag in (_DATA_DIR, _CHAT_TEMPLATE):
+            if flag.present:
+                raise ValueError(f"--{flag.name} is about the problems of a --task: give that too")
+        return None
+    task = registry.get(_TASK.value)
+    of = {"model": _MODEL.value, "data_dir": _DATA_DIR.value, "split": None, "limit": None}
+    if not Path(_RECORDS.value).is_file():
+        raise ValueError(f"--task is for a file of records, and --records={_RECORDS.value} is none")
+    return task, launch.problems(task, of)
+
+
+def _source(lm: models.LM, asked: tuple[Task, list[Problem]] | None):
+    """--records, with prompts where they are secret and the task has them."""
+    if asked is None:
+        return _RECORDS.value
+    problems = pipeline.asked(lm, *asked, _CHAT_TEMPLATE.value)
+    return pipeline.with_prompts(Path(_RECORDS.value), problems)
+
+
 def _train(lm, corpus, lora_config, settings, out: Path) -> distill.Trained:
-    """`distill.train`; what stops it ends in one line with the command that goes on."""
-    try:
+    """`distill.train` by the flags."""
+    remedy = "a smaller --tokens_per_device or --max_length, --fsdp, or a larger --model_axis"
+    with _explained(out, remedy, of=f" of {settings.num_steps}"):
         return distill.train(
             lm,
             corpus,
@@ -184,14 +242,42 @@ def _train(lm, corpus, lora_config, settings, out: Path) -> distill.Trained:
             resume=_RESUME.value,
             progress=_PROGRESS.value,
         )
-    except distill.Stopped as stopped:
-        of = f"{stopped.step} of {settings.num_steps}"
+
+
+def _export(lm, trained: distill.Trained, out: Path) -> None:
+    with _explained(out, f"{_command()} --fsdp, or with a larger --model_axis"):
+        export.save_adapter(out / "adapter", lm, trained.adapter)
+        if _EXPORT.value == "merged":
+            export.save_merged(
+                out / "merged", lm, trained.adapter, revision=_REVISION.value, donate=True
+            )
+
+
+def _for_weights() -> str:
+    """What helps where the weights do not fit."""
+    smaller = "--dtype=bfloat16, " if launch.dtype() == "float32" else ""
+    return f"{smaller}--fsdp or a larger --model_axis, over more devices"
+
+
+@contextlib.contextmanager
+def _explained(out: Path, remedy: str, of: str = "") -> Iterator[None]:
+    """What stops the work ends in one line, with the command that goes on from a checkpoint.
+
+    remedy: what to try where device memory runs out. of: ` of 96`, the number of steps.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        step = loop.last_step(out)
+        if step is None:
+            raise
+        name = signal.Signals(number := getattr(stop, "signal_number", signal.SIGINT)).name
         print(
-            f"{Path(sys.argv[0]).stem}: {signal.Signals(stopped.signal_number).name}; the"
-            f" checkpoint of step {of} is safe in {out}; to go on: {_command()}",
+            f"{Path(sys.argv[0]).stem}: {name}; the checkpoint of step {step}{of} is safe in {out};"
+            f" to go on: {_command()}",
             file=sys.stderr,
         )
-        sys.exit(128 + stopped.signal_number)
+        sys.exit(128 + number)
     except OSError as error:
         if error.errno not in records.DISK_FULL:
             raise
@@ -203,10 +289,7 @@ def _train(lm, corpus, lora_config, settings, out: Path) -> distill.Trained:
     except Exception as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise ValueError(
-            "out of device memory: try a smaller --tokens_per_device or --max_length, --fsdp, or a"
-            " larger --model_axis"
-        ) from error
+        raise ValueError(f"out of device memory: try {remedy}") from error
 
 
 def _command() -> str:
@@ -227,7 +310,8 @@ def show(corpus: data.Corpus, trained: distill.Trained, out: Path) -> None:
     if _EXPORT.value == "merged":
         lines["merged model"] = out / "merged"
     lines |= {"examples": examples, "steps": steps}
-    lines["loss"] = f"{trained.first_loss:.4f} at first, {trained.last_loss:.4f} at last"
+    if trained.first_loss is not None:  # else the run was done, and its metrics.jsonl is gone
+        lines["loss"] = f"{trained.first_loss:.4f} at first, {trained.last_loss:.4f} at last"
     if trained.num_done:
         speed = trained.num_tokens / trained.seconds
         lines["speed"] = (

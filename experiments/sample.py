@@ -24,15 +24,14 @@ records.jsonl of them. One that was lost is started again alone, by the same com
 """
 
 import contextlib
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import jax
 from absl import flags
 
-from powerjax import evaluate, launch, mesh, models, records, report, shards, text
-from powerjax.tasks import CHAT, RAW, Problem, Task, registry
+from powerjax import evaluate, launch, mesh, models, pipeline, records, report, shards
+from powerjax.tasks import Task, registry
 
 launch.define_dtype("auto")
 _MODEL = flags.DEFINE_string(
@@ -174,7 +173,7 @@ def main(_) -> None:
     if _MERGE_ADAPTER.value:
         lm = lm.merged(donate=True)
     print(lm)
-    problems = [_asked(lm, task, problem) for problem in problems]
+    problems = pipeline.asked(lm, task, problems, _CHAT_TEMPLATE.value)
     folder = _open_run(share, made_with)
     with records.RecordFile(share.path(folder)) as file:
         elsewhere = shards.ids_elsewhere(folder, file.path)
@@ -301,15 +300,6 @@ def _settings(task: Task) -> dict[str, Any]:
         "temperature": None if _SAMPLER.value == "power" else 0.25,
     }
     return {k: defaults.get(k) if v is None else v for k, v in given.items()}
-
-
-def _asked(lm: models.LM, task: Task, problem: Problem) -> Problem:
-    """The problem as the model is to read it."""
-    style = {"auto": task.prompt_style(lm.name), "on": CHAT, "off": RAW}[_CHAT_TEMPLATE.value]
-    if style == RAW or not isinstance(problem.prompt, str):
-        return problem
-    prompt = text.format_prompt(lm.tokenizer, problem.prompt, chat=True)
-    return dataclasses.replace(problem, prompt=prompt)
 
 
 if __name__ == "__main__":

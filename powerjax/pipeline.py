@@ -222,8 +222,8 @@ def with_prompts(path: Path, problems: Sequence[Problem]):
         prompt = by_hash.get(record.get("prompt_sha256"))
         if prompt is None:
             raise ValueError(
-                f"{path}: the record {record['id']!r} holds no prompt, and it was not made with"
-                " that of these problems"
+                f"{path}: the record {record.get('id')!r} holds no prompt, and it was not made with"
+                " that of these problems: give the task and the chat template it was sampled with"
             )
         return {**record, "prompt": prompt}
 

@@ -183,6 +183,11 @@ def _example(lm: LM, row: Any, where: str, eos: int | None) -> Example:
     given = "tokens" if "tokens" in row else "completion"
     for field in ("prompt", given):
         if field not in row:
+            if field == "prompt" and "prompt_sha256" in row:
+                raise ValueError(
+                    f"{where}: no prompt, only its prompt_sha256, for its text is secret: name the"
+                    " task it was sampled from, --task=gpqa_rest, say"
+                )
             raise ValueError(f"{where}: no {field}, only {', '.join(row) or 'nothing'}")
     prompt = _ids(lm, row["prompt"], f"{where}: prompt", special=True)
     completion = _ids(lm, row[given], f"{where}: {given}", special=False)

@@ -1,7 +1,8 @@
 """The student on disk: its adapter as a PEFT folder, or merged as a Hugging Face model folder.
 
-A folder is written under another name and renamed when it is whole. With several processes all of
-them call these functions, because each holds a part of the arrays; process 0 writes.
+A folder is written under another name and renamed when it is whole; what fails leaves none, and a
+full disk is an OSError. With several processes all of them call these functions, because each holds
+a part of the arrays; process 0 writes.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from powerjax import mesh as mesh_lib
+from powerjax.distill import run_folder
 from powerjax.models import LM, checkpoint, lora, peft
 
 _TEXT_FILES = (
@@ -84,7 +86,12 @@ def _write(folder: str | os.PathLike, write: Callable[[Path], None]) -> None:
     def replace() -> None:
         for left in (partial, old):
             shutil.rmtree(left, ignore_errors=True)
-        write(partial)
+        try:
+            with run_folder.disk_errors(folder):
+                write(partial)
+        except BaseException:  # Ctrl-C too: half a model may be what fills the disk
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         if folder.exists():
             os.replace(folder, old)
         os.replace(partial, folder)

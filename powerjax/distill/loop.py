@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import logging
 import os
 import signal
 import threading
@@ -22,8 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from powerjax import mesh as mesh_lib
-from powerjax import records
-from powerjax.distill import data, metrics
+from powerjax.distill import data, metrics, run_folder
 from powerjax.distill import step as step_lib
 from powerjax.models import LM, lora
 
@@ -105,7 +103,7 @@ def train(
     take_step = step_lib.make_step(lm, lora_config, settings, mesh)
     num_done = num_tokens = 0
     with (
-        _disk_errors(folder),
+        run_folder.disk_errors(folder),
         _checkpointer(folder, keep) as checkpointer,
         _Signals() as signals,
     ):
@@ -260,29 +258,6 @@ def _readable(path):
             f"the checkpoint {path} cannot be read ({reason}); delete that folder to go on from the"
             " one before it"
         ) from error
-
-
-@contextlib.contextmanager
-def _disk_errors(folder: Path):
-    """A full disk as an OSError, also where TensorStore reports it with a type of its own.
-
-    Orbax's threads log what goes wrong with a traceback each, and then raise it here.
-    """
-
-    def is_new(record: logging.LogRecord) -> bool:
-        return record.levelno != logging.ERROR or "orbax" not in record.pathname
-
-    logging.getLogger("absl").addFilter(is_new)
-    full = {os.strerror(code): code for code in records.DISK_FULL}
-    try:
-        yield
-    except Exception as error:
-        code = next((code for text, code in full.items() if text in str(error)), None)
-        if code is None:
-            raise
-        raise OSError(code, os.strerror(code), str(folder)) from None
-    finally:
-        logging.getLogger("absl").removeFilter(is_new)
 
 
 class _Signals:

@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from powerjax import models
+from powerjax.distill import run_folder
 from powerjax.tasks import arithmetic
 from tests.experiments import programs
 
@@ -69,7 +70,7 @@ def test_a_run_leaves_a_student_and_says_how_to_sample_it(undisturbed, teacher):
     assert manifest["settings"]["records"] == str(teacher)
     assert manifest["settings"]["lora_rank"] == 2 and manifest["settings"]["seed"] == 0
     left = {"adapter", "checkpoints", "manifest.json", "merged", "metrics.jsonl", "tensorboard"}
-    assert {path.name for path in folder.iterdir()} == left
+    assert {path.name for path in folder.iterdir()} == left | {".lock"}
     assert (folder / "merged" / "tokenizer.json").exists()
 
 
@@ -130,6 +131,7 @@ def test_mistakes_end_in_one_line_that_says_what_to_do(undisturbed, teacher, tmp
     (tmp_path / "sampled").mkdir()
     (tmp_path / "sampled" / "records.jsonl").write_text("{}\n")
     (tmp_path / "student" / "adapter").mkdir(parents=True)
+    (tmp_path / "secret.jsonl").write_text('{"id": "1", "prompt_sha256": "0", "tokens": [1]}\n')
     out, given = f"--out={tmp_path / 'run'}", f"--records={teacher}"
     made = [f"--out={undisturbed['folder']}", *_FLAGS]
     cases = [
@@ -137,6 +139,13 @@ def test_mistakes_end_in_one_line_that_says_what_to_do(undisturbed, teacher, tmp
         ([out, f"--records={tmp_path}/torn.jsonl"], "torn.jsonl, line 1: not valid JSON"),
         ([out, f"--records={tmp_path}/empty.jsonl"], "empty.jsonl holds no examples"),
         ([out, f"--records={tmp_path}/none.jsonl"], "none.jsonl: no such file"),
+        ([out, f"--records={tmp_path}/secret.jsonl"], "secret.jsonl, line 1: no prompt, only its"),
+        (
+            [out, f"--records={tmp_path}/secret.jsonl", "--task=arithmetic"],
+            "holds no prompt, and it was not made with that of these problems",
+        ),
+        ([out, given, "--data_dir=x"], "--data_dir is about the problems of a --task"),
+        ([f"--out={tmp_path}/busy", given], "busy: another process is training in it"),
         ([out], "--records"),
         ([out, given, "--max_length=9"], "longer than --max_length=9; the longest has "),
         ([out, given, "--lora_rank=200"], "rank 200 is larger than"),
@@ -154,7 +163,8 @@ def test_mistakes_end_in_one_line_that_says_what_to_do(undisturbed, teacher, tmp
         ([*made, given, "--resume", "--random_weights"], "--random_weights=False"),
     ]
     before = _snapshot(undisturbed["folder"])
-    ends = programs.ends("experiments.distill", [argv for argv, _ in cases], num_devices=2)
+    with run_folder.locked(tmp_path / "busy"):
+        ends = programs.ends("experiments.distill", [argv for argv, _ in cases], num_devices=2)
     for (argv, expected), (code, _, err) in zip(cases, ends, strict=True):
         lines = [line for line in err.split("\n") if expected in line]
         assert code == 1 and len(lines) == 1, (argv, code, err)

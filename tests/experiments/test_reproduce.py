@@ -204,6 +204,12 @@ def test_of_gpqa_nothing_that_is_written_or_said_holds_text(model, tmp_path):
     assert len(made) == 2 * (2 * 8 + 1) and all(r["prompt_sha256"] for r in made)
     assert pytest.approx(0.0) not in [r["log_prob"] for r in made]
     written = [path.read_bytes() for path in out.rglob("*") if path.is_file()]
+    given = [f"--model={model}", f"--records={out}/records/base_teacher.jsonl", "--lora_rank=2"]
+    given += [f"--data_dir={data}", "--task=gpqa_rest", "--max_length=4096", "--noprogress"]
+    ((code, told, err),) = programs.ends("experiments.distill", [[*given, f"--out={out}/student2"]])
+    assert code == 0, err
+    said += told + err
+    written += [path.read_bytes() for path in (out / "student2").rglob("*") if path.is_file()]
     for text in [said.encode(), *written]:
         assert b"zorbs" not in text and b"multiple choice" not in text
 
