@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2086
+# shellcheck shell=bash disable=SC2086,SC2206
 # Sourced by a100.sh, a100x8.sh, slurm.sbatch and tpu_pod.sh: Algorithm 1 of the paper as jobs.
 #
 #   teacher     power samples of the training problems      $OUT/teacher/records.jsonl
@@ -50,13 +50,15 @@ teacher() {
 }
 
 student() {
-  local before=("${RUNNER[@]}") mesh=("${STUDENT_MESH[@]}")
+  local before=("${RUNNER[@]}") mesh=("${STUDENT_MESH[@]}") asked=()
+  # GPQA's records hold no text: the prompts are the task's.
+  [[ "$TRAIN_TASK" != gpqa* ]] || asked=(--task="$TRAIN_TASK" ${TASK_FLAGS:-})
   ((${#mesh[@]})) || mesh=("${MESH[@]}")
   RUNNER+=("${STUDENT_RUNNER[@]}")
   run experiments.distill --model="$MODEL" --records="$OUT/teacher/records.jsonl" \
     --out="$OUT/student" --resume --lora_rank=16 --lora_alpha=32 --lora_dropout=0.05 \
     --learning_rate="$LEARNING_RATE" --epochs=3 --batch_size="$BATCH_SIZE" --max_length=1024 \
-    "${mesh[@]}" ${STUDENT_FLAGS:-}
+    "${asked[@]}" "${mesh[@]}" ${STUDENT_FLAGS:-}
   RUNNER=("${before[@]}")
 }
 

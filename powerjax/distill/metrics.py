@@ -76,6 +76,8 @@ class Log:
         self._write()
         if self._file is not None:
             os.fsync(self._file.fileno())
+        if self._board is not None:
+            self._board.flush()
 
     def _write(self) -> None:
         if self._pending is None:

@@ -65,7 +65,7 @@ def load(folder: str | os.PathLike, config: ModelConfig, mesh=None) -> lora.Adap
         if part != "A.weight" or module not in modules:
             raise ValueError(f"{folder} adapts {key}, which {config.architecture} does not have")
         a, b = stored[key], stored.get(key.replace(".lora_A.", ".lora_B."))
-        rank = _by_pattern(settings, "rank_pattern", module, settings["r"])
+        rank = _by_pattern(folder, settings, "rank_pattern", module, settings["r"])
         parts = modules[module]
         in_size, out_size = parts[0][1].shape[0], parts[0][1].file_rows
         if b is None or a.shape != (rank, in_size) or b.shape != (out_size, rank):
@@ -73,7 +73,7 @@ def load(folder: str | os.PathLike, config: ModelConfig, mesh=None) -> lora.Adap
                 f"{folder}: {module} has A {a.shape} and B {b and b.shape}, "
                 f"but rank {rank} and the model ask for {(rank, in_size)} and {(out_size, rank)}"
             )
-        alpha = _by_pattern(settings, "alpha_pattern", module, settings["lora_alpha"])
+        alpha = _by_pattern(folder, settings, "alpha_pattern", module, settings["lora_alpha"])
         a = tensor_file.read_tensor(a, np.float32)
         b = tensor_file.read_tensor(b, np.float32)
         b = b * np.float32(_scale(settings, rank, alpha) / scale)
@@ -212,6 +212,8 @@ def _read_settings(folder: Path) -> dict:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has no {name}: is it a PEFT adapter's folder?")
     settings = read_json(folder / CONFIG)
+    if not isinstance(settings, dict):
+        raise ValueError(f"{folder / CONFIG} is no JSON object: is it a PEFT adapter's folder?")
     if settings.get("peft_type") != "LORA":
         raise ValueError(f"{folder} is a {settings.get('peft_type')} adapter, only LORA is read")
     used = [key for key in _UNSUPPORTED if settings.get(key)]
@@ -228,29 +230,56 @@ def _read_settings(folder: Path) -> dict:
 
 
 def _check_layers(folder: Path, settings: dict, modules, stored) -> None:
-    """Refuses an adapter of a model with fewer layers, whose shapes may all be the same.
+    """Refuses an adapter that lacks one of the layers its settings name.
 
-    A target without a dot means that layer in every block, unless the settings leave some out.
+    It is of a model with fewer layers, whose shapes may all be the same.
     """
-    targets = settings.get("target_modules")
-    if not isinstance(targets, list) or any(
-        settings.get(key) is not None for key in ("layers_to_transform", "exclude_modules")
-    ):
-        return
-    for target in targets:
-        meant = [module for module in modules if module.rpartition(".")[2] == target]
-        there = [m for m in meant if f"{_PREFIX}{m}.lora_A.weight" in stored]
-        if len(there) != len(meant):
+    adapted = {key.removeprefix(_PREFIX).rpartition(".lora_")[0] for key in stored}
+    meant = collections.defaultdict(list)
+    for module in modules:
+        if _is_target(folder, settings, module):
+            meant[module.rpartition(".")[2]].append(module)
+    for target, members in meant.items():
+        there = adapted.intersection(members)
+        if len(there) != len(members):
             raise ValueError(
-                f"{folder} adapts {target} in {len(there)} layers, and the model has {len(meant)}: "
-                "is it the adapter of another model?"
+                f"{folder} adapts {target} in {len(there)} layers, and the model has"
+                f" {len(members)}: is it the adapter of another model?"
             )
 
 
-def _by_pattern(settings: dict, key: str, module: str, default):
+def _is_target(folder: Path, settings: dict, module: str) -> bool:
+    """Whether the settings name the module, as peft's check_target_module_exists has it."""
+
+    def named(by) -> bool:
+        if isinstance(by, str):
+            return bool(_pattern(folder, by).fullmatch(module))
+        return any(module == name or module.endswith(f".{name}") for name in by or ())
+
+    if named(settings.get("exclude_modules")):
+        return False
+    targets = settings.get("target_modules")
+    if targets == "all-linear":
+        return True
+    layers = settings.get("layers_to_transform")
+    if layers is not None and not isinstance(targets, str):
+        layers = [layers] if isinstance(layers, int) else layers
+        if int(re.search(r"\.(\d+)\.", module)[1]) not in layers:
+            return False
+    return named(targets)
+
+
+def _pattern(folder: Path, text: str) -> re.Pattern:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{folder / CONFIG}: {text!r} is no pattern ({error})") from None
+
+
+def _by_pattern(folder: Path, settings: dict, key: str, module: str, default):
     """The value of the pattern that fits the module's name, as peft's get_pattern_key does."""
     for pattern, value in (settings.get(key) or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
+        if _pattern(folder, rf"(.*\.)?({pattern})$").match(module):
             return value
     return default
 

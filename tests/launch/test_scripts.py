@@ -137,6 +137,12 @@ def test_jobs_and_settings_can_be_chosen():
     assert {"--model=/models/my model", "--learning_rate=1e-3", "--fsdp", "--seed=2"} <= set(flags)
 
 
+def test_the_student_of_secret_records_reads_the_prompts_of_their_task():
+    given = {"TRAIN_TASK": "gpqa_rest", "TASK_FLAGS": "--data_dir=/data"}
+    ((_, flags),) = programs(dry_run("a100.sh", "student", **given))
+    assert {"--task=gpqa_rest", "--data_dir=/data"} <= set(flags)
+
+
 def test_a_job_that_is_none_is_one_line():
     done = subprocess.run(
         ["bash", LAUNCH / "a100.sh", "evaluate", "sampel"],

@@ -228,6 +228,47 @@ def test_an_adapter_of_a_model_with_fewer_layers(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    "targets",
+    [
+        r".*\.(q|o)_proj|.*mlp\.(up|down)_proj",
+        ["self_attn.q_proj", "o_proj", "mlp.up_proj", "down_proj"],
+        "all-linear",
+    ],
+)
+def test_layers_are_missed_however_targets_are_named(targets, tmp_path):
+    _write_adapter(tmp_path / "adapter", "qwen2_tied", target_modules=targets)
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    arrays = load_file(path)
+    if targets == "all-linear":
+        _fails(ValueError, tmp_path, "k_proj in 0 layers, and the model has", "another model?")
+        return
+    cases.write_checkpoint("qwen2_tied", tmp_path / "base")
+    models.load(tmp_path / "base", adapter=tmp_path / "adapter")
+    save_file({k: x for k, x in arrays.items() if ".layers.0.mlp.up" not in k}, path)
+    _fails(ValueError, tmp_path, "up_proj in", "another model?")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    config["exclude_modules"] = r".*\.0\.mlp\.up_proj"  # meant so
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    models.load(tmp_path / "base", adapter=tmp_path / "adapter")
+
+
+def test_tensors_without_pefts_prefix_are_the_same_adapter(tmp_path):
+    _write_adapter(tmp_path / "adapter", "qwen2_tied")
+    cases.write_checkpoint("qwen2_tied", tmp_path / "base")
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    with_prefix = models.load(tmp_path / "base", adapter=tmp_path / "adapter").adapter
+    arrays = {k.removeprefix("base_model.model."): x for k, x in load_file(path).items()}
+    save_file(arrays, path)
+    without = models.load(tmp_path / "base", adapter=tmp_path / "adapter").adapter
+    chex.assert_trees_all_equal(with_prefix.params, without.params)
+
+
+def test_a_broken_pattern_is_named(tmp_path):
+    _write_adapter(tmp_path / "adapter", "qwen2_tied", rank_pattern={"q_proj[": 4})
+    _fails(ValueError, tmp_path, "q_proj[", "is no pattern")
+
+
 def test_rank_that_does_not_fit(tmp_path):
     _write_adapter(tmp_path / "adapter", "qwen2_tied", r=8)
     _fails(ValueError, tmp_path, "rank 8", "(4, ")
