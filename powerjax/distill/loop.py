@@ -100,7 +100,8 @@ def train(
     _check_processes(run)
     mesh = lm.mesh or mesh_lib.make_mesh(devices=jax.tree.leaves(lm.params)[0].devices())
     data.grid(1, batch_size=batch_size, data_size=mesh.shape["data"])  # raises before the work
-    take_step = step_lib.make_step(lm, lora_config, settings, mesh)
+    longest = max(map(len, corpus.examples))
+    take_step = step_lib.make_step(lm, lora_config, settings, mesh, longest=longest)
     num_done = num_tokens = 0
     with (
         run_folder.disk_errors(folder),

@@ -142,18 +142,28 @@ def batch_sharding(mesh: Mesh) -> Batch:
     return Batch(rows, rows, rows)
 
 
-def make_step(lm: LM, lora_config: LoraConfig, settings: Settings, mesh: Mesh):
+def make_step(
+    lm: LM,
+    lora_config: LoraConfig,
+    settings: Settings,
+    mesh: Mesh,
+    *,
+    longest: int | None = None,
+):
     """step(state, lm.params, batch) -> (state, Metrics), jitted, one compilation per batch shape.
 
     The state is donated. `lm.params` may be arrays or ShapeDtypeStructs with shardings, on `mesh`.
+
+    longest: tokens of the run's longest example, which choose longrope's factors for all; None: a
+        batch's own width does.
     """
     lora.check(lm.config, lora_config)
     update = optimizer(settings).update
     rate = learning_rate(settings)
 
     def step(state: State, params: dict, batch: Batch) -> tuple[State, Metrics]:
-        length = batch.tokens.shape[-1]
-        model = lm.model(lm.config.long_context(length), remat=settings.remat).clone(mesh=mesh)
+        long_context = lm.config.long_context(longest or batch.tokens.shape[-1])
+        model = lm.model(long_context, remat=settings.remat).clone(mesh=mesh)
         key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
 
         def loss(adapter, tokens, completion, example):

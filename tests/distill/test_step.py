@@ -134,6 +134,21 @@ def test_the_loss_is_the_mean_over_the_completion_tokens_of_the_batch(tiny_qwen,
     assert metrics.num_tokens == completion[:, 1:].sum()
 
 
+def test_longrope_factors_are_chosen_by_the_run_not_by_a_batch(one, tmp_path):
+    """Rows of 12 tokens, the context beyond 16 being long: alone, and beside one of 40."""
+    lm = models.load(cases.write_checkpoint("phi3_longrope_long", tmp_path), dtype="float32")
+    tokens = np.random.default_rng(2).integers(3, lm.config.vocab_size, (8, 12))
+    completion = np.tile(np.arange(12) >= 6, (8, 1))
+    found = {}
+    for longest in (None, 40):
+        state = step.init_state(lm.config, SMALL, ADAM, one)
+        run = step.make_step(lm, SMALL, ADAM, one, longest=longest)
+        found[longest] = run(state, lm.params, _batch(tokens, completion))[1].loss
+        scores = lm.score(tokens[:, :6], tokens[:, 6:], long_context=longest is not None)
+        np.testing.assert_allclose(found[longest], -np.mean(scores), rtol=1e-5)
+    assert abs(found[None] / found[40] - 1) > 1e-3
+
+
 def test_accumulation_padding_and_order_change_nothing(tiny_qwen, one, given):
     tokens, completion = given
     batch = _batch(tokens, completion)
