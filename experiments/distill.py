@@ -17,8 +17,11 @@ checkpoint, and on the same mesh ends in the same adapter bit for bit; another m
 Without a checkpoint --resume starts from the beginning, so that a job that is queued again by a
 cluster can always have it.
 
-On several hosts every process runs the same command; Slurm, TPU pods and Kubernetes need no flag,
-elsewhere --coordinator=HOST:PORT --num_processes=N --process_id=I. --out is on a disk they share.
+Records of GPQA hold no prompts; --task=gpqa_rest reads them from the task.
+
+On several hosts every process runs the same command; Slurm, TPU pods and Kubernetes (with its
+Python package) need no flag, elsewhere --coordinator=HOST:PORT --num_processes=N --process_id=I.
+--out is on a disk they share.
 """
 
 import contextlib

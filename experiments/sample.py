@@ -16,11 +16,11 @@ A student of experiments.distill is its base model with --adapter=runs/student/a
 
 All devices of the machine are used: each holds the model and serves chains of its own, or
 --model_axis=M of them share it. On several hosts every process runs the same command; Slurm, TPU
-pods and Kubernetes need no flag, elsewhere --coordinator=HOST:PORT --num_processes=N
---process_id=I. --out is on a disk they share. Processes meet at the start and are on their own from
-there: each makes its share of the records, in a file of its own, and the last one to end makes
-records.jsonl of them. One that was lost is started again alone, by the same command without
---coordinator; or all of them, in any number. experiments.merge_shards says what is missing.
+pods and Kubernetes (with its Python package) need no flag, elsewhere --coordinator=HOST:PORT
+--num_processes=N --process_id=I. --out is on a disk they share. Processes meet at the start and are
+on their own from there: each makes its share of the records, in a file of its own, and the last one
+to end makes records.jsonl of them. One that was lost is started again alone, by the same command
+without --coordinator; or all of them, in any number. experiments.merge_shards says what is missing.
 """
 
 import contextlib

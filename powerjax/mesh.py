@@ -156,11 +156,11 @@ def _find_run(timeout_s: float):
     env = os.environ
     in_slurm = int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in env
     in_kubernetes = "KUBERNETES_SERVICE_HOST" in env and "JOB_COMPLETION_INDEX" in env
+    if in_kubernetes and not importlib.util.find_spec("kubernetes"):
+        log.warning("other pods are not looked for: pip install kubernetes, or give --coordinator")
+        in_kubernetes = False
     if not (
-        in_slurm
-        or int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
-        or (in_kubernetes and importlib.util.find_spec("kubernetes"))
-        or is_tpu_pod()
+        in_slurm or int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1 or in_kubernetes or is_tpu_pod()
     ):
         return None
     from jax._src import clusters  # jax.distributed has no public name for what it finds
