@@ -194,6 +194,18 @@ def test_nodes_that_no_batch_of_8_divides_over_are_refused_before_the_teacher():
     assert "BATCH_SIZE=6" in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_a_model_axis_that_does_not_divide_a_node_is_refused():
+    done = subprocess.run(
+        ["bash", LAUNCH / "slurm.sbatch"],
+        env={"PATH": os.environ["PATH"], "DRY_RUN": "1", "SLURM_GPUS_ON_NODE": "6"}
+        | {"MODEL_AXIS": "4"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "MODEL_AXIS=4 does not divide the 6 GPUs of a node" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("gpus", "model_axis", "data"), [(8, 1, 8), (6, 1, 4), (6, 2, 2), (3, 1, 2), (8, 8, 1)]
 )
