@@ -223,6 +223,11 @@ def _read_settings(folder: Path) -> dict:
         used.append(f"init_lora_weights {settings['init_lora_weights']!r}")
     if used:
         raise ValueError(f"{folder} uses {', '.join(used)}, which is not supported")
+    for key in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(settings.get(key) or {}, dict):
+            raise ValueError(
+                f"{folder / CONFIG} has {key} {settings[key]!r}: no object of patterns"
+            )
     for key in ("r", "lora_alpha"):
         if not isinstance(settings.get(key), int | float) or settings[key] <= 0:
             raise ValueError(f"{folder / CONFIG} has {key} {settings.get(key)!r}: not above 0")
@@ -262,8 +267,8 @@ def _is_target(folder: Path, settings: dict, module: str) -> bool:
     if targets == "all-linear":
         return True
     layers = settings.get("layers_to_transform")
-    if layers is not None and not isinstance(targets, str):
-        layers = [layers] if isinstance(layers, int) else layers
+    layers = [layers] if isinstance(layers, int) else layers
+    if layers and not isinstance(targets, str):
         if int(re.search(r"\.(\d+)\.", module)[1]) not in layers:
             return False
     return named(targets)

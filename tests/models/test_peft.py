@@ -203,6 +203,7 @@ def test_absent_adapter(tmp_path):
         {"use_dora": True},
         {"bias": "all"},
         {"lora_alpha": 0},
+        {"rank_pattern": [4]},
         {"peft_type": "IA3"},
         {"init_lora_weights": "pissa_niter_4"},
         {"target_parameters": ["mlp.experts.down_proj"]},
