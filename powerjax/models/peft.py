@@ -268,9 +268,9 @@ def _is_target(folder: Path, settings: dict, module: str) -> bool:
         return True
     layers = settings.get("layers_to_transform")
     layers = [layers] if isinstance(layers, int) else layers
-    if layers and not isinstance(targets, str):
-        if int(re.search(r"\.(\d+)\.", module)[1]) not in layers:
-            return False
+    index = int(re.search(r"\.(\d+)\.", module)[1])
+    if layers and not isinstance(targets, str) and index not in layers:
+        return False
     return named(targets)
 
 
