@@ -185,8 +185,7 @@ def main(_) -> None:
 def _alike(chosen: dict[str, Any]) -> dict[str, Any]:
     """What has to be the same on all hosts."""
     alike = chosen | {"out": _OUT.value, "resume": _RESUME.value, "dtype": flags.FLAGS.dtype}
-    alike |= {f"{k} version": v for k, v in records.versions().items() if k != "python"}
-    return alike | {"git commit": records.git_commit()}
+    return alike | records.software()
 
 
 def _check_out(out: Path) -> None:

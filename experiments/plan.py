@@ -221,7 +221,7 @@ def commands(
     """The lines to type: the launcher, and what it would run for the teacher."""
     test, train = setup.test[0], setup.train[0]
     path = Path(_MODEL.value)
-    model = path.parent if path.is_file() else _MODEL.value
+    model = path.parent if path.name == "config.json" else _MODEL.value
     variables = [f"MODEL={model}", f"TRAIN_TASK={train}", f"EVAL_TASK={test}"]
     rate = paper.learning_rate(_TASK.value, paper.model_of(_MODEL.value))
     if rate is not None:

@@ -217,9 +217,7 @@ def _meet(made_with: dict[str, Any]) -> shards.Share:
     alike |= {"dtype flag": flags.FLAGS.dtype}
     if not mesh.is_tpu_pod():  # where the first touch of a device waits for every host, unasked
         alike |= {"dtype": launch.dtype(), "platform": jax.default_backend()}
-    alike |= {f"{k} version": v for k, v in records.versions().items() if k != "python"}
-    alike |= {"git commit": records.git_commit()}
-    mesh.meet(place, timeout_s=_WAIT_S.value, must_agree=alike)
+    mesh.meet(place, timeout_s=_WAIT_S.value, must_agree=alike | records.software())
     return shards.Share(place.process_id, place.num_processes)
 
 

@@ -85,7 +85,7 @@ list_jobs() {
       teacher | student | standard | temperature) echo "$job" ;;
       evaluate) printf '%s\n' standard temperature ;;
       *)
-        say "$job is not one of the jobs teacher, student, evaluate"
+        say "$job is not one of the jobs teacher, student, evaluate (or standard, temperature)"
         return 1
         ;;
     esac

@@ -248,6 +248,12 @@ def git_commit() -> str | None:
         return None
 
 
+def software() -> dict[str, str | None]:
+    """What hosts of one run have to have alike: `versions` but Python's, and the commit."""
+    found = {f"{name} version": v for name, v in versions().items() if name != "python"}
+    return found | {"git commit": git_commit()}
+
+
 def versions() -> dict[str, str]:
     """Of Python and of the packages that decide what is computed."""
     found = {"python": platform.python_version()}

@@ -1,7 +1,10 @@
 """experiments/distill.py, run as its users run it: kills, SIGTERM, mistakes."""
 
 import json
+import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -117,6 +120,52 @@ def test_killed_and_preempted_and_resumed_it_ends_in_the_same_student_bit_for_bi
     )
     assert ours.keys() == whole.keys() and all(np.abs(x).max() > 0 for x in ours.values())
     assert all(ours[name].tobytes() == whole[name].tobytes() for name in ours)
+
+
+_FAILING_EXPORT = """
+import sys
+from experiments import distill
+from powerjax import launch
+
+def fail(*_, **__):
+    raise {error}
+
+distill.export.save_adapter = fail
+launch.run(distill.main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        ("KeyboardInterrupt", 130, "SIGINT; the checkpoint of step 96 is safe"),
+        ("OSError(28, 'No space left on device')", 1, "the disk is full"),
+        ("RuntimeError('RESOURCE_EXHAUSTED: of memory')", 1, "out of device memory: try"),
+    ],
+)
+def test_what_stops_an_export_says_the_command_that_goes_on(
+    undisturbed, teacher, error, status, said
+):
+    given = [*_FLAGS, f"--records={teacher}", f"--out={undisturbed['folder']}", "--resume"]
+    done = subprocess.run(
+        [sys.executable, "-c", _FAILING_EXPORT.format(error=error), *given],
+        cwd=programs.ROOT,
+        env=programs.environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == status, done.stderr
+    (line,) = [line for line in done.stderr.split("\n") if said in line]
+    assert "--resume" in line and "Traceback" not in done.stderr
+
+
+def test_a_finished_run_without_its_metrics_is_exported_again(undisturbed, teacher, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed["folder"], folder)
+    (folder / "metrics.jsonl").unlink()
+    code, out, err = programs.end(_start(folder, teacher, "--resume"))
+    assert code == 0, err
+    assert f"adapter  {folder}/adapter" in out and "at last" not in out
 
 
 def _snapshot(folder):

@@ -249,25 +249,20 @@ def test_longer_caches_change_nothing(tiny_qwen, prompts, names, monkeypatch):
         np.testing.assert_allclose(a.log_probs, b.log_probs, atol=1e-4)
 
 
-def test_a_cache_as_a_tpu_lays_it_out_changes_nothing(tiny_qwen, prompts, names, monkeypatch):
+def test_a_cache_as_a_tpu_lays_it_out_changes_nothing(
+    tiny_qwen, prompts, names, reference, monkeypatch
+):
     """Heads of 8 in 128 lanes: the moves, undone and kept, and prompts copied into slots."""
     from powerjax.models import cache
 
-    options = dict(
-        alpha=2.0,
-        block_size=12,
-        num_mcmc_steps=4,
-        max_new_tokens=30,
-        num_slots=8,
-        progress=False,
-        ids=names[:10],
-    )
-    expected = sample.power(tiny_qwen, prompts[:10], **options)
     monkeypatch.setattr(cache, "head_width", lambda head_dim, platform: 128)
-    found = sample.power(tiny_qwen, prompts[:10], **options)
-    assert [c.tokens for c in found] == [c.tokens for c in expected]
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a.log_probs, b.log_probs, atol=1e-4)
+    found = sample.power(tiny_qwen, prompts[:10], ids=names[:10], num_slots=16, **OPTIONS)
+    expected = by_chain(reference)
+    assert len(found) == 20
+    for c in found:
+        same_chain = expected[c.id, c.sample_index]
+        assert c.tokens == same_chain.tokens
+        np.testing.assert_allclose(c.log_probs, same_chain.log_probs, atol=1e-4)
 
 
 def test_one_trace_per_shape(tiny_qwen, prompts):
