@@ -206,13 +206,13 @@ def make_step(
             batch_sharding(mesh),
         ),
         out_shardings=(places, Metrics(*[everywhere] * len(Metrics._fields))),
-        compiler_options=_compiler_options(settings, mesh),
+        compiler_options=_compiler_options(mesh),
     )
 
 
-def _compiler_options(settings: Settings, mesh: Mesh) -> dict[str, str]:
+def _compiler_options(mesh: Mesh) -> dict[str, str]:
     """XLA's default order for CPUs is the one with most to do at once, which recomputes each layer
     as soon as it can, and so keeps all that recomputation is there to save."""
-    if settings.remat and mesh.devices.flat[0].platform == "cpu":
+    if mesh.devices.flat[0].platform == "cpu":
         return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
     return {}

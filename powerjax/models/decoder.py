@@ -53,6 +53,24 @@ def fork(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 fork.defvjp(lambda x: ((x, x), None), lambda _, grads: (grads[0] + grads[1],))
 
 
+@jax.custom_vjp
+def by_row(x: jax.Array, factor: jax.Array) -> jax.Array:
+    """x[...,D] * factor[...,1], whose gradient is a product of rows.
+
+    Autodiff's sum of a product takes XLA on CPUs seven times as long.
+    """
+    return x * factor
+
+
+def _by_row_backward(saved, d_y):
+    x, factor = saved
+    d_factor = jnp.einsum("...d,...d->...", d_y, x, precision=jax.lax.Precision.HIGHEST)
+    return d_y * factor, d_factor[..., None]
+
+
+by_row.defvjp(lambda x, factor: (x * factor, (x, factor)), _by_row_backward)
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * scale, the mean square taken in float32."""
 
@@ -63,7 +81,7 @@ class RMSNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.dtype)
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.epsilon)
+        wide = by_row(wide, jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.epsilon))
         return scale * wide.astype(x.dtype)
 
 

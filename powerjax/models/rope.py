@@ -26,17 +26,21 @@ def inverse_frequencies(config: ModelConfig, long_context: bool = False) -> np.n
 def cos_sin(
     positions: jax.Array, config: ModelConfig, long_context: bool = False
 ) -> tuple[jax.Array, jax.Array]:
-    """cos and sin, float32[B,T,rotary/2] each, of int32 positions[B,T]; attention factor in."""
+    """Factors of x and of its turned half, float32[B,T,rotary] each, of int32 positions[B,T].
+
+    (cos, cos) and (-sin, sin), the attention factor in. As wide as a head, for XLA on CPUs makes
+    cosines that are half as wide again for each head of each layer.
+    """
     angles = positions[..., None].astype(jnp.float32) * inverse_frequencies(config, long_context)
     factor = np.float32(config.rope.attention_factor)
-    return jnp.cos(angles) * factor, jnp.sin(angles) * factor
+    cos, sin = jnp.cos(angles) * factor, jnp.sin(angles) * factor
+    return jnp.concatenate([cos, cos], -1), jnp.concatenate([-sin, sin], -1)
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """x[B,T,N,H] with its first `rotary` dimensions rotated; computed in float32 at least."""
-    half = cos.shape[-1]
+    rotary = cos.shape[-1]
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    cos, sin = cos[:, :, None, :], sin[:, :, None, :]
-    first, second, rest = wide[..., :half], wide[..., half : 2 * half], wide[..., 2 * half :]
-    rotated = [first * cos - second * sin, second * cos + first * sin]
-    return jnp.concatenate([*rotated, rest] if rest.shape[-1] else rotated, -1).astype(x.dtype)
+    turned, rest = wide[..., :rotary], wide[..., rotary:]
+    turned = turned * cos[:, :, None] + jnp.roll(turned, rotary // 2, axis=-1) * sin[:, :, None]
+    return (jnp.concatenate([turned, rest], -1) if rest.shape[-1] else turned).astype(x.dtype)
