@@ -26,13 +26,18 @@ def environment(num_devices: int = 1, optimized: bool = False) -> dict[str, str]
 
 
 def start(
-    module: str, *arguments: str, num_devices: int = 1, optimized: bool = False, **options
+    module: str,
+    *arguments: str,
+    num_devices: int = 1,
+    optimized: bool = False,
+    env: dict[str, str] | None = None,
+    **options,
 ) -> subprocess.Popen:
-    """`python -m module arguments`, its output in pipes, in that `environment`."""
+    """`python -m module arguments`, its output in pipes, in that `environment` and `env`."""
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
-        env=environment(num_devices, optimized),
+        env=environment(num_devices, optimized) | (env or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

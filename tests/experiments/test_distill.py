@@ -15,6 +15,7 @@ from powerjax import models
 from powerjax.distill import run_folder
 from powerjax.tasks import arithmetic
 from tests.experiments import programs
+from tests.test_rendezvous import free_port
 
 _FLAGS = ["--lora_rank=2", "--target_modules=q_proj,down_proj", "--learning_rate=1e-3"]
 _FLAGS += ["--epochs=12", "--batch_size=4", "--save_steps=8", "--noremat", "--noprogress"]
@@ -166,6 +167,28 @@ def test_a_finished_run_without_its_metrics_is_exported_again(undisturbed, teach
     code, out, err = programs.end(_start(folder, teacher, "--resume"))
     assert code == 0, err
     assert f"adapter  {folder}/adapter" in out and "at last" not in out
+
+
+@pytest.mark.parametrize("what", ["out", "safetensors version"])
+def test_hosts_that_differ_end_with_one_line_each(teacher, tmp_path, what):
+    """In --out, which all share; in the version of a package, as another host's folder has it."""
+    other = tmp_path / "packages" / "safetensors-0.0.1.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: safetensors\nVersion: 0.0.1\n")
+    place = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
+    first = _start(tmp_path / "run", teacher, *place, "--process_id=0")
+    if what == "out":
+        second = _start(tmp_path / "other", teacher, *place, "--process_id=1")
+    else:
+        env = {"PYTHONPATH": str(other.parent)}
+        second = _start(tmp_path / "run", teacher, *place, "--process_id=1", env=env)
+    for process in (first, second):
+        code, _, err = programs.end(process)
+        (line,) = [line for line in err.split("\n") if line.startswith("distill: ")]
+        assert code == 1 and "Traceback" not in err
+        assert line.startswith(f"distill: process 1 has {what} ")
+        assert line.endswith(": start all of them alike")
+    assert not (tmp_path / "run").exists() and not (tmp_path / "other").exists()
 
 
 def _snapshot(folder):
