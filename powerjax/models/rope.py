@@ -40,7 +40,12 @@ def cos_sin(
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """x[B,T,N,H] with its first `rotary` dimensions rotated; computed in float32 at least."""
     rotary = cos.shape[-1]
+    half = rotary // 2
+    cos, sin = cos[:, :, None], sin[:, :, None]
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    turned, rest = wide[..., :rotary], wide[..., rotary:]
-    turned = turned * cos[:, :, None] + jnp.roll(turned, rotary // 2, axis=-1) * sin[:, :, None]
-    return (jnp.concatenate([turned, rest], -1) if rest.shape[-1] else turned).astype(x.dtype)
+    first, second, rest = wide[..., :half], wide[..., half:rotary], wide[..., rotary:]
+    turned = [
+        first * cos[..., :half] + second * sin[..., :half],
+        second * cos[..., half:] + first * sin[..., half:],
+    ]
+    return jnp.concatenate([*turned, rest] if rest.shape[-1] else turned, -1).astype(x.dtype)
