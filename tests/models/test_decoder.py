@@ -48,7 +48,7 @@ def test_cosines_are_made_once_and_not_for_each_head_of_each_layer(num_tokens):
 def test_by_row_has_the_gradient_of_its_product():
     rng = np.random.default_rng(0)
     x, factor = rng.standard_normal((2, 3, 8)), rng.standard_normal((2, 3, 1))
-    with jax.enable_x64():
+    with jax.enable_x64(True):
         found, expected = (
             jax.grad(lambda x, factor, f=f: jnp.sum(jnp.sin(f(x, factor))), argnums=(0, 1))(
                 jnp.asarray(x), jnp.asarray(factor)
