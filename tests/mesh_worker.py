@@ -43,6 +43,7 @@ def compare(folder: str, model_axis: int) -> dict:
     return {
         "axes": dict(grid.shape),
         "equal_params": bool(equal),
+        "same_fingerprint": lm.fingerprint == plain.fingerprint,
         "equal_random": all(jax.tree.leaves(same)),
         "logits": float(np.abs(lm.logits(tokens) - plain.logits(tokens)).max()),
         "scores": float(max(np.abs(a - b).max() for a, b in scores)),

@@ -24,9 +24,8 @@ def main(folder: str, address: str, process_id: str) -> dict:
     mesh.start(address, 2, int(process_id), timeout_s=30)
     grid = mesh.make_mesh(model=2)
     lm = models.load(folder, dtype="float32", mesh=grid, fsdp=True)
-    plain = traverse_util.flatten_dict(
-        models.load(folder, dtype="float32").params, sep="/"
-    )  # on one device of this process
+    alone = models.load(folder, dtype="float32")  # on one device of this process
+    plain = traverse_util.flatten_dict(alone.params, sep="/")
     mine = traverse_util.flatten_dict(lm.params, sep="/")
     equal = all(
         np.array_equal(shard.data, np.asarray(plain[path])[shard.index])
@@ -38,6 +37,7 @@ def main(folder: str, address: str, process_id: str) -> dict:
         table.shape, NamedSharding(grid, P("data")), table.__getitem__
     )
     total = jax.jit(lambda x: x.sum(0), out_shardings=NamedSharding(grid, P()))(rows)
+    same_fingerprint = lm.fingerprint == alone.fingerprint
     mesh.barrier("end")
     shapes = {path: tensor.shape for path, tensor in tensors(lm.config).items()}
     held = {sum(x.addressable_shards[i].data.nbytes for x in mine.values()) for i in range(4)}
@@ -48,6 +48,7 @@ def main(folder: str, address: str, process_id: str) -> dict:
             len({device.process_index for device in row}) == 1 for row in grid.devices
         ),
         "equal": equal,
+        "same_fingerprint": same_fingerprint,
         "total": np.asarray(total.addressable_data(0)).tolist(),
         "bytes": held.pop() if len(held) == 1 else None,
         "planned": mesh.num_bytes_per_device(shapes, lm.config, grid, 4, fsdp=True),

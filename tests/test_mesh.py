@@ -40,7 +40,7 @@ def loaded(tmp_path_factory):
 def test_load_on_a_mesh(case, model_axis, loaded):
     found = loaded[0][case, model_axis]
     assert found["axes"] == {"data": 8 // model_axis, "model": model_axis}
-    assert found["equal_params"] and found["equal_random"]
+    assert found["equal_params"] and found["equal_random"] and found["same_fingerprint"]
     assert found["logits"] <= 1e-4 and found["scores"] <= 1e-4
     assert found["bytes_device_0"] == found["bytes_planned"]
     plan = found["plan"]
@@ -161,7 +161,7 @@ def test_two_processes_are_one_mesh(processes):
 
 def test_two_processes_load_each_their_shards(processes):
     for found in processes:
-        assert found["equal"]
+        assert found["equal"] and found["same_fingerprint"]
         assert found["bytes"] == found["planned"] < found["planned_without"] / 2
 
 

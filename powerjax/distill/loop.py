@@ -154,6 +154,7 @@ def identity(
     """Everything that decides what a run ends in, as JSON has it; the mesh is not part of it."""
     found = {
         "model": Path(lm.name).name,
+        "weights": lm.fingerprint,
         "dtype": lm.dtype.name,
         "max_length": corpus.max_length,
         "batch_size": batch_size,
@@ -189,7 +190,9 @@ def check(folder: str | os.PathLike, run: dict[str, Any] | None, *, resume: bool
         if before.get(name) == run[name]:
             continue
         what = "of a run on other examples"
-        if name != "corpus":
+        if name == "weights":
+            what = f"of a run on other weights, of a model of the same name ({run['model']})"
+        elif name != "corpus":
             what = f"of a run with {name}={before.get(name)}, and this one has {run[name]}"
         raise ValueError(
             f"the checkpoints in {folder} are {what}: choose another --out, or give the flags and"

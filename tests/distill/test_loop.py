@@ -17,7 +17,7 @@ import pytest
 
 from powerjax import distill, records
 from powerjax.distill import data, loop, step
-from powerjax.models import lora
+from powerjax.models import checkpoint, lora
 
 LORA = lora.LoraConfig(rank=2, alpha=4.0, dropout=0.1, target_modules=("q_proj", "down_proj"))
 SETTINGS = distill.Settings(learning_rate=0.05, num_steps=9, schedule="linear", remat=False)
@@ -278,6 +278,16 @@ def test_a_model_with_an_adapter_is_refused(tiny_qwen, corpus, undisturbed, tmp_
     student = dataclasses.replace(tiny_qwen, adapter=undisturbed[0].adapter)
     with pytest.raises(ValueError, match=r"take lm\.merged\(\)"):
         _train(student, corpus, tmp_path)
+
+
+def test_weights_of_another_model_of_the_same_name_are_refused(
+    tiny_qwen, corpus, undisturbed, tmp_path
+):
+    shutil.copytree(undisturbed[1], tmp_path / "run")
+    params = checkpoint.random_params(tiny_qwen.config, "float32", seed=2)
+    other = dataclasses.replace(tiny_qwen, params=params)
+    with pytest.raises(ValueError, match=r"of a run on other weights, .* \(tiny_qwen\)"):
+        _train(other, corpus, tmp_path / "run", resume=True)
 
 
 def test_identity_is_json_and_leaves_out_what_changes_no_number(tiny_qwen, corpus):
