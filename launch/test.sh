@@ -2,7 +2,8 @@
 # bash launch/test.sh [--parity] [pytest arguments]
 #
 # Makes .venv, installs powerjax[test] into it, and runs ruff and the tests. --parity adds torch
-# (CPU), and the tests that compare with transformers running live.
+# (CPU), and the tests that compare with transformers running live. Two processes share the tests,
+# file by file; `-n 0`, for --pdb say, runs them in one.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -19,4 +20,4 @@ else
   install test
 fi
 .venv/bin/python -m ruff check .
-exec .venv/bin/python -m pytest "$@"
+exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

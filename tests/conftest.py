@@ -17,6 +17,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Most of the time goes into compiling small programs that run once.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+import filelock
 import jax
 import pytest
 
@@ -80,15 +81,33 @@ def tiny_qwen():
 
 @pytest.fixture(scope="session")
 def quick_run(tmp_path_factory):
-    """(folder, what it printed) of `experiments.reproduce --quick` on the embedded model, whole."""
+    """(folder, what it printed) of `experiments.reproduce --quick` on the embedded model, whole.
+
+    Made once for all of pytest-xdist's workers.
+    """
     from tests.experiments import programs
 
-    folder = tmp_path_factory.mktemp("quick")
-    arguments = [*programs.QUICK, f"--out={folder / 'run'}"]
-    process = programs.start("experiments.reproduce", *arguments, optimized=True)
-    code, out, err = programs.end(process, timeout_s=1200)
-    assert code == 0, err
-    return folder / "run", out
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "quick"
+    with filelock.FileLock(folder.with_suffix(".lock")):
+        said = folder / "said.txt"
+        if not said.exists():
+            arguments = [*programs.QUICK, f"--out={folder / 'run'}"]
+            process = programs.start("experiments.reproduce", *arguments, optimized=True)
+            code, out, err = programs.end(process, timeout_s=1200)
+            assert code == 0, err
+            said.write_text(out)
+    return folder / "run", said.read_text()
+
+
+@pytest.fixture
+def record_property(request):
+    """pytest's own, as text: xdist's workers send nothing of numpy's."""
+
+    def record(name, value):
+        request.node.user_properties.append((name, str(value)))
+
+    return record
 
 
 def pytest_terminal_summary(terminalreporter):
