@@ -154,13 +154,13 @@ def identity(
     """Everything that decides what a run ends in, as JSON has it; the mesh is not part of it."""
     found = {
         "model": Path(lm.name).name,
-        "weights": lm.fingerprint,
         "dtype": lm.dtype.name,
         "max_length": corpus.max_length,
         "batch_size": batch_size,
         "corpus": corpus.fingerprint,
         **{f"lora_{k}": v for k, v in dataclasses.asdict(lora_config).items()},
         **dataclasses.asdict(settings),
+        "weights": lm.fingerprint,  # last: what else differs, dtype say, explains more
     }
     del found["remat"]  # changes speed and memory
     return json.loads(json.dumps(found))
@@ -191,7 +191,10 @@ def check(folder: str | os.PathLike, run: dict[str, Any] | None, *, resume: bool
             continue
         what = "of a run on other examples"
         if name == "weights":
-            what = f"of a run on other weights, of a model of the same name ({run['model']})"
+            what = (
+                f"of a run on other weights under the name {run['model']} (--model, --revision and"
+                " --random_weights decide them)"
+            )
         elif name != "corpus":
             what = f"of a run with {name}={before.get(name)}, and this one has {run[name]}"
         raise ValueError(

@@ -280,14 +280,18 @@ def test_a_model_with_an_adapter_is_refused(tiny_qwen, corpus, undisturbed, tmp_
         _train(student, corpus, tmp_path)
 
 
-def test_weights_of_another_model_of_the_same_name_are_refused(
-    tiny_qwen, corpus, undisturbed, tmp_path
+@pytest.mark.parametrize("other", ["drawn anew", "merged"])
+def test_other_weights_under_the_same_name_are_refused(
+    tiny_qwen, corpus, undisturbed, tmp_path, other
 ):
     shutil.copytree(undisturbed[1], tmp_path / "run")
-    params = checkpoint.random_params(tiny_qwen.config, "float32", seed=2)
-    other = dataclasses.replace(tiny_qwen, params=params)
-    with pytest.raises(ValueError, match=r"of a run on other weights, .* \(tiny_qwen\)"):
-        _train(other, corpus, tmp_path / "run", resume=True)
+    if other == "merged":
+        lm = dataclasses.replace(tiny_qwen, adapter=undisturbed[0].adapter).merged()
+    else:
+        params = checkpoint.random_params(tiny_qwen.config, "float32", seed=2)
+        lm = dataclasses.replace(tiny_qwen, params=params)
+    with pytest.raises(ValueError, match="of a run on other weights under the name tiny_qwen"):
+        _train(lm, corpus, tmp_path / "run", resume=True)
 
 
 def test_identity_is_json_and_leaves_out_what_changes_no_number(tiny_qwen, corpus):

@@ -232,7 +232,11 @@ def test_mistakes_end_in_one_line_that_says_what_to_do(undisturbed, teacher, tmp
         ([f"--out={tmp_path}/student", given], "adapter is not of this run"),
         ([*made, given], "holds a checkpoint of step 96: add --resume"),
         ([*made, given, "--resume", "--lora_rank=4"], "lora_rank=2, and this one has 4"),
-        ([*made, given, "--resume", "--random_weights"], "are of a run on other weights"),
+        ([*made, given, "--resume", "--dtype=bfloat16"], "dtype=float32, and this one has bf"),
+        (
+            [*made, given, "--resume", "--random_weights"],
+            "other weights under the name tiny (--model, --revision and --random_weights decide",
+        ),
     ]
     before = _snapshot(undisturbed["folder"])
     with run_folder.locked(tmp_path / "busy"):
