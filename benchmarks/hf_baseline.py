@@ -88,7 +88,7 @@ class HuggingFace:
 def chains_per_s(hf: HuggingFace, prompts, batch: int, **options) -> float:
     """Finished chains per second, `batch` prompts to a `generate` call."""
     generator = torch.Generator().manual_seed(0)
-    hf.power(prompts[:batch], generator=generator, **{**options, "num_mcmc_steps": 1})  # warm-up
+    hf.power(prompts[:batch], generator=generator, **{**options, "num_mcmc_steps": 0})  # warm-up
     began = time.perf_counter()
     for start in range(0, len(prompts), batch):
         hf.power(prompts[start : start + batch], generator=generator, **options)

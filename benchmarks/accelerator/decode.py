@@ -52,9 +52,12 @@ def measure(report, dry_run: bool) -> None:
     timing.add_peak(report, PEAK, num_slots=many)
     _kernels(report, call, size)
     del call  # its caches
-    _parts(report, lm, size, many, whole)
+    rest = _other_parts(report, lm, size, many, whole)
+    _attention(report, "xla", lm, size, many, whole, rest)
     _loop(report, lm, size, few)
+    # Last: where cudnn refuses these shapes, nothing else is lost.
     if timing.device().platform == "gpu":
+        _attention(report, "cudnn", lm, size, many, whole, None)
         _loop(report, _with_cudnn(lm), size, many)
     else:
         report.skip(step_name(many, size.fills[0], "cudnn"), "cudnn needs an NVIDIA GPU")
@@ -165,34 +168,49 @@ def _at(state: slots.Slots, position: int) -> slots.Slots:
     return state._replace(chain=chain._replace(position=position, step=jnp.zeros_like(position)))
 
 
-def _parts(report, lm: LM, size: Size, num_slots: int, whole: dict[int, float]) -> None:
-    """Times attention, logits and draw alone; what is left of a step is the layers' products."""
-    cache = _filled(init_cache(lm.config, num_slots, size.window, lm.dtype))
+def _other_parts(report, lm: LM, size: Size, num_slots: int, whole: dict[int, float]) -> float:
+    """Times logits and draw alone; returns their milliseconds together."""
     c = lm.config
-    queries = jax.random.normal(jax.random.key(3), (num_slots, 1, c.num_heads, c.head_dim))
-    queries = queries.astype(lm.dtype)
     hidden = jax.random.normal(jax.random.key(4), (num_slots, c.hidden_size)).astype(lm.dtype)
     unembed = jax.jit(lambda v, x: lm.model().apply(v, x, method="unembed"))
-    others = {
+    alone = {
         "logits": 1e3 * timing.seconds(lambda: unembed(lm.variables, hidden)),
         "draw": draw_ms(c.vocab_size, num_slots, None, size.max_new_tokens),
     }
-    first = whole[size.fills[0]]
-    for what, ms in others.items():
-        report.add(f"{what} alone, {num_slots} slots", ms, "ms", f"{ms / first:.0%} of the step")
-    implementations = ["xla"] + ["cudnn"] * (timing.device().platform == "gpu")
-    for implementation in implementations:
-        for fill, step_ms in whole.items():
-            at = jnp.full((num_slots, 1), fill - 1, jnp.int32)
-            call = functools.partial(_attend, implementation, queries, cache, at)
-            ms = 1e3 * timing.seconds(call)
-            note = f"{c.num_layers} layers; {ms / step_ms:.0%} of the step with xla attention"
-            name = f"attention alone, {num_slots} slots at {fill}, {implementation}"
-            report.add(name, ms, "ms", note)
-            if implementation == "xla":
-                rest = step_ms - ms - sum(others.values())
-                note = "the step less the parts above: the layers' products and small operations"
-                report.add(f"the rest, {num_slots} slots at {fill}", rest, "ms", note)
+    step_ms = whole[size.fills[0]]
+    for what, ms in alone.items():
+        report.add(f"{what} alone, {num_slots} slots", ms, "ms", f"{ms / step_ms:.0%} of the step")
+    return sum(alone.values())
+
+
+def _attention(
+    report,
+    implementation: str,
+    lm: LM,
+    size: Size,
+    num_slots: int,
+    whole: dict[int, float],
+    others_ms: float | None,
+) -> None:
+    """Times the attention of all layers alone, at each fill.
+
+    others_ms: of logits and draw; with it, what is left of the step is written as well.
+    """
+    c = lm.config
+    cache = _filled(init_cache(c, num_slots, size.window, lm.dtype))
+    queries = jax.random.normal(jax.random.key(3), (num_slots, 1, c.num_heads, c.head_dim))
+    queries = queries.astype(lm.dtype)
+    for fill, step_ms in whole.items():
+        at = jnp.full((num_slots, 1), fill - 1, jnp.int32)
+        call = functools.partial(_attend, implementation, queries, cache, at)
+        ms = 1e3 * timing.seconds(call)
+        name = f"attention alone, {num_slots} slots at {fill}, {implementation}"
+        note = f"{c.num_layers} layers; {ms / step_ms:.0%} of the step with xla attention"
+        report.add(name, ms, "ms", note)
+        if others_ms is not None:
+            rest = step_ms - ms - others_ms
+            note = "the step less the parts above: the layers' products and small operations"
+            report.add(f"the rest, {num_slots} slots at {fill}", rest, "ms", note)
 
 
 @functools.partial(jax.jit, static_argnums=0)
