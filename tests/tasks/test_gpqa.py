@@ -204,7 +204,7 @@ def test_files_of_two_versions_are_noticed(folder):
         ("**B**", None, "B"),
         ("DNA and CO2", None, None),
         (r"\boxed{E}", None, None),
-        (r"\boxed{b}", None, None),
+        (r"\boxed{b}", "B", None),
         ("", None, None),
     ],
 )
