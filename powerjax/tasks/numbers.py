@@ -38,8 +38,8 @@ _NUMERAL = (
 
 # --- a final answer in MATH's normal form: words, number, unit ---
 _BEFORE = r"(?P<before>(?:[a-z][a-z'’,:.() ]*)?)"
-_SYMBOL = r"(?:[a-z]{2,}(?![a-z])|[acfghlms](?![a-z]))"
-_AFTER = rf"(?:{_SYMBOL}|['’]s|[\s/.()-]|\\cdot|\^ *(?:\{{-?\d\}}|-?\d))*"
+_SYMBOL = r"(?:[a-z]{2,}(?![a-z])|[acfghlms](?![a-z]))(?: ?\^ ?(?:\{-?\d\}|-?\d))?"
+_AFTER = rf"(?:{_SYMBOL}|['’]s|[\s/.()-]|\\cdot)*"
 _ANSWER = re.compile(
     rf"{_BEFORE}(?P<number>(?:[-+]|(?<![a-z] )[-+] )?{_NUMERAL})(?P<after>{_AFTER})"
 )
