@@ -190,6 +190,8 @@ def notes(made: Sequence[records.Record], task: Task, lm: models.LM | None) -> l
     found = []
     if unsafe := tables.num_unsafe(made):
         found.append(f"{unsafe} programs ran with resource limits alone (--unsafe_exec).")
+    if spread := tables.several_boxes(made):
+        found.append(spread)
     if lm is not None:
         found.append(f"evaluated r is under {made[0]['evaluated_model']}.")
         anew = sum(record["evaluated_as"] == "text" for record in made)
