@@ -195,9 +195,8 @@ def _run(program: Program, limits: Limits, bwrap: str | None) -> Verdict:
         folder = "/tmp"
         if bwrap is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
-        (asked, ask), (answered, answer), (verdict, give_verdict), (output, put) = (
-            _pipe(stack) for _ in range(4)
-        )
+        (asked, ask), (answered, answer), (verdict, give_verdict) = (_pipe(stack) for _ in "123")
+        (complaints, complain), (output, put) = _pipe(stack), _pipe(stack)
         tester = isolation.Process(
             ["tester", ask.fileno(), answered.fileno()],
             dataclasses.replace(limits, memory_bytes=_TESTER_BYTES),
@@ -207,7 +206,7 @@ def _run(program: Program, limits: Limits, bwrap: str | None) -> Verdict:
             pass_fds=(ask.fileno(), answered.fileno()),
             stdin=job,
             stdout=give_verdict,
-            stderr=put,
+            stderr=complain,
         )
         stack.callback(tester.kill)
         child = isolation.Process(
@@ -222,13 +221,14 @@ def _run(program: Program, limits: Limits, bwrap: str | None) -> Verdict:
             stderr=put,
         )
         stack.callback(child.kill)
-        for end in (asked, ask, answered, answer, give_verdict, put):
+        for end in (asked, ask, answered, answer, give_verdict, complain, put):
             end.close()
-        try:
-            status, message = _watch(verdict.fileno(), output.fileno(), limits, deadline)
-        except _NotStarted as error:
-            said = error.said + _rest(output.fileno())
-            raise OSError(_why(said, tester, child)) from None
+        said = {complaints.fileno(): b"", output.fileno(): b""}
+        ended = _watch(verdict.fileno(), said, limits, deadline)
+        if ended is None:
+            _listen(said)
+            raise OSError(_why(*zip(said.values(), (tester, child), strict=True)))
+        status, message = ended
         if status == "ended":
             status, message = _how_it_ended(child.exit_status(), message)
         return Verdict(status, message, BUBBLEWRAP if bwrap else RLIMITS)
@@ -249,32 +249,30 @@ def _pipe(stack: contextlib.ExitStack):
     return tuple(stack.enter_context(end) for end in ends)
 
 
-class _NotStarted(Exception):
-    """The tester ended, or the time was over, before the program could be asked anything."""
-
-    def __init__(self, said: bytes):
-        self.said = said
-
-
-def _watch(verdict: int, output: int, limits: Limits, deadline: float) -> tuple[str, str]:
+def _watch(
+    verdict: int, said: dict[int, bytes], limits: Limits, deadline: float
+) -> tuple[str, str] | None:
     """(status, message): the tester's, or of the limit that was broken before it spoke.
+
+    None if the tester ended, or the time was over, before the tests started.
 
     Args:
       verdict: the pipe to which the tester writes.
-      output: the pipe of what else the processes write.
+      said: of each pipe of other output what it has given, added to here.
       deadline: the time of `time.monotonic()` until which the tests must start.
     """
-    received, said, written, started = b"", b"", 0, False
+    received, written, started = b"", 0, False
     with selectors.DefaultSelector() as selector:
-        selector.register(verdict, selectors.EVENT_READ)
-        selector.register(output, selectors.EVENT_READ)
+        for pipe in (verdict, *said):
+            selector.register(pipe, selectors.EVENT_READ)
         while (left := deadline - time.monotonic()) > 0:
             for key, _ in selector.select(left):
                 data = os.read(key.fd, 1 << 16)
-                if key.fd == output:
-                    written, said = written + len(data), (said + data)[-_SAID_BYTES:]
+                if key.fd != verdict:
+                    written += len(data)
+                    said[key.fd] = (said[key.fd] + data)[-_SAID_BYTES:]
                     if not data:
-                        selector.unregister(output)
+                        selector.unregister(key.fd)
                     if started and written > limits.output_bytes:
                         return "output", f"more than {limits.output_bytes:,} bytes of output"
                     continue
@@ -286,39 +284,36 @@ def _watch(verdict: int, output: int, limits: Limits, deadline: float) -> tuple[
                     if status != "started":
                         return status, message
                     started, deadline = True, time.monotonic() + limits.wall_s
-                if not data and started:
-                    return "failed", "the tests ran out of memory or time"
                 if not data:
-                    raise _NotStarted(said)
-    if started:
-        return "timeout", f"not done after {limits.wall_s:g} s"
-    raise _NotStarted(said)
+                    return ("failed", "the tests ran out of memory or time") if started else None
+    return ("timeout", f"not done after {limits.wall_s:g} s") if started else None
 
 
-def _rest(output: int) -> bytes:
-    """What is still written to the pipe `output` until its last writer ends, or time is over.
+def _listen(said: dict[int, bytes]) -> None:
+    """Adds what is still written to the pipes, until their last writers end or time is over.
 
-    A process closes its end of the verdict's pipe in the moment in which it gives its reason, or
-    long before: the one is no sign that the other has been read.
+    The end of the verdict's pipe is no sign that a reason has been given, far less that it has
+    been read.
     """
-    said, deadline = b"", time.monotonic() + _LAST_WORDS_S
+    deadline = time.monotonic() + _LAST_WORDS_S
     with selectors.DefaultSelector() as selector:
-        selector.register(output, selectors.EVENT_READ)
-        while selector.select(left := max(0, deadline - time.monotonic())):
-            if not (data := os.read(output, 1 << 16)) or not left:
-                break
-            said = (said + data)[-_SAID_BYTES:]
-    return said
+        for pipe in said:
+            selector.register(pipe, selectors.EVENT_READ)
+        while selector.get_map() and (left := deadline - time.monotonic()) > 0:
+            for key, _ in selector.select(left):
+                if data := os.read(key.fd, 1 << 16):
+                    said[key.fd] = (said[key.fd] + data)[-_SAID_BYTES:]
+                else:
+                    selector.unregister(key.fd)
 
 
-def _why(said: bytes, tester: isolation.Process, child: isolation.Process) -> str:
-    """Why the tests did not start, in one line: what was said, or how a process ended."""
-    not_ready = harness.NOT_READY.encode()
-    line = isolation.reason(said.replace(not_ready, b""))
-    if line:
-        return line
-    process = child if not_ready in said else tester
-    return f"its process {isolation.ending(process.exit_status())}"
+def _why(tester: tuple[bytes, isolation.Process], child: tuple[bytes, isolation.Process]) -> str:
+    """Why the tests did not start, in one line, from what each process said and how it ended."""
+    first, second = tester, child
+    if harness.NOT_READY.encode() in tester[0]:
+        first, second = child, (b"", tester[1])
+    reason = isolation.reason(first[0]) or isolation.reason(second[0])
+    return reason or f"its process {isolation.ending(first[1].exit_status())}"
 
 
 def _messages(received: bytes) -> list[tuple[str, str]]:
