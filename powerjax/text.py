@@ -116,22 +116,21 @@ def render_chat(tokenizer, messages: Sequence[Mapping[str, Any]]) -> Rendered:
             f"the tokenizer of {where} has the chat templates {', '.join(sorted(templates))}, and"
             f" none of them is called default: {remedy}"
         )
+
+    def render(last: Any) -> str:
+        turns = [*map(dict, messages[:-1]), {**messages[-1], "content": last}]
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+
+    last = messages[-1]["content"]
     try:
-        prompt = tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
-        )
+        prompt = render(last)
+        ignored = isinstance(last, str) and last not in prompt and prompt == render(f"{last} more")
     except Exception as error:  # whatever jinja and the template's own code raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"the chat template of {where} cannot be rendered ({reason}): {remedy}"
         ) from error
-    last = messages[-1]["content"]
-    if not prompt.strip() or (isinstance(last, str) and _squeezed(last) not in _squeezed(prompt)):
+    if not prompt.strip() or ignored:
         what = "leaves out the message" if prompt.strip() else "renders to an empty text"
         raise ValueError(f"the chat template of {where} {what}: {remedy}")
     return Rendered(prompt)
-
-
-def _squeezed(text: str) -> str:
-    """Without white space, which templates trim."""
-    return "".join(text.split())
