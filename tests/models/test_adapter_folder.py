@@ -1,4 +1,4 @@
-"""What PEFT leaves in an adapter's folder beside the adapters of layers, and folders of no adapter."""
+"""What PEFT leaves in an adapter's folder beside adapters of layers, and folders of no adapter."""
 
 import chex
 import numpy as np
