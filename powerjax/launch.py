@@ -15,10 +15,10 @@ import jax
 from absl import app, flags, logging
 from jax.sharding import Mesh
 
-from powerjax import mesh, records, sample, shards
+from powerjax import mesh, records, sample, shards, text
 from powerjax.models import LM
 from powerjax.sample import engine
-from powerjax.tasks import Problem, Task, without_text
+from powerjax.tasks import CHAT, RAW, Problem, Task, without_text
 
 _TRACEBACK = flags.DEFINE_bool(
     "traceback", False, "On an error, show Python's traceback instead of one line."
@@ -139,6 +139,7 @@ def collect(
             "id": name(problem, completion.sample_index),
             "adapter": lm.adapter_name,
             "prompt": problem.prompt,
+            "prompt_style": CHAT if isinstance(problem.prompt, text.Rendered) else RAW,
             "correct": correct,
             "extracted_answer": extracted,
         }

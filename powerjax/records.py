@@ -182,7 +182,7 @@ def open_run(
         "versions": versions(),
         "device": _device(),
     }
-    has_records = any(file.stat().st_size for file in folder.rglob("*.jsonl"))
+    has_records = _has_records(folder)
     if path.exists():
         manifest = _read_manifest(path)
         if has_records:  # a run that failed before its first one binds nobody
@@ -195,11 +195,42 @@ def open_run(
                 " choose another --out"
             )
         manifest = {"starts": []}
-    manifest = {"settings": settings, "starts": [*manifest["starts"], start]}
+    manifest |= {"settings": settings, "starts": [*manifest["starts"], start]}
+    _write_manifest(path, manifest)
+    return folder
+
+
+def note_prompts(folder: str | os.PathLike, styles: dict[str, dict[str, str]]) -> None:
+    """Writes into a run's manifest how the model is asked each task.
+
+    Args:
+      folder: the run folder that `open_run` made.
+      styles: task -> {"style": "raw" or "chat", "why": the reason}.
+
+    Raises ValueError where the folder holds records that were asked in the other style.
+    """
+    folder = Path(folder)
+    manifest = _read_manifest(folder / MANIFEST)
+    before = manifest.get("prompts") or {}
+    for task, now in styles.items():
+        was = before.get(task, now)
+        if was["style"] != now["style"] and _has_records(folder):
+            raise ValueError(
+                f"{folder} holds a run of {was['style']} prompts ({was['why']}), and this command's"
+                f" would be {now['style']} ({now['why']}): choose another --out"
+            )
+    if before | styles != before:
+        _write_manifest(folder / MANIFEST, manifest | {"prompts": before | styles})
+
+
+def _has_records(folder: Path) -> bool:
+    return any(file.stat().st_size for file in folder.rglob("*.jsonl"))
+
+
+def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial, path)
-    return folder
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

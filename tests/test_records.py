@@ -172,3 +172,20 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
     (tmp_path / "manifest.json").write_text("[]")
     with pytest.raises(ValueError, match=r"manifest\.json: not a manifest"):
         records.open_run(tmp_path, {})
+
+
+def test_the_way_of_asking_is_noted_and_binds_a_run_with_records(tmp_path):
+    raw, chat = ({"style": style, "why": f"because {style}"} for style in ("raw", "chat"))
+    folder = records.open_run(tmp_path / "run", {"alpha": 4.0})
+    records.note_prompts(folder, {"math500": raw})
+    records.note_prompts(folder, {"math500": chat})  # no record yet
+    with records.RecordFile(folder / "records.jsonl") as file:
+        file.append(_record(0))
+    records.note_prompts(folder, {"math500": chat | {"why": "other words"}, "gsm8k": raw})
+    before = (folder / "manifest.json").read_bytes()
+    with pytest.raises(ValueError, match=r"chat prompts .other words.* raw .because raw.*--out"):
+        records.note_prompts(folder, {"math500": raw})
+    assert (folder / "manifest.json").read_bytes() == before
+    records.open_run(folder, {"alpha": 4.0})
+    prompts = json.loads((folder / "manifest.json").read_text())["prompts"]
+    assert prompts == {"math500": {"style": "chat", "why": "other words"}, "gsm8k": raw}

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from powerjax import records
+from powerjax import records, text
 from powerjax.distill import step as step_lib
 from powerjax.models import LM
 
@@ -75,7 +75,8 @@ def load(lm: LM, source: Any, *, max_length: int = 1024) -> Corpus:
         split "train"), a `datasets.Dataset`, or any iterable of dicts. A row has a `prompt`, and
         either `tokens` (EOS included, as the project's records have them) or a `completion`. Texts
         or token ids both; a text is encoded as it follows its prompt, and a completion gets EOS
-        unless the row's finish_reason is "length".
+        unless the row's finish_reason is "length". A prompt that a chat template made gets no
+        special tokens beside its own: it has BOS in its text, or the row's prompt_style is "chat".
       max_length: tokens of prompt and completion; what is longer is cut there.
 
     Raises a ValueError or FileNotFoundError of one line, with file and line number, for what cannot
@@ -189,6 +190,7 @@ def _example(lm: LM, row: Any, where: str, eos: int | None) -> Example:
                     " task it was sampled from, --task=gpqa_rest, say"
                 )
             raise ValueError(f"{where}: no {field}, only {', '.join(row) or 'nothing'}")
+    row["prompt"] = text.recorded_prompt(row)
     prompt = _ids(lm, row["prompt"], f"{where}: prompt", special=True)
     completion = _ids(lm, row[given], f"{where}: {given}", special=False)
     if given == "tokens":

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from powerjax import text
-from powerjax.models import checkpoint, lora, peft
+from powerjax.models import checkpoint, lora, peft, weight_files
 from powerjax.models.config import ModelConfig
 from powerjax.models.decoder import CausalLM
 
@@ -92,7 +92,7 @@ class LM:
         """The token ids of a text, or token ids checked against the vocabulary.
 
         special: with the special tokens the tokenizer adds, as a prompt has them; a completion has
-            none.
+            none. A rendered chat template has its own and gets none, see `text.encode`.
         """
         return self._ids(text, special)
 
@@ -180,8 +180,7 @@ class LM:
 
     def _ids(self, prompt, special: bool = True) -> list[int]:
         if isinstance(prompt, str):
-            ids = self._tokenizer()(prompt, add_special_tokens=special)["input_ids"]
-            return list(ids)
+            return text.encode(self._tokenizer(), prompt, special=special)
         ids = np.asarray(prompt, np.int64).reshape(-1)
         self._check_ids(ids)
         return ids.tolist()
@@ -282,11 +281,13 @@ def load(
         str(name_or_folder), revision=revision, weights=not random_weights
     )
     hf_config = checkpoint.read_config(folder)
-    config = ModelConfig.from_hf(hf_config)
+    config = checkpoint.model_config(folder, hf_config)
     if random_weights:
-        params = checkpoint.random_params(config, dtype, mesh, seed, fsdp=fsdp)
+        stored, params = None, checkpoint.random_params(config, dtype, mesh, seed, fsdp=fsdp)
     else:
-        params = checkpoint.load_params(folder, config, dtype, mesh, fsdp=fsdp)
+        stored = weight_files.read_headers(folder, hf_config.get("transformers_weights"))
+        config = checkpoint.fit(config, stored, dtype, folder)
+        params = checkpoint.load_params(stored, config, dtype, mesh, fsdp=fsdp)
     return LM(
         config=config,
         params=params,
@@ -295,5 +296,7 @@ def load(
         mesh=mesh,
         name=str(name_or_folder),
         dtype=dtype,
-        adapter=None if adapter is None else peft.load(adapter, config, mesh),
+        adapter=(
+            None if adapter is None else peft.load(adapter, config, mesh, base=stored, dtype=dtype)
+        ),
     )

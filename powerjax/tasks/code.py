@@ -44,7 +44,10 @@ MBPP_PROMPT_TASKS = range(1, 11)
 
 
 def wording(model: str) -> str:
-    """STUB or REQUEST: how a model of this name is asked, unless the user says otherwise."""
+    """STUB or REQUEST: how a model of this name is asked, unless the user says otherwise.
+
+    Either is raw text, so that the name alone decides, whether there is a chat template or not.
+    """
     return REQUEST if is_chat_model(model) else STUB
 
 
