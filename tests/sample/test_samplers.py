@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -59,9 +60,15 @@ def test_records_hold_every_field_and_survive_json(completions):
         "acceptance_rate",
         "num_forward_tokens",
         "num_early_rejections",
+        "top_k",
+        "max_new_tokens",
+        "prompt_style",
+        "dtype",
+        "adapter",
+        "weights",
     }
     assert wanted <= set(records[0])
-    assert records[3]["id"] == "demo/b/tiny_qwen/power/0/1"
+    assert re.fullmatch(r"demo/b/tiny_qwen/power-[0-9a-f]{8}/0/1", records[3]["id"])
     assert len({r["id"] for r in records}) == 6
 
 
