@@ -176,7 +176,7 @@ def main(_) -> None:
     problems = pipeline.asked(lm, task, problems, _CHAT_TEMPLATE.value)
     folder = _open_run(share, made_with, lm, task)
     with records.RecordFile(share.path(folder)) as file:
-        elsewhere = shards.ids_elsewhere(folder, file.path)
+        elsewhere = shards.elsewhere(folder, file.path)
         if there := len(file) + len(elsewhere):
             where = file.path if not elsewhere else folder
             print(f"{there} records are in {where}: going on from there")

@@ -88,7 +88,8 @@ def asked(
         if style == RAW or not isinstance(problem.prompt, str):
             return problem
         prompt = text.format_prompt(lm.tokenizer, problem.prompt, chat=True)
-        return dataclasses.replace(problem, prompt=prompt)
+        chat = CHAT if problem.style == RAW else f"{problem.style}, {CHAT}"
+        return dataclasses.replace(problem, prompt=prompt, style=chat)
 
     return [read(problem) for problem in problems]
 

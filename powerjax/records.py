@@ -1,9 +1,11 @@
 """What a run leaves on disk: append-only JSON lines, and a manifest beside them.
 
-A record is one finished completion: one line of JSON, on disk before the run goes on. Its `id`
-(task/problem/model/sampler/seed/sample) is unique in its file, so a run that was killed takes up
-where it stopped: read the ids that are there, make the others. Nothing here looks at a record's
-other fields, and fields that a reader does not know pass through.
+A record is one finished completion: one line of JSON, on disk before the run goes on. Its `id` is
+task/problem/model/sampler-hash/seed/sample, where the hash is of the settings that decide the law
+(`identity.LAW`), so that runs with different settings have different ids. Records made before the
+hash was part of the id have task/problem/model/sampler/seed/sample, and are read like any others.
+An id is unique in its file, so a run that was killed takes up where it stopped: it reads the
+records that are there and makes the others. Fields that a reader does not know pass through.
 """
 
 import datetime
@@ -16,9 +18,11 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from powerjax import identity
 
 Record = dict[str, Any]
 
@@ -28,10 +32,47 @@ VERSIONS_OF = ("powerjax", "jax", "jaxlib", "flax", "numpy", "transformers", "sa
 
 
 def record_id(
-    *, task: str, problem_id: str, model: str, sampler: str, seed: int, sample_index: int
+    *,
+    task: str,
+    problem_id: str,
+    model: str,
+    sampler: str,
+    seed: int,
+    sample_index: int,
+    law: Mapping[str, Any] | None = None,
 ) -> str:
-    """The unique name of one completion."""
-    return f"{task}/{problem_id}/{model}/{sampler}/{seed}/{sample_index}"
+    """The unique name of one completion: task/problem/model/sampler-hash/seed/sample.
+
+    law: the record's settings (`identity.LAW`), whose hash tells apart samplers of one name.
+      Without it the id has no hash, and names the chain whatever its settings.
+    """
+    label = sampler if law is None else f"{sampler}-{identity.law_hash(law)}"
+    return f"{task}/{problem_id}/{model}/{label}/{seed}/{sample_index}"
+
+
+def sampler_label(record: Record) -> str:
+    """The sampler's name in a record's id, without the hash; its `sampler` where the id has none.
+
+    It is the name of the row where a run's rows have names of their own.
+    """
+    parts = str(record.get("id")).rsplit("/", 3)
+    if len(parts) < 4:
+        return str(record.get("sampler"))
+    return _without_hash(record, parts[1])
+
+
+def chain_name(record: Record) -> str:
+    """A record's id without the hash, as records made before the hash have it."""
+    parts = str(record.get("id")).rsplit("/", 3)
+    if len(parts) == 4:
+        parts[1] = _without_hash(record, parts[1])
+    return "/".join(parts)
+
+
+def _without_hash(record: Record, label: str) -> str:
+    name, dash, end = label.rpartition("-")
+    # Names that users chose may end like a hash: only the record's own is taken away.
+    return name if dash and end == identity.law_hash(record) else label
 
 
 def rows(path: str | os.PathLike) -> Iterator[tuple[int, Record]]:
@@ -153,7 +194,7 @@ def encode(record: Record) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy and JAX numbers and arrays as Python's."""
+    """A number or array of NumPy or JAX as Python's."""
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"a record cannot hold a {type(value).__name__}")

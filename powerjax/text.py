@@ -86,7 +86,8 @@ def _ids(tokenizer, text: str, special: bool) -> list[int]:
 def recorded_prompt(record: Mapping[str, Any]) -> Any:
     """A record's prompt, `Rendered` where its `prompt_style` says that a chat template made it."""
     prompt = record["prompt"]
-    is_rendered = isinstance(prompt, str) and record.get("prompt_style") == CHAT
+    style = str(record.get("prompt_style")).split(", ")[-1]  # "chat", or "WORDING, chat"
+    is_rendered = isinstance(prompt, str) and style == CHAT
     return Rendered(prompt) if is_rendered else prompt
 
 

@@ -155,6 +155,7 @@ def test_problems_are_asked_as_the_paper_asks(lm, name, chat, template, asked):
     problems = [Problem("a", "p", None), Problem("b", [1, 2], None)]
     found = pipeline.asked(chatty, task, problems, template)
     assert [problem.prompt for problem in found] == [asked, [1, 2]]
+    assert [problem.style for problem in found] == ["chat" if asked == "<p>" else "raw", "raw"]
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ class Problem:
       answer: the reference answer; None where none is known.
       meta: whatever else the task's grader or reports need.
       secret: its authors ask that it appear nowhere in plain text. See `without_text`.
+      style: how the prompt asks: RAW, CHAT (through the chat template), or the task's wording.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Problem:
     answer: str | None
     meta: dict[str, Any] | None = None
     secret: bool = False
+    style: str = RAW
 
 
 @dataclasses.dataclass(frozen=True)
