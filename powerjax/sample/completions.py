@@ -104,7 +104,8 @@ class Completions(Sequence):
             "" if stats.acceptance_rate is None else (f", accepted {stats.acceptance_rate:.3f}")
         )
         return (
-            f"{len(self)} completions of {s['model']} by {s['sampler']} (alpha {s['alpha']}, "
+            f"{len(self)} completions of {s['model']} by {s['sampler']} "
+            f"(alpha {_plain(s['alpha'])}, "
             f"temperature {s['temperature']:.4g}{law}): mean r_self {mean:.3f}{accepted}, "
             f"{stats.num_forward_tokens:,} forward tokens in {stats.wall_s:.1f} s "
             f"({stats.tokens_per_s:,.0f}/s)"
@@ -142,6 +143,11 @@ class Completions(Sequence):
         head = "".join(f"<th style='text-align:left'>{n}</th>" for n in names)
         title = html.escape(self._headline()) if self._items else "no completions"
         return f"<p>{title}</p><table><tr>{head}</tr>{''.join(rows)}</table>{more}"
+
+
+def _plain(alpha: float | str) -> str:
+    """alpha as text; `inf` is a string already."""
+    return alpha if isinstance(alpha, str) else f"{alpha:g}"
 
 
 def as_record(
