@@ -32,7 +32,7 @@ _TEXT = (
 _TEXT_ALONE = re.compile(r"\\(?:text|mbox|textrm|mathrm)\s*\{([^{}]*)\}")
 _SPACE = r"(?:\\[,;:! ]|~|\s|\\q?quad(?![A-Za-z]))"
 _UNIT_AT_END = re.compile(
-    rf"(?<=[\d}})\]]){_SPACE}*(?:{_TEXT}|\\frac\s*\{{{_TEXT}\}}\s*\{{{_TEXT}\}})"
+    rf"(?<=[\d}})\]])\.?{_SPACE}*(?:{_TEXT}|\\frac\s*\{{{_TEXT}\}}\s*\{{{_TEXT}\}})"
     rf"(?:{_SPACE}|{_TEXT}|\^\s*(?:\{{-?\d\}}|\d)|/|\\cdot|\.)*$"
 )
 DIGITS = 30  # of the numbers that refute an equality

@@ -48,10 +48,17 @@ def extract(completion: str) -> str | None:
 
 
 def grade(problem: Problem, completion: str) -> tuple[bool, str | None]:
-    """(correct, the number extracted)."""
+    """(correct, the number extracted).
+
+    Some problems ask for millions, and some for a number: `4 million` is right for 4 and for
+    4,000,000.
+    """
     extracted = extract(completion)
-    value = None if extracted is None else numbers.value(extracted)
-    return value is not None and value == numbers.value(problem.answer), extracted
+    if extracted is None:
+        return False, None
+    wanted = numbers.value(problem.answer)
+    values = [numbers.value(extracted, scaled) for scaled in (True, False)]
+    return wanted is not None and wanted in values, extracted
 
 
 grade_all = grade_each(grade)

@@ -92,7 +92,8 @@ def written(answer: str) -> str | None:
         return None
     # MATH's normal form would join `32, 349`, two numbers, to one.
     text = re.sub(r",\s+(?!\\!)(?=\d)", " ; ", fractions_of_periods(answer))
-    text = answers.simplified(text)
+    # In capitals it leaves the word, which `value` may be asked to pass over.
+    text = answers.simplified(re.sub(r"[mbtr]+illion", lambda word: word[0].upper(), text))
     text = re.split(r"=|\\approx|\\simeq|≈", text)[-1]
     text = re.sub(r"[€£¥₹¢]|\*\*", "", text).strip()
     if text.startswith("(") and text.find(")") == len(text) - 1:
@@ -103,14 +104,17 @@ def written(answer: str) -> str | None:
     return re.sub(r"^([-+]) ", r"\1", found["number"].strip())
 
 
-def value(answer: str) -> Fraction | None:
-    """The exact value of a final answer that is one number, see `written`; None if it is not."""
+def value(answer: str, scaled: bool = True) -> Fraction | None:
+    """The exact value of a final answer that is one number, see `written`; None if it is not.
+
+    scaled: whether `4 million` is 4,000,000; else it is 4, with a unit.
+    """
     number = written(answer)
     if number is None:
         return None
     scale = 0
     if word := re.search(rf" *({'|'.join(_SCALE)})s?$", number):
-        number, scale = number[: word.start()], _SCALE[word[1]]
+        number, scale = number[: word.start()], _SCALE[word[1]] * scaled
     sign = -1 if number[0] == "-" else 1
     number = number.lstrip("-+ ")
     try:
