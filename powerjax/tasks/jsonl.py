@@ -10,7 +10,6 @@ import collections
 import hashlib
 import json
 import logging
-import math
 import os
 import re
 from typing import Any
@@ -104,11 +103,9 @@ def _answer(row: dict[str, Any], here: str) -> str | None:
         return None
     if isinstance(answer, str) and answer.strip():
         return answer
-    if type(answer) is int or (isinstance(answer, float) and math.isfinite(answer)):
+    if type(answer) in (int, float):
         return str(answer)
     found = "empty text" if isinstance(answer, str) else type(answer).__name__
-    if isinstance(answer, float):
-        found = str(answer)
     raise ValueError(
         f"{here}: the answer must be text or a number, not {found}: write it as the completion is"
         " to have it, or leave the key out where no answer is known"

@@ -42,7 +42,7 @@ def test_unnamed_rows_keep_their_name_when_others_come_or_go(tmp_path):
         ({"prompt": "b", "answer": ["4", "four"]}, "text or a number, not list"),
         ({"prompt": "b", "answer": {"value": 4}}, "not dict: write it as"),
         ({"prompt": "b", "answer": True}, "not bool"),
-        ({"prompt": "b", "answer": float("nan")}, "not nan"),
+        ({"prompt": "b", "answer": float("nan")}, "NaN is no number"),
         ({"prompt": "b", "answer": " "}, "not empty text: "),
         ({"prompt": "\ud800"}, "half a surrogate pair is none"),
         ({"prompt": [1, -1]}, "list of token ids (0 or more)"),
