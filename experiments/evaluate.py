@@ -143,8 +143,8 @@ def task_of(made: Sequence[records.Record], paths: Sequence[Path]) -> Task:
     for path in paths:
         manifest = path.parent / records.MANIFEST
         if manifest.is_file():
-            task = json.loads(manifest.read_bytes())["settings"].get("task")
-            if task and Path(task).is_file():
+            task = records.read_manifest(manifest)["settings"].get("task")
+            if isinstance(task, str) and Path(task).is_file():
                 return registry.get(task)
     raise ValueError(f"the records are of {names[0]!r}: give --task, the file of its prompts")
 
@@ -181,7 +181,7 @@ def with_stages(results: list[Result], paths: Sequence[Path]) -> list[Result]:
 
 def cut_short(paths: Sequence[Path]) -> list[str]:
     """What to say of files whose last line is no record."""
-    found = [path for path in paths if not path.read_bytes().endswith(b"\n")]
+    found = [path for path in paths if records.is_cut_short(path)]
     return [f"{path}: its last line is cut short (no newline), and left out." for path in found]
 
 

@@ -8,7 +8,6 @@ to be is in the run's manifest.json. Where some are missing, they are named, not
 without --incomplete, and the exit status is 1: the command that made the run makes them.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,12 @@ _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "A folder that holds the task's published files, if not that of the run."
 )
 _INCOMPLETE = flags.DEFINE_bool("incomplete", False, "Write what there is.")
+
+_SETTINGS = {
+    **dict.fromkeys(("task", "model"), str),
+    **dict.fromkeys(("split", "data_dir"), str | None),
+    **{"num_samples": int, "limit": int | None},
+}
 
 flags.adopt_module_key_flags(launch)
 
@@ -54,10 +59,11 @@ def main(_) -> None:
 def _settings(folder: Path) -> dict[str, Any]:
     path = folder / records.MANIFEST
     try:
-        settings = json.loads(path.read_bytes())["settings"]
-        for name in ("task", "model", "num_samples", "limit", "split", "data_dir"):
-            settings[name]
-    except (OSError, ValueError, KeyError, TypeError):
+        settings = records.read_manifest(path)["settings"]
+        for name, kind in _SETTINGS.items():
+            if not isinstance(settings[name], kind):
+                raise ValueError
+    except (OSError, ValueError, KeyError):
         raise ValueError(f"{path}: no manifest of experiments.sample") from None
     return settings
 

@@ -139,8 +139,9 @@ def recorded(run: Path):
     paths = setups.record_files(run)
     if not paths:
         raise FileNotFoundError(f"--run={run} holds no records")
-    graded = [r for path in run.glob("verdicts/*.jsonl") for r in records.read(path)]
-    verdicts = {verdict["id"]: verdict["correct"] for verdict in graded}
+    files = run.glob("verdicts/*.jsonl")
+    graded = [row for path in files for row in records.read(path, needs=("id",))]
+    verdicts = {row["id"]: row["correct"] for row in graded if "correct" in row}
     made = grading.load(paths)
     made = [{**r, "correct": verdicts.get(r["id"], r.get("correct"))} for r in made]
     results = evaluate.rows(made)
@@ -170,7 +171,16 @@ def recorded(run: Path):
     def decode(ids: list[int]) -> str:
         return tokenizer.decode(ids, skip_special_tokens=True)
 
-    return columns, prompt if isinstance(prompt, str) else decode(prompt or []), None, decode
+    return columns, as_text(prompt, decode), None, decode
+
+
+def as_text(prompt, decode) -> str:
+    """A record's prompt to read: text, token ids, or the contents of chat messages."""
+    if isinstance(prompt, str):
+        return prompt
+    if prompt and isinstance(prompt[0], dict):
+        return "\n".join(message["content"] for message in prompt)
+    return decode(prompt or [])
 
 
 def telling(found: list[records.Record]) -> str:

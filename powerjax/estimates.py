@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from powerjax import fields
 from powerjax.records import Record
 
 _NEEDED = ("problem_id", "seed", "sample_index", "self_reward", "num_tokens", "finish_reason")
@@ -44,6 +45,7 @@ class Table:
                     f"the record {record.get('id')!r} has no {missing[0]}: is it of a sampler of"
                     " this project?"
                 )
+            fields.check(record, f"the record {record.get('id')!r}")
         # Sorted, so that the order in which chains finished moves no bootstrap interval.
         self.problems = sorted({r["problem_id"] for r in records}, key=str)
         self.passes = sorted({(r["seed"], r["sample_index"]) for r in records})

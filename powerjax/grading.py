@@ -34,18 +34,16 @@ _BATCH = 64
 def load(paths: Sequence[str | os.PathLike]) -> list[Record]:
     """The records of all files, in order; a last line that a kill cut short is left out.
 
-    Raises a ValueError of one line for a record without an id and for an id that occurs twice, a
-    FileNotFoundError for a file that is not there.
+    Raises a ValueError of one line for a record without an id, for an id that occurs twice and for
+    a field that is not what `fields` says; a FileNotFoundError for a file that is not there.
     """
     found, where = [], {}
     for path in paths:
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no record file {path}")
-        for number, record in enumerate(files.read(path), start=1):
-            here = f"{path}, record {number}"
-            name = record.get("id")
-            if not isinstance(name, str):
-                raise ValueError(f"{here} has no id: mend or delete that line")
+        for number, record in files.numbered(path, needs=("id",)):
+            here = f"{path}, line {number}"
+            name = record["id"]
             if name in where:
                 raise ValueError(f"{here}: the id {name!r} is that of {where[name]}: drop one")
             where[name] = here
@@ -134,8 +132,11 @@ def rescore(
     prompts = [_prompt(lm, record, by_id) for record in records]
 
     def scores(batch: Sequence[int]) -> list[dict[str, Any]]:
+        contexts = [
+            lm.encode(prompts[i], what=f"the record {records[i]['id']!r}: prompt") for i in batch
+        ]
         pairs = [_as_tokens(lm, records[i]) for i in batch]
-        found = lm.score([prompts[i] for i in batch], [tokens for tokens, _ in pairs])
+        found = lm.score(contexts, [tokens for tokens, _ in pairs])
         return [
             {
                 "evaluated_log_prob": float(one.sum(dtype=np.float64)),
@@ -256,7 +257,10 @@ def _completion(record: Record, decode: Callable[[list[int]], str] | None) -> st
             f"the record {record['id']!r} holds token ids and no text: give --model, whose"
             " tokenizer reads them"
         )
-    return decode(tokens[:-1] if record.get("finish_reason") == "eos" else tokens)
+    try:
+        return decode(tokens[:-1] if record.get("finish_reason") == "eos" else tokens)
+    except ValueError as error:
+        raise ValueError(f"the record {record['id']!r}: {error}") from None
 
 
 def _prompt(lm: LM, record: Record, problems: dict[str, Problem]) -> str | list[int]:
@@ -281,15 +285,17 @@ def _as_tokens(lm: LM, record: Record) -> tuple[list[int], str]:
     """(token ids for `lm`, "tokens" or "text"), see `rescore`."""
     tokens, completion = record.get("tokens"), record.get("completion")
     ended = record.get("finish_reason") == "eos"
+    here = f"the record {record['id']!r}"
     if tokens is not None and (completion is None or _reads_as(lm, tokens, completion, ended)):
-        return tokens, "tokens"
+        return lm.encode(tokens, what=f"{here}: tokens"), "tokens"
     if completion is None:
-        raise ValueError(f"the record {record['id']!r} has neither a completion nor tokens")
-    found = lm.encode(completion, special=False)
+        raise ValueError(f"{here} has neither a completion nor tokens")
+    found = lm.encode(completion, special=False, what=f"{here}: completion")
     return [*found, *lm.stop_ids[:1]] if ended else found, "text"
 
 
 def _reads_as(lm: LM, tokens: list[int], completion: str, ended: bool) -> bool:
-    if max(tokens, default=0) >= lm.config.vocab_size or (ended and tokens[-1] not in lm.stop_ids):
+    outside = any(not 0 <= token < lm.config.vocab_size for token in tokens)
+    if outside or (ended and (not tokens or tokens[-1] not in lm.stop_ids)):
         return False
     return lm.tokenizer is None or lm.decode(tokens[:-1] if ended else tokens) == completion

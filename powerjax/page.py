@@ -206,7 +206,7 @@ def _reference(problem: Problem | None) -> str:
 def _manifest(path: Path) -> str:
     if not path.is_file():
         return "<p>This folder has no manifest.</p>"
-    manifest = json.loads(path.read_bytes())
+    manifest = records.read_manifest(path)
     settings = [["setting", "value"]]
     settings += [[name, _said(value)] for name, value in manifest["settings"].items()]
     starts = html.escape(json.dumps(manifest["starts"], indent=2, ensure_ascii=False))

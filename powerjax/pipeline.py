@@ -49,7 +49,7 @@ class Row:
     ) -> list[records.Record]:
         """Those of the records that are of these problems and of the row's passes."""
         wanted = {(p.id, i) for p in problems for i in range(self.settings["num_samples"])}
-        return [r for r in made if (r["problem_id"], r["sample_index"]) in wanted]
+        return [r for r in made if (r.get("problem_id"), r.get("sample_index")) in wanted]
 
     def lacking(self, folder: Path, problems: Sequence[Problem]) -> int:
         """How many of its completions are not in its record file."""
@@ -147,8 +147,8 @@ def kept(
     """The row as `measure(..., grade=True)` left it; None where completions or verdicts lack."""
     if row.lacking(folder, problems) or not row.verdicts(folder).exists():
         return None
-    made = row.own(records.read(row.path(folder)), problems)
-    graded = {record["id"] for record in records.read(row.verdicts(folder))}
+    made = row.own(records.read(row.path(folder), needs=("id",)), problems)
+    graded = {record["id"] for record in records.read(row.verdicts(folder), needs=("id",))}
     if any(record["id"] not in graded for record in made):
         return None
     made = grading.grade_records(made, task, problems, row.verdicts(folder), progress=False)

@@ -2,8 +2,8 @@
 
 A record is one finished completion: one line of JSON, on disk before the run goes on. Its `id`
 (task/problem/model/sampler/seed/sample) is unique in its file, so a run that was killed takes up
-where it stopped: read the ids that are there, make the others. Nothing here looks at a record's
-other fields, and fields that a reader does not know pass through.
+where it stopped: read the ids that are there, make the others. Whoever reads records gets them
+checked by `fields`; fields that it does not know pass through.
 """
 
 import datetime
@@ -16,9 +16,11 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from powerjax import fields, json_lines
 
 Record = dict[str, Any]
 
@@ -35,47 +37,51 @@ def record_id(
 
 
 def rows(path: str | os.PathLike) -> Iterator[tuple[int, Record]]:
-    """Yields (line number, row) of a JSONL file; blank lines are passed over.
+    """Yields (line number, row) of any file of JSON lines; blank lines are passed over.
 
     Raises a ValueError of one line, with file and line number, at the first line that is not a JSON
-    object.
+    object, and for a file that is no file of lines.
     """
-    with open(path, "rb") as file:
-        yield from _parse(path, file.read())
+    yield from json_lines.rows(path, json_lines.read_bytes(path))
 
 
-def read(path: str | os.PathLike) -> list[Record]:
-    """The finished records of a file; a last line that a kill cut short is no record."""
-    with open(path, "rb") as file:
-        text = file.read()
-    return [row for _, row in _parse(path, text[: text.rfind(b"\n") + 1])]
+def whole_rows(path: str | os.PathLike) -> Iterator[tuple[int, Record]]:
+    """`rows` without a last line that a kill cut short. One without its newline alone is whole."""
+    text = json_lines.read_bytes(path)
+    yield from json_lines.rows(path, text, json_lines.end_of_whole_lines(text))
 
 
-def _parse(path: str | os.PathLike, text: bytes) -> Iterator[tuple[int, Record]]:
-    for number, line in enumerate(text.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:  # also what undecodable bytes raise
-            reason = f"column {error.colno}: {error.msg}" if hasattr(error, "colno") else str(error)
-            raise ValueError(
-                f"{path}, line {number}: not valid JSON ({reason}); mend or delete that line"
-            ) from None
-        if not isinstance(row, dict):
-            raise ValueError(
-                f"{path}, line {number}: expected a JSON object, found {type(row).__name__};"
-                " mend or delete that line"
-            )
-        yield number, row
+def is_cut_short(path: str | os.PathLike) -> bool:
+    """Whether `whole_rows` leaves out the file's last line."""
+    text = json_lines.read_bytes(path)
+    return json_lines.end_of_whole_lines(text) < len(text)
+
+
+def read(path: str | os.PathLike, needs: Iterable[str] = ()) -> list[Record]:
+    """The finished records of a file; a last line that a kill cut short is no record.
+
+    needs: fields that each record must have.
+    Raises a ValueError of one line, with file and line number, for a line that is no JSON object
+    and for a field that is not what `fields` says.
+    """
+    return [row for _, row in numbered(path, needs)]
+
+
+def numbered(path: str | os.PathLike, needs: Iterable[str] = ()) -> list[tuple[int, Record]]:
+    """(line number, record) of each record that `read` returns."""
+    found = list(whole_rows(path))
+    for number, row in found:
+        fields.check(row, f"{path}, line {number}", needs=needs)
+    return found
 
 
 class RecordFile:
     """An append-only file of records, open in one process at a time.
 
     Opening it drops a torn last line and reads the rest into `records`; `append` returns when the
-    record is on disk. When the disk is full, `append` leaves the file at its last whole record and
-    raises OSError.
+    record is on disk. A last record that only lacks its newline stays, and gets it with the next
+    record. When the disk is full, `append` leaves the file at its last whole record and raises
+    OSError.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -85,12 +91,15 @@ class RecordFile:
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             self._lock()
-            text = self.path.read_bytes()
-            self._end = text.rfind(b"\n") + 1
+            text = json_lines.read_bytes(self.path)
+            self._end = json_lines.end_of_whole_lines(text)
+            for number, row in json_lines.rows(self.path, text, self._end):
+                fields.check(row, f"{self.path}, line {number}")
+                self._admit(row, f"{self.path}, line {number}")
             if self._end < len(text):
                 os.ftruncate(self._fd, self._end)
-            for number, row in _parse(self.path, text[: self._end]):
-                self._admit(row, f"{self.path}, line {number}")
+            lacks_newline = self._end > 0 and text[self._end - 1 : self._end] != b"\n"
+            self._newline = b"\n" if lacks_newline else b""
         except BaseException:
             os.close(self._fd)
             raise
@@ -109,8 +118,9 @@ class RecordFile:
 
     def append(self, record: Record) -> None:
         """Writes one record, and returns when it is on disk."""
-        data = encode(record)
-        self._admit(json.loads(data), f"{self.path}")
+        line = encode(record)
+        self._admit(json.loads(line), f"{self.path}")
+        data = self._newline + line
         try:
             written = 0
             while written < len(data):
@@ -122,6 +132,7 @@ class RecordFile:
             os.ftruncate(self._fd, self._end)
             raise OSError(error.errno, os.strerror(error.errno or 0), str(self.path)) from None
         self._end += len(data)
+        self._newline = b""
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -148,7 +159,10 @@ class RecordFile:
 
 def encode(record: Record) -> bytes:
     """A record as its line of a file."""
-    line = json.dumps(record, ensure_ascii=False, allow_nan=False, default=_plain)
+    try:
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False, default=_plain)
+    except RecursionError:
+        raise ValueError(f"the record {record.get('id')!r} is nested too deep") from None
     return line.encode("utf-8", "backslashreplace") + b"\n"
 
 
@@ -184,7 +198,7 @@ def open_run(
     }
     has_records = any(file.stat().st_size for file in folder.rglob("*.jsonl"))
     if path.exists():
-        manifest = _read_manifest(path)
+        manifest = read_manifest(path)
         if has_records:  # a run that failed before its first one binds nobody
             _compare(folder, manifest["settings"], settings, free)
     else:
@@ -202,12 +216,20 @@ def open_run(
     return folder
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A run's manifest: "settings", an object, and "starts", a list.
+
+    Raises a ValueError of one line where the file is no such thing.
+    """
     try:
-        manifest = json.loads(path.read_bytes())
-        manifest["settings"].items(), manifest["starts"].append
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{path}: not a manifest of this project; choose another --out") from None
+        manifest = json_lines.document(path)
+        is_manifest = isinstance(manifest["settings"], dict) and isinstance(
+            manifest["starts"], list
+        )
+    except (ValueError, KeyError, TypeError):
+        is_manifest = False
+    if not is_manifest:
+        raise ValueError(f"{path}: not a manifest of this project; choose another --out")
     return manifest
 
 

@@ -23,10 +23,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from powerjax import fields
 from powerjax.records import Record
 
 NOISE = 0.5  # standard deviation of eps
 _PERCENTILES = (2.5, 97.5)
+_NEEDED = ("problem_id", "seed", "sample_index", "log_prob")
 
 
 class Interval(NamedTuple):
@@ -95,7 +97,13 @@ def samples(records: Sequence[Record]) -> Samples:
     Raises ValueError where a problem has fewer completions than another, or fewer than two.
     """
     by_problem: dict[str, list[Record]] = {}
-    for record in sorted(records, key=lambda r: (r["problem_id"], r["seed"], r["sample_index"])):
+    for record in records:
+        fields.check(record, f"the record {record.get('id')!r}", needs=_NEEDED)
+
+    def place(record: Record) -> tuple[str, int, int]:
+        return str(record["problem_id"]), record["seed"], record["sample_index"]
+
+    for record in sorted(records, key=place):
         by_problem.setdefault(record["problem_id"], []).append(record)
     counts = {len(found) for found in by_problem.values()}
     if len(counts) != 1 or min(counts) < 2:
@@ -112,7 +120,7 @@ def samples(records: Sequence[Record]) -> Samples:
 
 def _text(record: Record) -> str:
     """The completion; its token ids where the text is secret."""
-    text = record["completion"]
+    text = record.get("completion")
     return json.dumps(record["tokens"]) if text is None else text
 
 

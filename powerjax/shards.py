@@ -19,6 +19,7 @@ from powerjax.records import Record
 
 WHOLE = "records.jsonl"
 _PARTS = "records-*-of-*.jsonl"
+_NEEDED = ("id", "problem_id", "sample_index", "tokens")
 
 Chain = tuple[str, int]  # problem id, sample index
 
@@ -49,7 +50,7 @@ def parts(folder: Path) -> list[Path]:
 def ids_elsewhere(folder: Path, mine: Path) -> set[str]:
     """Ids of the records that the folder's other files hold."""
     files = [path for path in (folder / WHOLE, *parts(folder)) if path != mine and path.exists()]
-    return {record["id"] for path in files for record in records.read(path)}
+    return {record["id"] for path in files for record in records.read(path, needs=("id",))}
 
 
 class Gathered(NamedTuple):
@@ -66,13 +67,14 @@ def gather(folder: Path, wanted: Sequence[Chain]) -> Gathered:
 
     Where both have one, records.jsonl's is taken: it may have been graded since.
 
-    Raises ValueError where two files have different tokens for one record.
+    Raises ValueError where two files have different tokens for one record, or a record lacks one
+    of the fields that name it.
     """
     found: dict[Chain, tuple[Record, Path]] = {}
     in_parts, repeated = set(), 0
     paths = parts(folder)
     for path in (folder / WHOLE, *paths):
-        for record in records.read(path) if path.exists() else ():
+        for record in records.read(path, needs=_NEEDED) if path.exists() else ():
             chain = (record["problem_id"], record["sample_index"])
             other, where = found.setdefault(chain, (record, path))
             if (other["id"], other["tokens"]) != (record["id"], record["tokens"]):
@@ -84,7 +86,9 @@ def gather(folder: Path, wanted: Sequence[Chain]) -> Gathered:
                 repeated += chain in in_parts
                 in_parts.add(chain)
     order = {chain: i for i, chain in enumerate(wanted)}
-    chains = sorted(found, key=lambda chain: (order.get(chain, len(order)), chain))
+    chains = sorted(
+        found, key=lambda chain: (order.get(chain, len(order)), str(chain[0]), chain[1])
+    )
     missing = [chain for chain in wanted if chain not in found]
     return Gathered([found[chain][0] for chain in chains], missing, repeated, paths)
 

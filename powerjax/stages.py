@@ -9,6 +9,13 @@ import json
 import os
 from pathlib import Path
 
+from powerjax import fields, json_lines
+
+_COUNTS = fields.Kind(
+    lambda value: isinstance(value, list) and all(map(fields.WHOLE.fits, value)), "counts"
+)
+_KINDS = {"num_records": fields.WHOLE, "moves": _COUNTS, "accepted": _COUNTS}
+
 
 def beside(path: str | os.PathLike) -> Path:
     """Where the counts of the record file `path` stand."""
@@ -48,6 +55,11 @@ def _entries(path: str | os.PathLike) -> list[dict]:
     if not there.is_file():
         return []
     try:
-        return json.loads(there.read_bytes())
-    except ValueError:
-        raise ValueError(f"{there} is not valid JSON: delete it") from None
+        entries = json_lines.document(there)
+        for entry in entries:
+            fields.check(entry, str(there), needs=_KINDS, kinds=_KINDS)
+    except (ValueError, TypeError, AttributeError):
+        raise ValueError(
+            f"{there} is not valid JSON: delete it, or mend the counts in it"
+        ) from None
+    return entries

@@ -115,10 +115,10 @@ def test_record_files_are_read_together_and_faults_name_the_place(tmp_path):
     b.write_text(lines[2] + "\n" + lines[1][:20])  # half a line: the writer was killed
     assert [r["id"][-1] for r in grading.load([a, b])] == ["0", "1", "2"]
     b.write_text(lines[2] + "\n" + lines[0] + "\n")
-    with pytest.raises(ValueError, match=r"b.jsonl, record 2: .* is that of .*a.jsonl, record 1"):
+    with pytest.raises(ValueError, match=r"b.jsonl, line 2: .* is that of .*a.jsonl, line 1"):
         grading.load([a, b])
     b.write_text('{"task": "sums"}\n')
-    with pytest.raises(ValueError, match=r"b.jsonl, record 1 has no id"):
+    with pytest.raises(ValueError, match=r"b.jsonl, line 1: the record has no id"):
         grading.load([a, b])
     with pytest.raises(FileNotFoundError, match="no record file"):
         grading.load([tmp_path / "c.jsonl"])
@@ -206,3 +206,34 @@ def test_secret_prompts_come_from_the_problems(tiny_qwen):
         grading.rescore(tiny_qwen, [{**hidden, "prompt_sha256": "0"}], [secret], progress=False)
     with pytest.raises(ValueError, match="no prompt, and no problem gives it"):
         grading.rescore(tiny_qwen, [hidden], [], progress=False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"prompt": [1, 97]}, "prompt has token id 97, outside the vocabulary of 97"),
+        ({"tokens": [1, -1]}, "tokens has token id -1, outside the vocabulary of 97"),
+        ({"prompt": 5}, "prompt is 5: give text"),
+        ({"prompt": "text"}, "prompt is text, and tiny_qwen has no tokenizer"),
+    ],
+)
+def test_a_record_that_cannot_be_scored_is_named(tiny_qwen, fields, words):
+    made = [_record("p0", 0, None, prompt=[1, 2]), _record("p0", 1, None, prompt=[1, 2])]
+    made[1] |= fields
+    with pytest.raises(ValueError) as error:
+        grading.rescore(tiny_qwen, made, [], progress=False)
+    assert str(error.value).startswith(f"the record {made[1]['id']!r}: {words}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_text_of_more_tokens_than_the_model_has_is_named_by_its_record(lm):
+    narrow = dataclasses.replace(lm, config=dataclasses.replace(lm.config, vocab_size=40))
+    record = _record("p0", 0, "z", prompt=[1, 2], finish_reason="length")
+    with pytest.raises(ValueError, match=r"/0': completion has token id .* vocabulary of 40"):
+        grading.rescore(narrow, [record], [], progress=False)
+
+
+def test_an_ended_record_without_tokens_is_read_as_text(lm):
+    record = _record("p0", 0, "4", prompt=[1, 2], tokens=[])
+    (found,) = grading.rescore(lm, [record], [], progress=False)
+    assert found["evaluated_as"] == "text"

@@ -1,6 +1,7 @@
 """Records survive what interrupts a run, and a run folder is not mixed up with another."""
 
 import errno
+import gzip
 import json
 import os
 import resource
@@ -41,7 +42,7 @@ def test_what_json_cannot_say_is_refused_and_nothing_is_written(tmp_path):
         assert file.path.read_bytes() == b"" and not len(file)
 
 
-@pytest.mark.parametrize("cut", [1, 20])
+@pytest.mark.parametrize("cut", [2, 20])
 def test_a_torn_last_line_is_dropped(tmp_path, cut):
     path = tmp_path / "r.jsonl"
     with records.RecordFile(path) as file:
@@ -172,3 +173,57 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
     (tmp_path / "manifest.json").write_text("[]")
     with pytest.raises(ValueError, match=r"manifest\.json: not a manifest"):
         records.open_run(tmp_path, {})
+
+
+def test_a_whole_last_record_without_its_newline_is_kept_by_every_reader(tmp_path):
+    path = tmp_path / "r.jsonl"
+    for count in (1, 2):
+        rows = [_record(i) for i in range(count)]
+        path.write_text("\n".join(json.dumps(row) for row in rows))
+        before = path.read_bytes()
+        assert records.read(path) == [row for _, row in records.rows(path)] == rows
+        assert not records.is_cut_short(path)
+        with records.RecordFile(path) as file:
+            assert file.records == rows and path.read_bytes() == before
+            file.append(_record(8))
+            file.append(_record(9))
+        assert records.read(path) == [*rows, _record(8), _record(9)]
+        assert path.read_bytes().count(b"\n") == count + 2
+
+
+def test_a_full_disk_leaves_a_record_without_newline_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "r.jsonl"
+    path.write_text(json.dumps(_record(0)))
+
+    def full(fd):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with records.RecordFile(path) as file:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(OSError, match="No space left"):
+                file.append(_record(1))
+        assert records.read(path) == [_record(0)]
+        file.append(_record(1))
+    assert records.read(path) == [_record(0), _record(1)]
+
+
+def test_opening_another_format_changes_nothing(tmp_path):
+    """A torn end would be cut off, and half a compressed file with it."""
+    path = tmp_path / "r.jsonl"
+    whole = json.dumps(_record(0)).encode()
+    for text in (gzip.compress(whole + b"\n" + whole), b"[" + whole + b",\n{", b"{\n" + whole[:9]):
+        path.write_bytes(text)
+        for reader in (records.RecordFile, records.read):
+            with pytest.raises(ValueError, match=r"r\.jsonl"):
+                reader(path)
+        assert path.read_bytes() == text
+
+
+def test_a_manifest_of_the_wrong_shape_is_named(tmp_path):
+    path = tmp_path / "manifest.json"
+    for text in ("[1]", "5", "{}", '{"settings": [], "starts": []}', "[" * 100_000, '{"a": NaN}'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"manifest\.json: not a manifest") as error:
+            records.read_manifest(path)
+        assert "\n" not in str(error.value)

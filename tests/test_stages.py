@@ -38,3 +38,7 @@ def test_a_broken_file_is_named(tmp_path):
     stages.beside(path).write_text("[{")
     with pytest.raises(ValueError, match=r"records\.stages\.json is not valid JSON: delete it"):
         stages.read(path, 1)
+    for text in ("5", "[1]", "null", '[{"num_records": "x", "moves": [], "accepted": []}]'):
+        stages.beside(path).write_text(text)
+        with pytest.raises(ValueError, match=r"records\.stages\.json"):
+            stages.read(path, 1)

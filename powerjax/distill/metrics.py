@@ -35,7 +35,7 @@ class Log:
         self.seconds = 0.0
         self._path = folder / METRICS
         self._pending: tuple[int, int, int, Any] | None = None
-        rows = records.read(self._path) if self._path.exists() else []
+        rows = records.read(self._path, needs=("step", "loss")) if self._path.exists() else []
         rows = [row for row in rows if row["step"] <= done]
         self.first_loss = rows[0]["loss"] if rows else None
         self.last_loss = rows[-1]["loss"] if rows else None

@@ -12,9 +12,11 @@ import os
 import re
 from typing import Any
 
-from powerjax import records
+from powerjax import fields, records
 from powerjax.tasks import answers
 from powerjax.tasks.base import Problem
+
+_NAMED = dict.fromkeys(("problem_id", "id"), fields.NAME)
 
 
 def load(path: str | os.PathLike, limit: int | None = None) -> list[Problem]:
@@ -25,6 +27,7 @@ def load(path: str | os.PathLike, limit: int | None = None) -> list[Problem]:
             break
         here = f"{path}, line {number}"
         prompt = _prompt(row, here)
+        fields.check(row, here, kinds=_NAMED)
         name = row.get("problem_id", row.get("id"))
         if name is None:
             name = hashlib.sha256(json.dumps(prompt).encode()).hexdigest()[:12]
@@ -58,13 +61,14 @@ def grade(problem: Problem, completion: str) -> tuple[bool | None, str | None]:
 
 def _prompt(row: dict[str, Any], here: str) -> str | list[int]:
     prompt = row.get("prompt")
-    if isinstance(prompt, str) and prompt:
-        return prompt
-    if isinstance(prompt, list) and prompt and all(type(token) is int for token in prompt):
+    if prompt and (fields.TEXT.fits(prompt) or fields.IDS.fits(prompt)):
         return prompt
     if "prompt" not in row:
         raise ValueError(f"{here}: no prompt, only {', '.join(sorted(row)) or 'an empty object'}")
-    raise ValueError(f"{here}: the prompt must be text, or a list of token ids, and not empty")
+    raise ValueError(
+        f"{here}: the prompt must be text (half a surrogate pair is none) or a list of token ids (0"
+        " or more), and not empty"
+    )
 
 
 def _plain(answer: str) -> str | float:

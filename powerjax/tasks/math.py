@@ -47,7 +47,7 @@ def load_math500(
 ) -> list[Problem]:
     """The 500 problems of MATH-500, in its order."""
     rows = sources.rows(MATH500, data_dir)
-    return [_problem(row, _name(row["unique_id"])) for row in rows[:limit]]
+    return [_problem(row, _name(str(row["unique_id"]))) for row in rows[:limit]]
 
 
 def load_math_train(

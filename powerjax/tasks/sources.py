@@ -9,15 +9,26 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import json
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from powerjax import records
+from powerjax import fields, json_lines, records
 
 Row = dict[str, Any]
+
+# What the fields that tasks use must be.
+_TEXTS = fields.Kind(
+    lambda value: isinstance(value, list) and all(map(fields.TEXT.fits, value)), "a list of texts"
+)
+_KINDS = {
+    **dict.fromkeys(("question", "problem", "solution", "answer", "subject", "type"), fields.TEXT),
+    **dict.fromkeys(("prompt", "entry_point", "canonical_solution", "test", "code"), fields.TEXT),
+    **dict.fromkeys(("task_id", "level", "unique_id"), fields.NAME),
+    **dict.fromkeys(("test_list", "test_imports"), _TEXTS),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +84,9 @@ def read(path: Path) -> list[Row]:
         return [row for _, row in records.rows(path)]
     try:
         if path.suffix == ".gz":
-            with gzip.open(path, "rt", encoding="utf-8") as file:
-                return [json.loads(line) for line in file if line.strip()]
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, EOFError, gzip.BadGzipFile) as error:
+            return [row for _, row in json_lines.rows(path, gzip.decompress(path.read_bytes()))]
+        return json_lines.document(path)
+    except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} cannot be read ({error}): fetch it again") from None
 
 
@@ -84,6 +94,7 @@ def checked(source: Source, found: Sequence[Row], where: str) -> list[Row]:
     """The rows, if there are as many as there must be and each has the fields it must have."""
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
         raise ValueError(f"{source.name}: {where} is not a list of rows; {_remedy(source)}")
+    kinds = {field: _KINDS[field] for field in source.fields if field in _KINDS}
     for number, row in enumerate(found, start=1):
         missing = [field for field in source.fields if row.get(field) is None]
         if missing:
@@ -91,6 +102,7 @@ def checked(source: Source, found: Sequence[Row], where: str) -> list[Row]:
                 f"{source.name}: row {number} of {where} has no {', '.join(missing)};"
                 f" {_remedy(source)}"
             )
+        fields.check(row, f"{source.name}: row {number} of {where}", kinds=kinds)
     if len(found) != source.num_rows:
         raise ValueError(
             f"{source.name}: {where} has {len(found):,} rows and not {source.num_rows:,}: the file"

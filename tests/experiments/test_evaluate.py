@@ -158,7 +158,7 @@ def test_mistakes_end_in_one_line_that_says_what_to_do(runs, data_dir, tmp_path)
         ([out, given("none.jsonl")], "there is no such file or folder"),
         ([out, given("bare")], "holds neither records.jsonl nor records/*.jsonl"),
         ([out, given("empty.jsonl")], "no record in 1 files"),
-        ([out, given("lame.jsonl")], "lame.jsonl, record 1 has no id"),
+        ([out, given("lame.jsonl")], "lame.jsonl, line 1: the record has no id"),
         ([out, given("double.jsonl")], "is that of"),
         ([out, given("mixed.jsonl")], "evaluate one task at a time"),
         ([out, given("mixed.jsonl"), "--task=arithmetic"], "is of the task math500"),

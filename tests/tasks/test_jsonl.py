@@ -35,6 +35,11 @@ def test_unnamed_rows_keep_their_name_when_others_come_or_go(tmp_path):
         ({"prompt": ""}, "not empty"),
         ({"prompt": [1, "a"]}, "list of token ids"),
         ({"prompt": "b", "id": "x"}, "the problem_id 'x' is that of line 1"),
+        ({"prompt": "\ud800"}, "half a surrogate pair is none"),
+        ({"prompt": [1, -1]}, "list of token ids (0 or more)"),
+        ({"prompt": 5}, "must be text"),
+        ({"prompt": "b", "id": [1]}, "id must be text or a whole number"),
+        ({"prompt": "b", "problem_id": "\udfff"}, "half a surrogate pair"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path, row, complaint):

@@ -1,5 +1,6 @@
 """Tasks by name, where their rows come from, and what is said when they are not there."""
 
+import dataclasses
 import gzip
 import json
 import subprocess
@@ -140,6 +141,26 @@ def test_a_cut_or_wrong_file_is_noticed(tmp_path, text, complaint):
     (tmp_path / "toy.json").write_text(text)
     with pytest.raises(ValueError, match=complaint) as found:
         sources.rows(SOURCE, tmp_path)
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    "row, complaint",
+    [
+        ('{"prompt": 5}', "row 2 of .*: prompt must be text, and is 5"),
+        ('{"prompt": "\\ud800"}', "prompt must be text, and is text with half a surrogate pair"),
+        ('{"prompt": "a", "test_list": "b"}', "test_list must be a list of texts, and is text"),
+        ('{"prompt": NaN}', "cannot be read .*NaN"),
+        ('{"prompt": ' + "[" * 100_000, "cannot be read .*nested too deep"),
+    ],
+)
+def test_a_row_with_a_field_of_the_wrong_kind_is_noticed(tmp_path, row, complaint):
+    source = dataclasses.replace(SOURCE, fields=("prompt", "test_list"))
+    good = '{"prompt": "a", "test_list": ["b"]}'
+    row = row.replace("}", ', "test_list": ["b"]}') if "test_list" not in row else row
+    (tmp_path / "toy.json").write_text(f"[{good}, {row}]")
+    with pytest.raises(ValueError, match=complaint) as found:
+        sources.rows(source, tmp_path)
     assert "\n" not in str(found.value)
 
 

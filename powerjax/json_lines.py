@@ -1,0 +1,170 @@
+"""JSON that a user hands in: one object a line, or one document; each mistake is one line.
+
+Strict where Python's reader is not: NaN, numbers past float64, a key that stands twice and bytes
+that are no UTF-8 are refused. A file that is something else, compressed, UTF-16 or a JSON array, is
+refused by what it is, with the command that converts it.
+"""
+
+import json
+import math
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_BOM = b"\xef\xbb\xbf"
+# First bytes -> what the file is, and what makes lines of it.
+_FORMATS = {
+    b"\x1f\x8b": ("compressed by gzip", "gunzip -c {path} > {to}"),
+    b"BZh": ("compressed by bzip2", "bunzip2 -c {path} > {to}"),
+    b"\xfd7zXZ\x00": ("compressed by xz", "unxz -c {path} > {to}"),
+    b"\x28\xb5\x2f\xfd": ("compressed by zstd", "unzstd -c {path} > {to}"),
+    b"PK\x03\x04": ("a zip archive", "unzip -p {path} > {to}"),
+    b"\xff\xfe": ("UTF-16 and not UTF-8", "iconv -f UTF-16 -t UTF-8 {path} > {to}"),
+    b"\xfe\xff": ("UTF-16 and not UTF-8", "iconv -f UTF-16 -t UTF-8 {path} > {to}"),
+    b"PAR1": (
+        "a Parquet file",
+        'python -c "import pandas, sys; pandas.read_parquet(sys.argv[1]).to_json(sys.argv[2],'
+        " orient='records', lines=True)\" {path} {to}",
+    ),
+}
+_FROM_ARRAY = (
+    'python -c "import json, sys; [print(json.dumps(row)) for row in json.load(sys.stdin)]"'
+    " < {path} > {to}"
+)
+
+
+class Malformed(ValueError):
+    """Text that is not JSON, which a line that a kill cut short is as well."""
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """What a file of JSON lines holds. Raises ValueError for a folder, and for another format."""
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give the file in it, such as {path}/records.jsonl")
+    text = path.read_bytes()
+    for magic, (what, command) in _FORMATS.items():
+        if text.startswith(magic):
+            raise ValueError(f"{path} is {what}: convert it, {_filled(command, path)}")
+    if text.removeprefix(_BOM).lstrip()[:1] == b"[":
+        raise ValueError(
+            f"{path} is a JSON array and not one object a line: convert it,"
+            f" {_filled(_FROM_ARRAY, path)}"
+        )
+    return text
+
+
+def rows(
+    path: str | os.PathLike, text: bytes, end: int | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (line number, object) of the file's text, up to `end`; blank lines are passed over.
+
+    Raises a ValueError of one line, with file and line number, at the first line that is not a JSON
+    object.
+    """
+    for number, line in enumerate(text[:end].split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = parse(line)
+        except ValueError as error:
+            if number == 1 and _is_one_document(text):
+                raise ValueError(
+                    f"{path} is one JSON object over several lines: write each object in a line"
+                    " of its own"
+                ) from None
+            raise ValueError(
+                f"{path}, line {number}: not valid JSON ({error}); mend or delete that line"
+            ) from None
+        if not isinstance(row, dict):
+            raise ValueError(
+                f"{path}, line {number}: expected a JSON object, found {type(row).__name__};"
+                " mend or delete that line"
+            )
+        yield number, row
+
+
+def end_of_whole_lines(text: bytes) -> int:
+    """How many of the text's bytes are whole lines.
+
+    A last line without a newline counts where it is JSON; else a kill cut it short.
+    """
+    end = text.rfind(b"\n") + 1
+    try:
+        parse(text[end:])
+    except Malformed:
+        return len(text) if not text[end:].strip() else end
+    except ValueError:  # JSON, but refused: no kill made that
+        pass
+    return len(text)
+
+
+def parse(text: bytes) -> Any:
+    """The JSON value. Raises Malformed where it is none, ValueError where it is refused."""
+    try:
+        return _DECODER.decode(text.removeprefix(_BOM).decode("utf-8"))
+    except json.JSONDecodeError as error:
+        # What follows a whole value was not left by a kill.
+        kind = ValueError if error.msg == "Extra data" else Malformed
+        raise kind(f"column {error.colno}: {error.msg}") from None
+    except UnicodeDecodeError as error:
+        raise Malformed(f"byte {error.start + 1} is no UTF-8") from None
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    except ValueError as error:  # of the functions below, or an int of thousands of digits
+        raise ValueError(str(error).split(";")[0]) from None
+
+
+def document(path: str | os.PathLike) -> Any:
+    """The one JSON value of a file. Raises ValueError that names the file, or OSError."""
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder and not a JSON file")
+    try:
+        return parse(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error})") from None
+
+
+def _is_one_document(text: bytes) -> bool:
+    try:
+        parse(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _filled(command: str, path: Path) -> str:
+    if path.stem.endswith(".jsonl"):  # records.jsonl.gz
+        to = path.with_suffix("")
+    else:
+        to = path.with_suffix(".jsonl")
+        to = path.with_name(f"{path.stem}-lines.jsonl") if to == path else to
+    return command.format(path=shlex.quote(str(path)), to=shlex.quote(str(to)))
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON's")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits[:40]} is too large for a number")
+    return number
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:40]!r} stands twice in one object")
+    return found
+
+
+_DECODER = json.JSONDecoder(
+    parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_distinct
+)

@@ -1,0 +1,59 @@
+"""Numbers that a caller gives, of Python, NumPy or JAX, as Python's own."""
+
+import math
+import numbers
+from typing import Any
+
+import numpy as np
+
+_MAX_SHOWN = 60  # characters of a value that a message quotes
+
+
+def whole(value: Any) -> int | None:
+    """The value as an int; None where it is not a whole number's type. A boolean is none.
+
+    Arrays without axes count as the number they hold.
+    """
+    value = _unwrapped(value)
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        return None
+    return int(value)
+
+
+def real(value: Any) -> float | None:
+    """The value as a float, infinite where it is too large; None where it is not a real number."""
+    value = _unwrapped(value)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def in_float32(value: float) -> float:
+    """The number that a device with float32 computes with, infinite where float32 overflows."""
+    with np.errstate(over="ignore", under="ignore"):
+        return float(np.float32(value))
+
+
+def shown(value: Any) -> str:
+    """How a message quotes a value: its repr, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python prints
+        return f"a number of {value.bit_length()} bits"
+    text = " ".join(text.split())
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
+
+
+def _unwrapped(value: Any) -> Any:
+    """An array or scalar of NumPy or JAX as Python's number; anything else as it is."""
+    if isinstance(value, numbers.Number) and not isinstance(value, np.generic):
+        return value
+    if getattr(value, "ndim", None) != 0 or not hasattr(value, "__array__"):
+        return value
+    array = np.asarray(value)
+    if array.dtype.name.startswith(("float", "bfloat")):  # ml_dtypes' too, which have no kind
+        return float(array)
+    return array.item()
