@@ -40,15 +40,23 @@ def stop_ids(folder: str | Path, hf_config: dict) -> tuple[int, ...]:
     return ()
 
 
+def encode(tokenizer, text: str, *, special: bool = True) -> list[int]:
+    """The token ids of a text; special: with the special tokens that the tokenizer adds."""
+    return list(tokenizer(text, add_special_tokens=special)["input_ids"])
+
+
 def format_prompt(tokenizer, message: str, chat: bool = False) -> str:
     """`message` as it is, or as the user's turn of the tokenizer's chat template."""
     if not chat:
         return message
+    return render_chat(tokenizer, [{"role": "user", "content": message}])
+
+
+def render_chat(tokenizer, messages: list[dict]) -> str:
+    """A conversation as the tokenizer's chat template writes it, up to the assistant's answer."""
     if tokenizer is None or not getattr(tokenizer, "chat_template", None):
         raise ValueError("this model's tokenizer has no chat template: use a raw prompt")
-    return tokenizer.apply_chat_template(
-        [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
-    )
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
 def read_json(path: Path) -> dict:

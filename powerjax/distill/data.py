@@ -6,22 +6,25 @@ killed sees the same batches again, and so does every mesh.
 
 import dataclasses
 import hashlib
-import itertools
-import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from powerjax import records
+from powerjax import fields, records, scalars
 from powerjax.distill import step as step_lib
-from powerjax.models import LM
+from powerjax.models import LM, prompts
 
 log = logging.getLogger(__name__)
+
+_CHECKED = {name: fields.FIELDS[name] for name in ("finish_reason", "prompt_sha256")}
+_TEXT_OR_IDS = fields.Kind(
+    lambda value: isinstance(value, str) or fields.IDS.fits(value), "text or token ids"
+)
 
 SMALLEST_BUCKET = 16  # tokens
 TOKENS = 1024  # that a device takes at a time
@@ -73,16 +76,19 @@ def load(lm: LM, source: Any, *, max_length: int = 1024) -> Corpus:
     Args:
       source: a JSONL file, a folder of `datasets.save_to_disk`, a Hugging Face dataset id (its
         split "train"), a `datasets.Dataset`, or any iterable of dicts. A row has a `prompt`, and
-        either `tokens` (EOS included, as the project's records have them) or a `completion`. Texts
-        or token ids both; a text is encoded as it follows its prompt, and a completion gets EOS
-        unless the row's finish_reason is "length".
+        either `tokens` (EOS included, as the project's records have them) or a `completion`. A
+        prompt is a text, token ids or a list of chat messages, a completion a text or token ids. A
+        text is encoded as it follows its prompt, and a completion gets EOS unless the row's
+        finish_reason is "length".
       max_length: tokens of prompt and completion; what is longer is cut there.
 
     Raises a ValueError or FileNotFoundError of one line, with file and line number, for what cannot
     be learnt from. A last line that a kill cut short is left out.
     """
-    if max_length < 2:
+    number = scalars.whole(max_length)
+    if number is None or number < 2:
         raise ValueError(f"--max_length={max_length}: a prompt and a completion need at least 2")
+    max_length = number
     name, rows = _rows(source)
     eos = _eos(lm)
     examples, longest, truncated, dropped, total = [], 0, 0, 0, 0
@@ -121,6 +127,11 @@ def load(lm: LM, source: Any, *, max_length: int = 1024) -> Corpus:
 def _rows(source: Any) -> tuple[str, Iterator[tuple[str, Any]]]:
     """What to call the source, and its rows, each with what to call it."""
     if not isinstance(source, str | os.PathLike):
+        if not isinstance(source, Iterable) or isinstance(source, Mapping | bytes):
+            raise ValueError(
+                f"the records are {scalars.shown(source)}: give a file, a folder, a dataset id, or"
+                " a list of dicts"
+            )
         name = type(source).__name__ if hasattr(source, "features") else "records"
         return name, _numbered(name, source)
     name, path = str(source), Path(source)
@@ -137,17 +148,13 @@ def _numbered(name: str, rows: Iterable[Any]) -> Iterator[tuple[str, Any]]:
 
 def _lines(path: Path) -> Iterator[tuple[int, records.Record]]:
     """(line number, row) of a JSONL file; a torn last line is left out, with a warning."""
-    _, newline, last = path.read_bytes().rpartition(b"\n")
-    if not last.strip():
-        return records.rows(path)
-    try:
-        json.loads(last)
-        return records.rows(path)
-    except ValueError:
-        if not newline:
-            return records.rows(path)  # a file of one line that is not JSON: no record at all
+    whole = list(records.whole_rows(path))
+    if not records.is_cut_short(path):
+        return iter(whole)
+    if not whole:
+        return records.rows(path)  # one line that is not JSON: no record at all
     log.warning("%s: the last line is cut short and left out", path)
-    return itertools.islice(records.rows(path), len(records.read(path)))
+    return iter(whole)
 
 
 def _dataset(name: str, path: Path):
@@ -188,19 +195,28 @@ def _example(lm: LM, row: Any, where: str, eos: int | None) -> Example:
                     f"{where}: no prompt, only its prompt_sha256, for its text is secret: name the"
                     " task it was sampled from, --task=gpqa_rest, say"
                 )
-            raise ValueError(f"{where}: no {field}, only {', '.join(row) or 'nothing'}")
-    prompt = _ids(lm, row["prompt"], f"{where}: prompt", special=True)
-    completion = _ids(lm, row[given], f"{where}: {given}", special=False)
+            raise ValueError(f"{where}: no {field}, only {', '.join(map(str, row)) or 'nothing'}")
+    fields.check(row, where, kinds=_CHECKED)
+    prompt = prompts.encode(lm, row["prompt"], f"{where}: prompt")
+    if given == "tokens":
+        fields.check(row, where, kinds={"completion": _TEXT_OR_IDS})
+        completion = prompts.ids(lm, row["tokens"], f"{where}: tokens")
+    else:
+        here = f"{where}: completion"
+        completion = prompts.encode(lm, row["completion"], here, special=False, chat=False)
+    for field, ids in (("prompt", prompt), (given, completion)):
+        if not ids:
+            raise ValueError(f"{where}: {field} is empty")
     if given == "tokens":
         _check_text(lm, completion, row.get("completion"), where)
     else:
-        completion = _in_place(lm, row, prompt, completion)
+        completion = _in_place(lm, row, prompt, completion, where)
         if eos is not None and row.get("finish_reason") != "length":
             completion = completion + ([] if completion[-1] in lm.stop_ids else [eos])
     return Example(str(row.get("id", where)), prompt, completion)
 
 
-def _in_place(lm: LM, row: Any, prompt: list[int], alone: list[int]) -> list[int]:
+def _in_place(lm: LM, row: Any, prompt: list[int], alone: list[int], where: str) -> list[int]:
     """Ids of a text completion as it follows its prompt, where that leaves the prompt's ids alone.
 
     Tokenizers as Phi's begin whatever they are given with a space: encoded `alone`, a completion
@@ -208,27 +224,9 @@ def _in_place(lm: LM, row: Any, prompt: list[int], alone: list[int]) -> list[int
     """
     if not isinstance(row["prompt"], str) or not isinstance(row["completion"], str):
         return alone
-    both, size = lm.encode(row["prompt"] + row["completion"]), len(prompt)
+    whole = row["prompt"] + row["completion"]
+    both, size = lm.encode(whole, what=f"{where}: completion"), len(prompt)
     return both[size:] if both[:size] == prompt and both[size:] else alone
-
-
-def _ids(lm: LM, value: Any, what: str, *, special: bool) -> list[int]:
-    """Token ids of a text or of ids; `special`: with the special tokens the tokenizer adds."""
-    value = value.tolist() if isinstance(value, np.ndarray) else value
-    is_ids = isinstance(value, list | tuple) and all(type(token) is int for token in value)
-    if not isinstance(value, str) and not is_ids:
-        raise ValueError(
-            f"{what} is neither text nor a list of token ids, but {type(value).__name__}"
-        )
-    try:
-        if isinstance(value, str):
-            value.encode()  # raises where it is no text, as half a surrogate pair is none
-        ids = lm.encode(value, special=special)
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"{what}: {error}") from None
-    if not ids:
-        raise ValueError(f"{what} is empty")
-    return ids
 
 
 def _check_text(lm: LM, tokens: list[int], text: Any, where: str) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from powerjax import mesh as mesh_lib
+from powerjax import records
 from powerjax.distill import data, metrics, run_folder
 from powerjax.distill import step as step_lib
 from powerjax.models import LM, lora
@@ -163,7 +164,7 @@ def identity(
         "weights": lm.fingerprint,  # last: what else differs, dtype say, explains more
     }
     del found["remat"]  # changes speed and memory
-    return json.loads(json.dumps(found))
+    return json.loads(records.encode(found))  # NumPy's numbers too
 
 
 def check(folder: str | os.PathLike, run: dict[str, Any] | None, *, resume: bool) -> None:

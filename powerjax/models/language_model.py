@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from powerjax import text
 from powerjax.models import checkpoint, lora, peft
+from powerjax.models import prompts as prompts_lib
 from powerjax.models.config import ModelConfig
 from powerjax.models.decoder import CausalLM
 
@@ -88,39 +89,33 @@ class LM:
         """How many numbers `params` holds."""
         return sum(math.prod(x.shape) for x in jax.tree.leaves(self.params))
 
-    def encode(self, text, *, special: bool = True) -> list[int]:
-        """The token ids of a text, or token ids checked against the vocabulary.
+    def encode(self, text, *, special: bool = True, what: str = "the prompt") -> list[int]:
+        """The token ids of a text, of token ids or of chat messages (see `prompts`), checked.
 
-        special: with the special tokens the tokenizer adds, as a prompt has them; a completion has
-            none.
+        special: encode a text with the special tokens the tokenizer adds, as a prompt has them; a
+            completion has none.
+        what: names the text in messages.
+        Raises ValueError for anything else, and for an id that the model has no embedding for.
         """
-        return self._ids(text, special)
+        return prompts_lib.encode(self, text, what, special=special)
 
     def decode(self, ids) -> str:
         """The text of token ids, special tokens left out."""
-        return self._tokenizer().decode(np.asarray(ids).tolist(), skip_special_tokens=True)
-
-    def _tokenizer(self):
         if self.tokenizer is None:
-            raise ValueError(
-                f"{self.name or 'this model'} has no tokenizer files: give prompts as token ids"
-            )
-        return self.tokenizer
+            raise ValueError(f"{self.name or 'this model'} has no tokenizer files to decode with")
+        return self.tokenizer.decode(prompts_lib.ids(self, ids), skip_special_tokens=True)
 
     def logits(self, tokens, lengths=None) -> jax.Array:
         """float32[B,T,V] of tokens[B,T], right-padded with anything past lengths[B].
 
         Row b is real up to lengths[b] and 0 after it.
         """
-        tokens = np.asarray(tokens, np.int32)
-        if tokens.ndim != 2:
-            raise ValueError(f"tokens have shape {tokens.shape}: give one row per sequence, [B,T]")
+        tokens, lengths = _rectangle(tokens, lengths)
         batch, width = tokens.shape
-        lengths = np.full(batch, width) if lengths is None else np.asarray(lengths)
         real = np.arange(width) < lengths[:, None]
         longest = int(lengths.max(initial=0))
         self.config.check_length(longest)
-        self._check_ids(tokens[real])
+        prompts_lib.ids(self, tokens[real])
         padded = np.zeros((_bucket(batch), _bucket(width, 16)), np.int32)
         padded[:batch, :width] = np.where(real, tokens, 0)
         model = self.model(self.config.long_context(longest))
@@ -131,12 +126,16 @@ class LM:
         """log p(completion token | everything before it), float32, one array per completion.
 
         Eq. 1: an array's sum is the self-reward of its completion; the reported one is its mean.
-        Prompts and completions are strings or token ids. A string is encoded alone and a string
-        completion gets no EOS: give ids to have EOS scored. `long_context` overrules the choice
-        of longrope's factors, which else goes by each sequence's own length.
+        Both are lists. A prompt is a string, token ids or chat messages, a completion a string or
+        token ids. A string is encoded alone and a string completion gets no EOS: give ids to have
+        EOS scored. `long_context` overrules the choice of longrope's factors, which else goes by
+        each sequence's own length.
+        Raises ValueError for what is none of these, and names which prompt or completion it is.
         """
-        prompts = [self._ids(prompt) for prompt in prompts]
-        completions = [self._ids(completion, special=False) for completion in completions]
+        prompts = prompts_lib.encode_all(self, prompts)
+        completions = prompts_lib.encode_all(
+            self, completions, "completion", special=False, chat=False
+        )
         if len(prompts) != len(completions):
             raise ValueError(f"{len(prompts)} prompts but {len(completions)} completions")
         groups = {}  # (long factors?, width) -> rows, so that each shape is compiled once
@@ -178,22 +177,6 @@ class LM:
         log_probs = np.asarray(_token_log_probs(model, self.variables, hidden, places, targets))
         return np.split(log_probs[:done], np.cumsum(counts)[:-1])
 
-    def _ids(self, prompt, special: bool = True) -> list[int]:
-        if isinstance(prompt, str):
-            ids = self._tokenizer()(prompt, add_special_tokens=special)["input_ids"]
-            return list(ids)
-        ids = np.asarray(prompt, np.int64).reshape(-1)
-        self._check_ids(ids)
-        return ids.tolist()
-
-    def _check_ids(self, ids: np.ndarray) -> None:
-        # A lookup past the end would be clamped in silence.
-        if ids.size and not 0 <= ids.min() <= ids.max() < self.config.vocab_size:
-            raise ValueError(
-                f"token ids {ids.min()}..{ids.max()} do not fit the vocabulary of "
-                f"{self.config.vocab_size}: were they made by another tokenizer?"
-            )
-
     def _rows(self, tokens: np.ndarray) -> jax.Array:
         """tokens[B,T] on the devices, rows along the data axis where they divide."""
         if self.mesh is None:
@@ -218,6 +201,24 @@ class LM:
             f"context {c.max_position_embeddings}; stop ids {list(self.stop_ids)}; "
             f"{'no tokenizer' if self.tokenizer is None else type(self.tokenizer).__name__})"
         )
+
+
+def _rectangle(tokens, lengths) -> tuple[np.ndarray, np.ndarray]:
+    """tokens[B,T] and lengths[B] as integer arrays; ValueError where they are none."""
+    try:
+        tokens = np.asarray(tokens)
+    except ValueError:  # rows of several lengths
+        raise ValueError("tokens have rows of several lengths: pad them and give lengths") from None
+    if tokens.ndim != 2:
+        raise ValueError(f"tokens have shape {tokens.shape}: give one row per sequence, [B,T]")
+    batch, width = tokens.shape
+    lengths = np.full(batch, width) if lengths is None else np.asarray(lengths)
+    for name, array in (("tokens", tokens), ("lengths", lengths)):
+        if array.size and not np.issubdtype(array.dtype, np.integer):
+            raise ValueError(f"{name} are {array.dtype}: give whole numbers")
+    if lengths.shape != (batch,) or ((lengths < 0) | (lengths > width)).any():
+        raise ValueError(f"lengths must be {batch} whole numbers from 0 to {width}")
+    return tokens, lengths
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -120,12 +120,25 @@ def test_the_fingerprint_is_of_tokens_and_their_bounds(tiny_qwen):
         ({"prompt": PROMPT, "completion": ""}, "line 2: completion is empty"),
         ({"prompt": PROMPT, "tokens": []}, "line 2: tokens is empty"),
         ({"prompt": "", "completion": TEXT}, "line 2: prompt is empty"),
-        ({"prompt": 3, "completion": TEXT}, "line 2: prompt is neither text nor a list of token"),
-        ({"prompt": PROMPT, "completion": [1, "a"]}, "line 2: completion is neither text nor"),
-        ({"prompt": PROMPT, "tokens": [1, 400]}, "line 2: tokens: token ids 1..400 do not fit"),
-        ({"prompt": PROMPT, "tokens": [1, 10**30]}, "line 2: tokens: Python int too large"),
-        ({"prompt": "\ud800", "completion": TEXT}, "line 2: prompt: 'utf-8' codec can't encode"),
+        ({"prompt": 3, "completion": TEXT}, "line 2: prompt is 3: give text, a list of token ids"),
+        (
+            {"prompt": PROMPT, "completion": [1, "a"]},
+            "line 2: completion has 'a' where a token id is due",
+        ),
+        (
+            {"prompt": PROMPT, "tokens": [1, 400]},
+            "line 2: tokens has token id 400, outside the vocabulary",
+        ),
+        ({"prompt": PROMPT, "tokens": [1, 10**30]}, "line 2: tokens has token id 1000000"),
+        ({"prompt": "\ud800", "completion": TEXT}, "line 2: prompt has half a surrogate pair"),
         ({"prompt": PROMPT, "tokens": [9, 9], "completion": TEXT}, "line 2: the tokens are not"),
+        ({"prompt": PROMPT, "completion": 5}, "line 2: completion is 5: give text or a list"),
+        ({"prompt": PROMPT, "tokens": "ab"}, "line 2: tokens is text: give a list of token ids"),
+        ({"prompt": PROMPT, "tokens": [1.0]}, "line 2: tokens has 1.0 where a token id is due"),
+        ({"prompt": PROMPT, "tokens": [1, -1]}, "line 2: tokens has token id -1, outside the"),
+        ({"prompt": PROMPT, "completion": TEXT, "finish_reason": 3}, "line 2: finish_reason must"),
+        ({"prompt": [{"role": "user"}], "completion": TEXT}, "line 2: prompt, message 0 has no co"),
+        ("[" * 100_000, "line 2: not valid JSON (it is nested too deep)"),
         ("[1]", "line 2: expected a JSON object, found list"),
         ("{'prompt': 1}", "line 2: not valid JSON"),
     ],
@@ -138,8 +151,25 @@ def test_a_bad_row_is_named_by_file_and_line(tiny, tmp_path, row, message):
     assert str(error.value).startswith(f"{path}, {message}") and "\n" not in str(error.value)
 
 
+def test_ids_of_numpy_are_learnt_as_ids(tiny_qwen):
+    plain = distill.load(tiny_qwen, [{"prompt": [1, 2], "tokens": [3, 0]}])
+    for kind in (list, np.array):
+        row = {"prompt": kind([np.int64(1), np.int64(2)]), "tokens": kind([np.int32(3), 0])}
+        found = distill.load(tiny_qwen, [row], max_length=np.int64(1024))
+        assert found.examples == plain.examples and found.fingerprint == plain.fingerprint
+        assert type(found.max_length) is int
+
+
+@pytest.mark.parametrize("source", [None, 5, b"x", {"prompt": "a", "completion": "b"}])
+def test_what_is_no_source_of_records_is_named(tiny_qwen, source):
+    with pytest.raises(ValueError, match="give a file, a folder, a dataset id, or a list of dicts"):
+        distill.load(tiny_qwen, source)
+
+
 def test_texts_for_a_model_without_tokenizer_are_refused(tiny_qwen):
-    with pytest.raises(ValueError, match="row 1: prompt: tiny_qwen has no tokenizer files"):
+    with pytest.raises(
+        ValueError, match="row 1: prompt is text, and tiny_qwen has no tokenizer files"
+    ):
         distill.load(tiny_qwen, [{"prompt": PROMPT, "completion": TEXT}])
 
 

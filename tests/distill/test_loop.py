@@ -298,3 +298,14 @@ def test_identity_is_json_and_leaves_out_what_changes_no_number(tiny_qwen, corpu
     run = loop.identity(tiny_qwen, corpus, LORA, SETTINGS, batch_size=4)
     assert json.loads(json.dumps(run)) == run and run["lora_target_modules"][0] == "q_proj"
     assert run["corpus"] == corpus.fingerprint and "remat" not in run
+
+
+def test_settings_of_numpy_numbers_have_the_identity_of_pythons(tiny_qwen, corpus):
+    of_numpy = dataclasses.replace(
+        SETTINGS, seed=np.int64(SETTINGS.seed), num_steps=np.int32(SETTINGS.num_steps)
+    )
+    runs = [
+        loop.identity(tiny_qwen, corpus, LORA, settings, batch_size=size)
+        for settings, size in ((SETTINGS, 4), (of_numpy, np.int64(4)))
+    ]
+    assert runs[0] == runs[1]
