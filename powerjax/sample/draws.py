@@ -35,13 +35,23 @@ def chain_keys(seed: int, names: Sequence[str | int], sample_indices: Sequence[i
     """
     ids = np.array([chain_id(n) for n in names], np.uint64)
     samples = np.array(sample_indices, np.uint32)
-    word = np.full(ids.shape, int(seed) % 2**64, np.uint64)
+    word = np.full(ids.shape, _seed_word(int(seed)), np.uint64)
     low = np.uint64(0xFFFFFFFF)
     key = _hash(
         *(jnp.asarray((x & low).astype(np.uint32)) for x in (word >> np.uint64(32), word)),
         *(jnp.asarray((x & low).astype(np.uint32)) for x in (ids >> np.uint64(32), ids)),
     )
     return np.asarray(jnp.stack(_hash(*key, jnp.asarray(samples), jnp.zeros_like(key[0])), axis=-1))
+
+
+def _seed_word(seed: int) -> int:
+    """64 bits of a seed: the seed itself, a hash of a negative one.
+
+    Taken modulo 2**64, -1 would draw what 2**64 - 1 draws.
+    """
+    if seed >= 0:
+        return seed % 2**64
+    return int.from_bytes(hashlib.sha256(f"seed {seed}".encode()).digest()[:8], "big")
 
 
 def draw(key: Array, chain: mh.Chain, settings: mh.Settings, dtype=jnp.float32) -> mh.Draws:

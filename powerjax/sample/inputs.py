@@ -1,33 +1,65 @@
-"""What a sampler is given, checked: one ValueError of one line for each mistake."""
+"""What a sampler is given, checked: one ValueError of one line for each mistake.
+
+Numbers of Python and of NumPy are taken alike and come back as Python's, which JSON can hold.
+Bounds are checked on a number as the device has it: whole numbers in int32, others in float32.
+"""
 
 import math
-import numbers
+from typing import Any
 
+import numpy as np
+
+from powerjax import scalars
+from powerjax.models import prompts as prompts_lib
 from powerjax.models.language_model import LM
+from powerjax.sample import draws
+
+_MOST = 2**31 - 1  # int32
+# 1e-4 is greedy in all but name. Up to 1e30, alpha log p summed over a completion is finite.
+_COLDEST, _LARGEST = 1e-4, 1e30
 
 
-def check_power(alpha: float, temperature: float | None) -> None:
-    """alpha >= 1 and finite; a temperature, where one is given, > 0."""
-    if not (math.isfinite(alpha) and alpha >= 1):
-        hint = " (power_inf is the limit)" if alpha == math.inf else ""
-        raise ValueError(f"alpha is {alpha}: it must be a finite number, 1 or more{hint}")
-    if temperature is not None:
-        check_temperature(temperature)
+def power(alpha: Any, temperature: Any) -> tuple[float, float | None]:
+    """(alpha, temperature) as floats: alpha from 1 to 1e30; the temperature may be None."""
+    number = scalars.real(alpha)
+    if number is None or not 1 <= scalars.in_float32(number) <= np.float32(_LARGEST):
+        hint = " (power_inf is the limit)" if number is not None and number > 1 else ""
+        raise ValueError(
+            f"alpha is {scalars.shown(alpha)}: it must be a finite number from 1 to"
+            f" {_LARGEST:g}{hint}"
+        )
+    return number, None if temperature is None else positive(temperature)
 
 
-def check_temperature(temperature: float) -> None:
-    """A finite temperature that float32 can divide logits by (1e-4 is greedy in all but name)."""
-    if not (math.isfinite(temperature) and temperature >= 1e-4):
-        raise ValueError(f"temperature is {temperature}: it must be a finite number, 1e-4 or more")
+def positive(temperature: Any) -> float:
+    """A temperature that float32 can divide logits by, as a float."""
+    number = scalars.real(temperature)
+    on_device = math.nan if number is None else scalars.in_float32(number)
+    if not np.float32(_COLDEST) <= on_device <= np.float32(_LARGEST):
+        raise ValueError(
+            f"temperature is {scalars.shown(temperature)}: it must be a finite number from"
+            f" {_COLDEST:g} to {_LARGEST:g}"
+        )
+    return number
 
 
-def check_counts(**counts: tuple[int | None, int]) -> None:
-    """Each argument is (value, least): a whole number, `least` or more; None passes."""
-    for name, (value, least) in counts.items():
-        if value is not None and (not isinstance(value, numbers.Integral) or value < least):
-            raise ValueError(f"{name} is {value!r}: it must be a whole number, {least} or more")
-    if counts["max_new_tokens"][0] >= 2**16:
-        raise ValueError("max_new_tokens must be below 65536")
+def whole(name: str, value: Any, least: int, most: int = _MOST) -> int:
+    """A whole number from `least` to `most`, as an int."""
+    number = scalars.whole(value)
+    if number is None or not least <= number <= most:
+        bounds = f"from {least} to {most}"
+        raise ValueError(f"{name} is {scalars.shown(value)}: it must be a whole number {bounds}")
+    return number
+
+
+def whole_or_none(name: str, value: Any, least: int) -> int | None:
+    """A whole number, `least` or more, as an int; None passes."""
+    return None if value is None else whole(name, value, least)
+
+
+def seed(value: Any) -> int:
+    """A seed that 64 bits hold, with a sign or without, as an int."""
+    return whole("seed", value, -(2**63), 2**64 - 1)
 
 
 def check_stop(lm: LM, stop: str) -> None:
@@ -42,39 +74,55 @@ def check_stop(lm: LM, stop: str) -> None:
         )
 
 
-def prompt_tokens(lm: LM, prompts, max_new_tokens: int) -> list[list[int]]:
-    """Token ids of each prompt, none empty and none too long for max_new_tokens more."""
-    if isinstance(prompts, str):
-        raise ValueError("prompts is one string: give a list of prompts")
-    if len(prompts) == 0:
+def prompt_tokens(lm: LM, prompts: Any, max_new_tokens: int) -> list[list[int]]:
+    """Token ids of each prompt, none empty and none too long for max_new_tokens more.
+
+    What may be given is said in `models.prompts`.
+    """
+    tokens = prompts_lib.encode_all(lm, prompts)
+    if not tokens:
         raise ValueError("prompts is empty: give at least one prompt")
-    tokens = []
-    for i, prompt in enumerate(prompts):
-        row = lm.encode(prompt) if isinstance(prompt, str) else [int(t) for t in prompt]
+    for i, row in enumerate(tokens):
         if not row:
             raise ValueError(f"prompt {i} is empty: its first token would have no context")
-        if min(row) < 0 or max(row) >= lm.config.vocab_size:
-            raise ValueError(
-                f"prompt {i} has token id {max(row) if min(row) >= 0 else min(row)}, "
-                f"outside the vocabulary of {lm.config.vocab_size}"
-            )
         try:
             lm.config.check_length(len(row) + max_new_tokens)
         except ValueError as error:
             raise ValueError(f"prompt {i} ({len(row)} tokens): {error}") from None
-        tokens.append(row)
     return tokens
 
 
-def names(ids, count: int) -> list[str | int]:
-    """The problems' names, all different; 0, 1, ... where ids is None."""
-    found = list(range(count)) if ids is None else list(ids)
-    for name in found:
-        if not isinstance(name, str | numbers.Integral):
-            raise ValueError(f"id {name!r} is neither a string nor a whole number")
+def names(ids: Any, count: int) -> list[str | int]:
+    """The problems' names, as strings and ints; 0, 1, ... where ids is None.
+
+    No two of them are written alike in records, and no two name the same chain's draws.
+    """
+    if ids is None:
+        return list(range(count))
+    found = [_name(value) for value in prompts_lib.listed(ids, "ids", "a list of names")]
     if len(found) != count:
         raise ValueError(f"{len(found)} ids for {count} prompts: give one for each")
+    for key, what in ((str, "are written alike"), (draws.chain_id, "name the same draws")):
+        seen: dict[Any, str | int] = {}
+        for name in found:
+            other = seen.setdefault(key(name), name)
+            if (type(other), other) != (type(name), name):
+                raise ValueError(
+                    f"the ids {scalars.shown(other)} and {scalars.shown(name)} {what}: give each"
+                    " prompt a name of its own"
+                )
     if len(set(found)) != count:
         twice = next(name for name in found if found.count(name) > 1)
-        raise ValueError(f"id {twice!r} names two prompts: their chains would be the same")
+        raise ValueError(
+            f"id {scalars.shown(twice)} names two prompts: their chains would be the same"
+        )
     return found
+
+
+def _name(value: Any) -> str | int:
+    if isinstance(value, str):
+        return prompts_lib.check_text(str(value), f"id {scalars.shown(value)}")
+    number = scalars.whole(value)
+    if number is None:
+        raise ValueError(f"id {scalars.shown(value)} is neither a string nor a whole number")
+    return number

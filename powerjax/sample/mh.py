@@ -25,6 +25,8 @@ from jax import Array
 
 from powerjax.sample import weights
 
+MAX_NEW_TOKENS = 2**16 - 1  # `_scale` draws a cut among as many places
+
 Kernel = Literal["exact", "power_inf", "karan2026"]
 
 

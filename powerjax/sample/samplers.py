@@ -1,7 +1,7 @@
 """The samplers: power, power_inf, standard, temperature, best_of_n. One engine, five laws."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +11,7 @@ from powerjax.models.language_model import LM
 from powerjax.sample import draws, engine, inputs, mh, workers
 from powerjax.sample.completions import Completion, Completions
 
-Prompt = str | Sequence[int]
+Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
 OnFinish = Callable[[Completion], None]
 Skip = Callable[[int, int], bool]
 
@@ -54,7 +54,8 @@ def power(
 
     Args:
       lm: the model.
-      prompts: strings, or lists of token ids.
+      prompts: each a string, a list of token ids, or a list of chat messages ({"role": ...,
+        "content": ...}), which go through the tokenizer's chat template.
       alpha: exponent, >= 1.
       temperature: of the proposal; None: 1/alpha. It changes how fast the chain mixes, not its
         target.
@@ -63,6 +64,7 @@ def power(
       max_new_tokens: longest completion, EOS counted.
       num_samples: independent chains for each prompt.
       seed: of the run. A chain's draws depend on (seed, its id, its sample index) and nothing else.
+        From -2**63 to 2**64 - 1, each seed with draws of its own.
       ids: stable, distinct names of the problems, which name the chains; None: 0, 1, ...
       top_k: tokens the proposal may draw (ties with the k-th kept); None: all.
       num_slots: chains that advance at a time; None: by free device memory.
@@ -78,10 +80,10 @@ def power(
       Completions, ordered by (prompt_index, sample_index).
 
     Raises:
-      ValueError: on an argument out of range, an empty prompt, a prompt too long for the model's
-        context, or strings for a model without a tokenizer.
+      ValueError: on an argument out of range, a prompt that is none of these, an empty one, one
+        too long for the model's context, or a string for a model without a tokenizer.
     """
-    inputs.check_power(alpha, temperature)
+    alpha, temperature = inputs.power(alpha, temperature)
     if kernel not in ("exact", "karan2026"):
         raise ValueError(f"kernel must be 'exact' or 'karan2026', not {kernel!r}")
     return _run(
@@ -131,7 +133,7 @@ def power_inf(
     A stochastic ascent towards y* (Eq. 2) with proposals of the base at `temperature`. Arguments,
     result and errors as for `power`.
     """
-    inputs.check_temperature(temperature)
+    temperature = inputs.positive(temperature)
     return _run(
         lm,
         prompts,
@@ -168,7 +170,7 @@ def temperature(
     lm: LM, prompts: Sequence[Prompt], *, temperature: float = 0.25, **options: Any
 ) -> Completions:
     """Token-level temperature sampling: Eq. 5, alpha = 1/temperature. Options of `standard`."""
-    inputs.check_temperature(temperature)
+    temperature = inputs.positive(temperature)
     return _plain(lm, prompts, "temperature", temperature, **options)
 
 
@@ -184,8 +186,7 @@ def best_of_n(
 
     All n are kept. Options are the sampler's, but num_samples, which is n.
     """
-    if n < 1:
-        raise ValueError(f"n is {n}: draw at least one completion a prompt")
+    n = inputs.whole("n", n, 1)
     if "num_samples" in options:
         raise ValueError("best_of_n draws n completions a prompt: give n, not num_samples")
     out = sampler(lm, prompts, num_samples=n, **options)
@@ -262,15 +263,13 @@ def _run(
     on_finish,
     skip,
 ) -> Completions:
-    inputs.check_counts(
-        block_size=(block_size, 1),
-        num_samples=(num_samples, 1),
-        num_mcmc_steps=(num_mcmc_steps, 0),
-        max_new_tokens=(max_new_tokens, 1),
-        num_slots=(num_slots, 1),
-        top_k=(top_k, 1),
-        seed=(seed, -(2**63)),
-    )
+    max_new_tokens = inputs.whole("max_new_tokens", max_new_tokens, 1, mh.MAX_NEW_TOKENS)
+    block_size = inputs.whole("block_size", block_size, 1)
+    num_mcmc_steps = inputs.whole("num_mcmc_steps", num_mcmc_steps, 0)
+    num_samples = inputs.whole("num_samples", num_samples, 1)
+    num_slots = inputs.whole_or_none("num_slots", num_slots, 1)
+    top_k = inputs.whole_or_none("top_k", top_k, 1)
+    seed = inputs.seed(seed)
     inputs.check_stop(lm, stop)
     tokens = inputs.prompt_tokens(lm, prompts, max_new_tokens)
     names = inputs.names(ids, len(tokens))
@@ -281,11 +280,11 @@ def _run(
         alpha=_plain_alpha(sampler, alpha),
         temperature=effective,
         seed=seed,
-        block_size=int(block_size),
-        num_mcmc_steps=int(num_mcmc_steps),
+        block_size=block_size,
+        num_mcmc_steps=num_mcmc_steps,
         stop=stop,
         kernel=kernel,
-        max_new_tokens=int(max_new_tokens),
+        max_new_tokens=max_new_tokens,
         top_k=top_k,
     )
     chains = [(p, s) for p in range(len(tokens)) for s in range(num_samples)]
