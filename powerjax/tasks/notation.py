@@ -20,7 +20,7 @@ _INVISIBLE = r"space|thinspace|enspace|nonumber|notag|strut|mathstrut|limits|nol
 _SIGNS = r"degrees?|textdegree|pounds|euro|cents?|textdollar"
 _WITH_ARGUMENT = (
     r"boldsymbol|bm|pmb|mathsf|mathtt|mathnormal|mathcal|underline|emph|ensuremath|textsc|textup|"
-    r"boxed|fbox|framebox"
+    r"boxed|fbox|framebox|mathbf|mathit|mathrm(?= *\{ *-? *(?:\d|\\[dt]?(?:frac|sqrt|pi)))"
 )
 _DELIMITERS = re.compile(r"(?<!\\)(?:\\[()\[\]]|\$)")
 _OLD_FONT = re.compile(r"\{ *\\(?:bf|rm|it|sf|tt|sl)(?![A-Za-z]) *([^{}]*)\}")

@@ -68,6 +68,7 @@ EQUAL = [
     (r"\( \left(3, \frac12\right) \).", r"(3,\frac{1}{2})", None),
     (r"\boldsymbol{\frac{1}{2}}", r"\frac12", True),
     (r"{\bf 42}", "42", True),
+    (r"\mathrm{-\frac{1}{2}}", r"-\frac12", True),
     (r"\textcolor{red}{42}\hspace{1cm}", "42", True),
     (r"\pi\bm{x}", r"\pi x", True),
     (
