@@ -114,17 +114,14 @@ def mbpp_problem(row: sources.Row, wording: str = STUB) -> Problem:
 def extract(problem: Problem, completion: str) -> str | None:
     """The code in a completion: a body for the problem's stub, or a whole program; None if none."""
     name, stub = problem.meta["entry_point"], problem.meta["stub"]
-    if stub is not None:
-        found = extraction.body(completion, _docstring_indent(stub))
-        if found is not None:
-            return found
-    else:
-        before = completion.split("\n```")[0] if not completion.startswith("```") else ""
-        found = extraction.unfenced(before, name)
-        if found is not None:
-            return found
-    found = extraction.fenced(completion, name)
-    return found if found is not None else extraction.unfenced(completion, name)
+    parts = extraction.pieces(completion)
+    if stub is None:
+        found = extraction.whole(parts, name)
+        return extraction.block(parts, name) if found is None else found
+    found = extraction.body(parts, _docstring_indent(stub), name, stub)
+    if found is None:
+        found = extraction.whole(parts, name, stub)
+    return extraction.block(parts, name, stub) if found is None else found
 
 
 def program(problem: Problem, completion: str) -> sandbox.Program | None:
@@ -138,7 +135,8 @@ def program(problem: Problem, completion: str) -> sandbox.Program | None:
     elif extraction.defines(code, name):  # after the stub's imports and helpers
         source = stub[: re.search(rf"^def\s+{re.escape(name)}\b", stub, re.M).start()] + code
     else:
-        source = stub + code
+        source = stub + extraction.fitted(code, _docstring_indent(stub))
+    source = extraction.lifted(source)
     return sandbox.Program(source, meta["tests"], name, meta["setup"])
 
 

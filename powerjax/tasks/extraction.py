@@ -1,78 +1,329 @@
 """The code in a completion, whichever way the model was asked and answered.
 
-Found by the text alone, never by compiling it: the parser of this process is not a place for what
-a model wrote.
+Found by the text alone, never by compiling it (see `statements`). What public harnesses accept is
+found here: a continuation of the stub as human-eval takes it, the fenced answers that the BigCode
+harness takes, and, as EvalPlus' sanitizer does, the function that is asked for together with what
+it needs, whatever stands around it. A method of a class (`class Solution`) is not taken out of it.
 """
 
 from __future__ import annotations
 
+import builtins
+import dataclasses
 import re
+import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-# Where the continuation of a function ends: those of Chen et al. (2021), and a closing fence.
+from powerjax.tasks import statements
+from powerjax.tasks.statements import Statement
+
+# Where Chen et al. (2021) end the continuation of a function, and a closing fence. Here it ends at
+# any statement at the left margin, which these are.
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\n```")
 
-_FENCED = re.compile(r"^[ \t]*(```+|~~~+)[^\n`]*\n(.*?)(?:^[ \t]*\1|\Z)", re.MULTILINE | re.DOTALL)
-_CODE = re.compile(
-    r"(async\s+def|def|class)\s+\w|import\s+[\w.]+\s*(,|as\s|#|;|$)|from\s+[\w.]+\s+import\s"
-    r"|@\w|#|[A-Za-z_]\w*\s*(:[^=]+)?=[^=]"
+_FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})[ \t]*([^`\n]*)$")
+_INLINE_FENCE = re.compile(r"^([^`\n]*[^`\s][^`\n]*)(```\w*)[ \t]*$", re.MULTILINE)
+_DOCSTRING = re.compile(r"\s*[rRuU]?(\"\"\"|''')(?:\\.|(?!\1).)*\1", re.DOTALL)
+_EMPTY = re.compile(r"(?:#[^\n]*|pass\b|\.\.\.|raise NotImplementedError[^\n]*|\s)*$")
+_LIFTED = re.compile(
+    r"^from[ \t]+__future__[ \t]+import[ \t]+(?:\([^)]*\)|[^\n(]+)\n?", re.MULTILINE
 )
-_TRIPLE = re.compile(r'"""|\'\'\'')
+_EXAMPLE = re.compile(r"(?:assert|print|if\s+__name__)\b")
 
 
-def body(completion: str, indent: int, stops: Sequence[str] = STOPS) -> str | None:
-    """A continuation of a function's stub, up to the first of `stops`; None if it is not one.
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """A stretch of a completion.
+
+    Attributes:
+      text: its lines.
+      fenced: whether it stands between fences; the text is that between them.
+      closed: whether it is followed by a fence.
+    """
+
+    text: str
+    fenced: bool
+    closed: bool
+
+
+def pieces(completion: str) -> list[Piece]:
+    """The stretches of a completion between its fences (``` or ~~~), in their order.
+
+    A fence that the completion does not close goes to its end. The first fence closes what stands
+    before it if that is code: the prompt, or a part of it that is not shown, opened it.
+    """
+    text = completion.replace("\r\n", "\n").replace("\r", "\n")
+    found: list[Piece] = []
+    lines: list[str] = []
+    fence = ""
+    for line in _INLINE_FENCE.sub(r"\1\n\2", text).split("\n"):
+        match = _FENCE.match(line)
+        closes = match and fence and match[1].startswith(fence) and not match[2].strip()
+        opens = match and (not fence or (match[2].strip() and match[1].startswith(fence)))
+        if not (closes or opens):
+            lines.append(line)
+            continue
+        found.append(_piece(lines, bool(fence), True))
+        first = len(found) == 1 and not match[2].strip()
+        opens = opens and not (first and _is_code(found[0].text))
+        lines, fence = [], match[1] if opens else ""
+    return [piece for piece in [*found, _piece(lines, bool(fence), False)] if piece.text.strip()]
+
+
+def body(parts: Sequence[Piece], indent: int, name: str, stub: str = "") -> str | None:
+    """A continuation of a function's stub, with what it needs; None if it is not one.
+
+    It ends at the first statement at the left margin, or at a fence. Functions, imports and
+    constants after it are taken if it names them.
 
     Args:
-      completion: what follows the stub.
+      parts: of the completion that follows the stub.
       indent: columns of the stub's docstring, 0 if it has none. A tokenizer of the sentencepiece
         kind drops the first space of what it decodes: a body short of one column gets it back.
+      name: of the function.
+      stub: its names are not taken from elsewhere.
     """
-    cut = min((at for stop in stops if (at := completion.find(stop)) >= 0), default=None)
-    text = completion[:cut]
-    told = [line for line in text.split("\n") if line.strip() and not line.startswith("#")]
-    if not told:
+    if not parts or parts[0].fenced:
         return None
-    first = told[0]
-    columns = len(first) - len(first.lstrip(" "))
-    if first[0] != "\t" and columns < max(1, indent - 1):
+    first, *rest = statements.split(parts[0].text)
+    if first.kind != statements.BODY:
         return None
-    short = indent > 1 and columns == indent - 1 and text.startswith(first)
-    return f" {text}" if short else text
+    line = _first_line(first.text)
+    columns = len(line) - len(line.lstrip(" "))
+    if not line or (line[0] != "\t" and columns < max(1, indent - 1)):
+        return None
+    if re.match(rf"(?:@|(?:async\s+)?def\s+{re.escape(name)}\b)", line.strip()):
+        whole = textwrap.dedent(first.text)
+        if defines(whole, name):
+            return None
+    short = indent > 1 and columns == indent - 1 and first.text.startswith(line)
+    text = f" {first.text}" if short else first.text
+    return _with_needs([], text, [*rest, *_elsewhere(parts, parts[0])], name, stub)
 
 
-def fenced(completion: str, name: str) -> str | None:
-    """The first fenced block that defines `name`, else the first block; None without a block.
+def whole(parts: Sequence[Piece], name: str, stub: str = "") -> str | None:
+    """The definition of `name` at the left margin, with what belongs to it, or None.
 
-    A block that the completion does not close goes to its end.
+    Of several the first before any fence counts, then that of the last fence that is closed, then
+    of an open one, then any other; what consists of a docstring alone counts last.
+
+    Args:
+      parts: of the completion.
+      name: of the function.
+      stub: its names are not taken from elsewhere.
     """
-    blocks = [found[2] for found in _FENCED.finditer(completion)]
-    blocks = [one if defines(one, name) else textwrap.dedent(one) for one in blocks]
-    return next((block for block in blocks if defines(block, name)), blocks[0] if blocks else None)
+    parts = [dataclasses.replace(part, text=_at_margin(part.text, name)) for part in parts]
+    number_before = next((n for n, part in enumerate(parts) if part.fenced), len(parts))
+    before, after = parts[:number_before], parts[number_before:]
+    fenced = [part for part in after if part.fenced]
+    ordered = [
+        *before,
+        *reversed([part for part in fenced if part.closed]),
+        *reversed([part for part in fenced if not part.closed]),
+        *(part for part in after if not part.fenced),
+    ]
+    defining = [part for part in ordered if defines(part.text, name)]
+    chosen = next((part for part in defining if _has_body(part.text, name)), None)
+    chosen = chosen or next(iter(defining), None)
+    if chosen is None:
+        return None
+    above, text, loose = _core(chosen, name)
+    number = next(n for n, part in enumerate(parts) if part is chosen)
+    above = [*_elsewhere(parts[:number], chosen), *above]
+    loose = [*loose, *_elsewhere(parts[number:], chosen)]
+    return _with_needs(above, text, loose, name, stub).strip("\n")
 
 
-def unfenced(completion: str, name: str) -> str | None:
-    """The definition of `name` at the left margin, with what code stands around it, or None.
+def block(parts: Sequence[Piece], name: str, stub: str = "") -> str | None:
+    """A fenced block that does not define `name`: the first that returns something, or the first.
 
-    Prose before it is dropped, and so is everything from the first line after it at the margin
-    that is no definition, import, assignment or comment: prose, tests, prints.
+    With imports and helpers of other blocks that it needs. None if there is no block.
     """
-    kept: list[str] = []
-    inside_string = found = False
-    for line in completion.split("\n"):
-        at_margin = not inside_string and line and not line[0].isspace() and line[0] not in ")]}"
-        inside_string ^= len(_TRIPLE.findall(line)) % 2 == 1
-        if at_margin and not _CODE.match(line):
-            if found:
-                break
-            kept, inside_string = [], False
-            continue
-        found = found or bool(at_margin and defines(line, name))
-        kept.append(line)
-    return "\n".join(kept).strip("\n") if found else None
+    fenced = [part for part in parts if part.fenced]
+    returning = [part for part in fenced if re.search(r"^\s*(?:return|yield)\b", part.text, re.M)]
+    chosen = next(iter(returning or fenced), None)
+    if chosen is None:
+        return None
+    return _with_needs([], chosen.text, _elsewhere(parts, chosen), name, stub)
 
 
 def defines(text: str, name: str) -> bool:
     """Whether some line of `text` begins the definition of the function (or class) `name`."""
-    return re.search(rf"^(async\s+def|def|class)\s+{re.escape(name)}\b", text, re.M) is not None
+    name = re.escape(name)
+    return (
+        re.search(rf"^(?:(?:async\s+)?def|class)\s+{name}\b|^{name}\s*=(?!=)", text, re.M)
+        is not None
+    )
+
+
+def fitted(text: str, indent: int) -> str:
+    """A function's body moved to the columns of its docstring.
+
+    Args:
+      text: a body, perhaps at the left margin or in tabs, and statements after it.
+      indent: columns of the docstring; 0 if there is none, and then any will do.
+    """
+    first, *rest = statements.split(text)
+    if first.kind != statements.BODY:
+        first, rest = dataclasses.replace(first, text=text), []
+    lines = first.text.split("\n")
+    inside = statements.inside_strings(first.text)
+    if _first_line(first.text).startswith("\t"):
+        lines = [
+            line if within else re.sub(r"^[ \t]+", lambda match: match[0].expandtabs(4), line)
+            for line, within in zip(lines, inside, strict=True)
+        ]
+    line = _first_line("\n".join(lines))
+    columns = len(line) - len(line.lstrip(" "))
+    shift = (indent or columns or 4) - columns
+    moved = []
+    for line, within in zip(lines, inside, strict=True):
+        if not within and line.strip() and not line.startswith("#" if columns else "\0"):
+            line = " " * shift + line if shift > 0 else re.sub(rf"^ {{0,{-shift}}}", "", line)
+        moved.append(line)
+    return "\n".join([*moved, *(statement.text for statement in rest)])
+
+
+def lifted(source: str) -> str:
+    """A program with its imports from `__future__` first, where alone they may stand."""
+    imports = [match[0].strip() + "\n" for match in _LIFTED.finditer(source)]
+    return "".join(dict.fromkeys(imports)) + _LIFTED.sub("", source) if imports else source
+
+
+def _piece(lines: list[str], fenced: bool, closed: bool) -> Piece:
+    text = "\n".join(lines)
+    prompts = [line for line in lines if line.startswith((">>> ", "... "))]
+    if fenced and any(line.startswith(">>> def ") for line in prompts):
+        text = "\n".join(line[4:] for line in prompts)  # a session at the interpreter
+    return Piece(text, fenced, closed)
+
+
+def _is_code(text: str) -> bool:
+    """Whether text before a first fence is code that the fence closes."""
+    kinds = [one for one in statements.split(text) if one.kind == statements.FUNCTION]
+    return bool(kinds) or re.match(r"(?:  |\t)", _first_line(text)) is not None
+
+
+def _first_line(text: str) -> str:
+    """The first line that is neither blank nor a comment at the left margin, or ""."""
+    lines = (line for line in text.split("\n") if line.strip() and not line.startswith("#"))
+    return next(lines, "")
+
+
+def _at_margin(text: str, name: str) -> str:
+    """`text`, moved to the left margin from where the definition of `name` begins if it is not.
+
+    Markdown marks code by four columns too. A method stays where it is.
+    """
+    if defines(text, name):
+        return text
+    match = re.search(rf"^([ \t]+)(?:async\s+)?def\s+{re.escape(name)}\b", text, re.M)
+    if match is None or re.search(r"^[ \t]*class\s+\w+\s*[(:]", text[: match.start()], re.M):
+        return text
+    if match[1] == " " and not text[: match.start()].strip():  # a space that the tokenizer adds
+        return text[match.start() + 1 :]
+    lines = text.split("\n")
+    columns = len(match[1])
+    return "\n".join(line[columns:] if line[:columns].isspace() else line for line in lines)
+
+
+def _has_body(text: str, name: str) -> bool:
+    """Whether a definition of `name` in `text` is more than a docstring or a placeholder."""
+    for part in statements.split(text):
+        if name in part.names:
+            head = re.search(
+                r"^(?:async\s+)?def\b.*?\)[^\n]*?:[ \t]*(?=\n|\S)", part.text, re.M | re.S
+            )
+            if head is None:
+                return True
+            rest = part.text[head.end() :]
+            docstring = _DOCSTRING.match(rest)
+            if not _EMPTY.match(rest[docstring.end() :] if docstring else rest):
+                return True
+    return False
+
+
+def _core(piece: Piece, name: str) -> tuple[list[Statement], str, list[Statement]]:
+    """(statements before, the definition with its surroundings, those after) of a piece.
+
+    The surroundings are kept as they are; the others are for choosing from.
+    """
+    parts = statements.split(piece.text)
+    at = next((n for n, part in enumerate(parts) if name in part.names), None)
+    if at is None:  # the parts of a statement that is not read as such
+        return [], piece.text, []
+    foreign = {statements.PROSE} if piece.fenced else {statements.PROSE, statements.OTHER}
+    last_foreign = max((n for n in range(at) if parts[n].kind in foreign), default=-1)
+    if piece.fenced:
+        above, kept = [], [part for part in parts[:at] if part.kind not in foreign]
+    else:
+        above, kept = parts[: last_foreign + 1], parts[last_foreign + 1 : at]
+    kept.append(parts[at])
+    loose, ended = [], False
+    for part in parts[at + 1 :]:
+        ended = ended or (part.kind in foreign and not piece.fenced)
+        certain = part.kind in (statements.FUNCTION, statements.COMMENT)
+        if not ended and part.complete and (certain or name in part.names):
+            kept.append(part)
+        else:
+            loose.append(part)
+    return above, "\n".join(part.text for part in kept), loose
+
+
+def _elsewhere(parts: Iterable[Piece], chosen: Piece) -> list[Statement]:
+    return [one for part in parts if part is not chosen for one in statements.split(part.text)]
+
+
+def _with_needs(
+    above: Sequence[Statement], text: str, below: Sequence[Statement], name: str, stub: str
+) -> str:
+    """`text` with the statements around it that bind what it names and it does not.
+
+    A statement that calls the function or asks for input is an example, and not taken.
+    """
+    own = statements.split(text)
+    bound = {one for part in [*statements.split(stub), *own] for one in part.names}
+    bound |= {name, *dir(builtins)}
+    candidates = [*above, *below]
+    taken: set[int] = set()
+    while True:
+        chosen = [*own, *(candidates[number] for number in sorted(taken))]
+        more = {
+            number
+            for number, part in enumerate(candidates)
+            if number not in taken and _is_needed(part, chosen, bound, name)
+        }
+        if not more:
+            break
+        taken |= more
+        bound |= {one for number in more for one in candidates[number].names}
+    before = [candidates[number].text for number in sorted(taken) if number < len(above)]
+    after = [candidates[number].text for number in sorted(taken) if number >= len(above)]
+    return "\n".join([*before, text, *after])
+
+
+def _is_needed(part: Statement, chosen: Sequence[Statement], bound: set[str], name: str) -> bool:
+    """Whether the chosen statements need another one.
+
+    They need what binds a name of theirs that is not bound yet, and what changes their variables.
+    """
+    code = "\n".join(one.text for one in chosen)
+    words = set(re.findall(r"\w+", code))
+    if not part.complete:
+        return False
+    if part.kind in (statements.FUNCTION, statements.IMPORT):
+        if "*" in part.names:
+            return (module := re.search(r"from\s+(\w+)", part.text)) is not None and (
+                module[1] in sys.stdlib_module_names
+            )
+        return any(one in words and one not in bound for one in part.names)
+    if re.search(rf"\b(?:{re.escape(name)}|input)\s*\(", part.text):
+        return False
+    if part.kind == statements.ASSIGNMENT:
+        if "." in part.names[0]:
+            return part.names[0] in code
+        return any(one in words and one not in bound for one in part.names)
+    variables = {one for it in chosen if it.kind == statements.ASSIGNMENT for one in it.names}
+    changes = part.kind == statements.OTHER and not _EXAMPLE.match(part.text)
+    return changes and not variables.isdisjoint(re.findall(r"\w+", part.text))

@@ -1,0 +1,182 @@
+"""A text as the statements that stand at its left margin, whether it is Python or holds prose.
+
+Found by the text alone, never by compiling it: the parser of this process is not a place for what
+a model wrote, and prose and cut-off programs have to be read as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+# Kinds of statements.
+BODY = "body"  # indented lines with no statement before them
+FUNCTION = "function"  # or class, with its decorators and the comments before it
+IMPORT = "import"
+ASSIGNMENT = "assignment"
+COMMENT = "comment"  # with nothing after it
+OTHER = "other"  # what else looks like Python: a loop, a call, an assertion
+PROSE = "prose"  # what does not look like Python
+
+_FUNCTION = re.compile(r"(?:async\s+)?def\s+(\w+)\s*[(\[]|class\s+(\w+)\s*[(:\[]")
+_IMPORT = re.compile(
+    r"import\s+[\w.]+\s*(?:,|as\s|#|;|$)|from\s+[\w.]+\s+import(?:\s|\(|$)", re.MULTILINE
+)
+_ASSIGNMENT = re.compile(r"[A-Za-z_][\w.]*(?:\[.*?\])?(?:\s*,\s*[A-Za-z_]\w*)*\s*(?::[^=]+)?=(?!=)")
+_OTHER = re.compile(
+    r"(?:for|while|with|try|if|assert|return|yield|raise|del|global|async|pass|match)\b"
+    r"|[A-Za-z_][\w.]*\s*(?:[(\[]|[-+*/%&|^@<>]{1,3}=)|\"\"\"|\'\'\'"
+)
+_CLAUSE = re.compile(r"(?:else|elif|except|finally)\b")
+_STRING = re.compile(r"(['\"])(?:\\.|(?!\1).)*\1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Statement:
+    """One statement.
+
+    Attributes:
+      kind: one of those above.
+      text: its lines, and the blank lines after it, without the last line end.
+      names: what it binds: a function's name, imported names, assigned names ("f.x" for
+        an attribute, "*" for all names of a module).
+      complete: False if it is seen to be cut off: decorators or a head without a body, an open
+        bracket or string.
+    """
+
+    kind: str
+    text: str
+    names: tuple[str, ...]
+    complete: bool
+
+
+@dataclasses.dataclass
+class _Open:
+    """What is open after some lines: a string of three quotes, brackets, a line to be joined."""
+
+    quotes: str = ""
+    depth: int = 0
+    joined: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.quotes or self.depth or self.joined)
+
+    def read(self, line: str) -> None:
+        at, self.joined = 0, False
+        while at < len(line):
+            if self.quotes:
+                if line.startswith(self.quotes, at):
+                    at, self.quotes = at + 3, ""
+                else:
+                    at += 1 + (line[at] == "\\")
+                continue
+            letter = line[at]
+            if letter == "#":
+                return
+            if letter in "\"'":
+                if line.startswith(3 * letter, at):
+                    at, self.quotes = at + 3, 3 * letter
+                    continue
+                string = _STRING.match(line, at)
+                at = string.end() if string else len(line)
+                continue
+            self.depth += letter in "([{"
+            self.depth = max(0, self.depth - (letter in ")]}"))
+            self.joined = letter == "\\" and at == len(line) - 1
+            at += 1
+
+
+def split(text: str) -> list[Statement]:
+    """The statements of `text`; their texts, joined by line ends, are `text`."""
+    groups: list[list[str]] = []
+    state = _Open()
+    for line in text.split("\n"):
+        if groups and (state or not _begins(line, groups[-1])):
+            groups[-1].append(line)
+        else:
+            groups.append([line])
+        if _kind(groups[-1]) != PROSE:
+            state.read(line)
+    joined = groups[:1]
+    for lines in groups[1:]:
+        if _kind(lines) == BODY:  # comments at the margin, and the rest of the one before
+            joined[-1] += lines
+        else:
+            joined.append(lines)
+    return [_statement(lines) for lines in joined]
+
+
+def inside_strings(text: str) -> list[bool]:
+    """Of each line of `text`, whether it begins inside a string of three quotes."""
+    state, inside = _Open(), []
+    for line in text.split("\n"):
+        inside.append(bool(state.quotes))
+        state.read(line)
+    return inside
+
+
+def _begins(line: str, before: list[str]) -> bool:
+    """Whether a new statement begins with `line`, after the lines of the one before."""
+    if not line.strip() or line[0].isspace():
+        return False
+    written = [one for one in before if one.strip()]
+    if all(one[0] in "@#" for one in written):  # comments and decorators go with what follows
+        return False
+    return not (_CLAUSE.match(line) and _kind(before) == OTHER)
+
+
+def _kind(lines: list[str]) -> str:
+    """The kind of the statement that begins with `lines`."""
+    written = [line for line in lines if line.strip()]
+    line = next((line for line in written if line[0] != "#"), "")
+    if not line:
+        return COMMENT if written else BODY
+    if line[0].isspace():
+        return BODY
+    for kind, pattern in ((IMPORT, _IMPORT), (FUNCTION, _FUNCTION), (ASSIGNMENT, _ASSIGNMENT)):
+        if pattern.match(line):
+            return kind
+    if line[0] == "@":
+        return FUNCTION
+    return OTHER if _OTHER.match(line) else PROSE
+
+
+def _statement(lines: list[str]) -> Statement:
+    text, kind = "\n".join(lines), _kind(lines)
+    written = [line for line in lines if line.strip()]
+    names: tuple[str, ...] = ()
+    state = _Open()
+    for line in lines if kind != PROSE else ():
+        state.read(line)
+    complete = not state
+    if kind == FUNCTION:
+        head = next((match for line in written if (match := _FUNCTION.match(line))), None)
+        names = tuple(filter(None, head.groups())) if head else ()
+        complete = complete and head is not None and _has_lines(written)
+    elif kind == IMPORT:
+        names = _imported("\n".join(written))
+        complete = complete and bool(names)
+    elif kind == ASSIGNMENT:
+        first = next(line for line in written if line[0] != "#")
+        names = tuple(part.strip() for part in re.split(r"[:=\[]", first)[0].split(","))
+        complete = complete and not written[-1].rstrip().endswith("=")
+    return Statement(kind, text, names, complete)
+
+
+def _imported(text: str) -> tuple[str, ...]:
+    """The names that an import statement binds."""
+    line = re.sub(r"#.*", "", text).strip()
+    whole_modules = line.startswith("import")
+    parts = re.sub(r"[()\\]", " ", line.partition("import")[2]).split(";")[0].split(",")
+    names = []
+    for part in filter(None, (part.split() for part in parts)):
+        names.append(part[-1].split(".")[0] if whole_modules or len(part) == 1 else part[-1])
+    return tuple(names)
+
+
+def _has_lines(written: list[str]) -> bool:
+    """Whether the head of a function or class is followed by a body."""
+    last = re.sub(r"\s#.*", "", written[-1]).rstrip()
+    if last[0].isspace():
+        return not last.endswith((":", ","))
+    return re.search(r":\s*\S", last) is not None and not last.endswith((":", ",", "("))
