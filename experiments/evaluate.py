@@ -211,11 +211,11 @@ def notes(made: Sequence[records.Record], task: Task, lm: models.LM | None) -> l
                 f"{anew} of {len(made)} completions were written with another tokenizer: their text"
                 " was encoded anew, and their evaluated r is a mean over other tokens."
             )
-    fewer = sum(len(identity.stated(record)) < len(identity.LAW) for record in made)
-    if 0 < fewer < len(made):
+    num_stated = [len(identity.stated(record)) for record in made]
+    if fewer := sum(number < max(num_stated) for number in num_stated):
         found.append(
-            f"{fewer} of {len(made)} records, made by an older version, do not state all settings"
-            " of their law: they stand in rows of their own."
+            f"{fewer} of {len(made)} records do not state all settings of their law, as those of"
+            " older versions do not: they stand in rows of their own."
         )
     if task.secret:
         found.append("The authors of this task ask that its text be shown nowhere.")

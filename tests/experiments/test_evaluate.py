@@ -107,6 +107,34 @@ def test_rows_of_several_folders_are_scored_written_and_taken_up_again(runs, tmp
         assert {record["id"] for record in made} == set(by_id)
 
 
+def test_runs_of_other_settings_are_rows_of_their_own(runs, tmp_path):
+    """Three runs of one seed that differ in top_k and max_new_tokens, and one of before."""
+    names = []
+    for top_k, longest in ((None, 64), (20, 64), (20, 32)):
+        made = _sums("standard", 0, 4)
+        for record in made:
+            record |= {"top_k": top_k, "max_new_tokens": longest}
+            record["id"] = records.record_id(
+                law=record,
+                **{name: record[name] for name in ("task", "problem_id", "model", "sampler")},
+                **{name: record[name] for name in ("seed", "sample_index")},
+            )
+        names.append(str(tmp_path / f"{top_k}-{longest}.jsonl"))
+        _write(tmp_path / names[-1], made)
+    out = tmp_path / "eval"
+    given = ",".join([*names, str(runs / "seed0")])
+    code, printed, err = _evaluate(f"--records={given}", f"--out={out}")
+    assert code == 0, err
+    table = list(csv.DictReader((out / "table.csv").read_text().splitlines()))
+    assert [(row["sampler"], row["passes"]) for row in table] == [
+        ("Standard, no top_k, 64 tokens", "2"),
+        ("Standard, top_k 20, 64 tokens", "2"),
+        ("Standard, top_k 20, 32 tokens", "2"),
+        ("Standard, settings not recorded", "2"),
+    ]
+    assert "do not state all settings of their law" in printed
+
+
 @pytest.mark.skipif(not shutil.which("bwrap"), reason="needs bubblewrap")
 def test_programs_that_were_recorded_ungraded_are_run(data_dir, tmp_path):
     problems = registry.get("humaneval").load(data_dir=data_dir, limit=3)

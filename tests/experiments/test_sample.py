@@ -1,7 +1,9 @@
 """experiments/sample.py, run as its users run it: kills, Ctrl-C, full disks, mistakes."""
 
 import json
+import re
 import resource
+import shutil
 import signal
 import time
 
@@ -9,7 +11,7 @@ import pytest
 
 from powerjax import records
 from powerjax.models import checkpoint
-from tests import tokenizer_folder
+from tests import older, tokenizer_folder
 from tests.experiments import programs
 
 # Some seconds of work, so that signals find it under way.
@@ -52,7 +54,10 @@ def _by_id(folder):
 def test_a_run_leaves_its_records_and_says_what_they_show(undisturbed):
     found = records.read(undisturbed["folder"] / "records.jsonl")
     assert len(found) == 30
-    record = next(r for r in found if r["id"] == "arithmetic/test-0-3/tiny/power/0/1")
+    names = {records.chain_name(record): record for record in found}
+    record = names["arithmetic/test-0-3/tiny/power/0/1"]
+    assert re.fullmatch(r"arithmetic/test-0-3/tiny/power-[0-9a-f]{8}/0/1", record["id"])
+    assert (record["top_k"], record["max_new_tokens"], record["dtype"]) == (None, 64, "float32")
     assert record["sample_index"] == 1 and record["problem_id"] == "test-0-3"
     assert record["prompt"].endswith("\nA:") and record["tokens"] and record["completion"]
     assert (record["alpha"], record["temperature"], record["num_mcmc_steps"]) == (4.0, 0.25, 24)
@@ -88,6 +93,23 @@ def test_killed_interrupted_and_taken_up_again_it_leaves_the_same_records(undist
     assert code == 0, err
     assert f"{safe} records are in {path}: going on from there" in out
     assert _by_id(folder) == _by_id(undisturbed["folder"])
+
+
+def test_a_run_of_before_ids_had_a_hash_goes_on_and_makes_no_record_twice(undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed["folder"], folder)
+    path = folder / "records.jsonl"
+    made = [older.as_before(record) for record in records.read(path)]
+    path.write_bytes(b"".join(map(records.encode, made[:-2])))
+    argv = [*_FLAGS, f"--out={folder}"]
+    first, second = programs.ends("experiments.sample", [argv, argv])
+    assert first[0] == second[0] == 0, (first, second)
+    assert f"28 records are in {path}: going on from there" in first[1]
+    assert f"30 records are in {path}: going on from there" in second[1]
+    found = records.read(path)
+    assert found[:28] == made[:28] and len(found) == 30
+    drawn = {records.chain_name(record): record["tokens"] for record in found}
+    assert drawn == {record["id"]: record["tokens"] for record in made}
 
 
 def test_a_full_disk_ends_in_one_line_and_keeps_what_was_finished(undisturbed, tmp_path):
