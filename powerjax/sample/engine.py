@@ -24,7 +24,7 @@ from powerjax.models.cache import (
 from powerjax.models.language_model import LM
 from powerjax.sample import mh, placement
 from powerjax.sample import slots as slots_lib
-from powerjax.sample.stats import Finished, Request, Stats
+from powerjax.sample.stats import Failed, Finished, Request, Stats
 
 _PREFILL_ROWS = 8
 _PREFILL_TOKENS = 8192  # in one prefill
@@ -97,9 +97,12 @@ def generate(
     long_context: bool = False,
     prefix_rows: int | None = None,
     on_finish: Callable[[Finished], None],
+    on_fail: Callable[[Request], None] | None = None,
     on_call: Callable[[Stats], bool] | None = None,
 ) -> Stats:
     """Runs every request's chain to its end, calling on_finish as each one gets there.
+
+    A chain whose logits are not finite (`mh.advance`) ends there, and the others go on.
 
     Args:
       lm: the model.
@@ -111,6 +114,7 @@ def generate(
       long_context: which longrope factors the run uses.
       prefix_rows: prompts the device's queue holds; None: `prefix_rows` of the requests.
       on_finish: called with each chain that finished.
+      on_fail: called with the request of each chain whose logits were not finite.
       on_call: called with the stats so far after each call of the slots; False ends the run early.
 
     Returns:
@@ -129,10 +133,15 @@ def generate(
 
     def deliver():
         while late:
-            finished = late.popleft()
+            end = late.popleft()
+            if isinstance(end, Failed):
+                stats.num_failed += 1
+                if on_fail is not None:
+                    on_fail(end.request)
+                continue
             if stats.first_completion_s is None:
                 stats.first_completion_s = time.perf_counter() - started
-            on_finish(finished)
+            on_finish(end)
 
     ended, compiling = started, _COMPILING[placement.devices(lm)]
     try:
@@ -155,7 +164,7 @@ def generate(
             )
             ended = time.perf_counter()
             _tally(stats, tally)
-            late.extend(_rows(results, int(count), requests))
+            late.extend(_ends(results, int(count), requests))
             feed.taken(int(head))
             stats.wall_s = ended - started
             if on_call is not None and not on_call(stats):
@@ -230,7 +239,7 @@ class _Feed:
         return tokens
 
     def _prefill(self, width, batch, members):
-        ids = np.zeros((batch, width), np.int32)
+        ids = np.full((batch, width), -1, np.int32)
         rows = np.full(batch, self._prefix.k[0].shape[0], np.int32)  # past the end: dropped
         for i, (row, prompt) in enumerate(members):
             ids[i, : len(prompt)], rows[i] = prompt, row
@@ -272,29 +281,39 @@ class _Feed:
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _prefill(model, variables, prefix: KVCache, tokens, rows) -> KVCache:
-    """K/V of prompts [B,T], written into `rows` of the prefix cache."""
+    """K/V of prompts [B,T], -1 past their ends, written into `rows` of the prefix cache."""
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    fresh = model.apply(variables, tokens, positions)[1]
-    prefix = write_prompts(prefix, rows, fresh)
+    fresh = model.apply(variables, jnp.maximum(tokens, 0), positions)[1]
+    values = tuple(_finite(v, tokens >= 0) for v in fresh.v)
+    prefix = write_prompts(prefix, rows, fresh._replace(v=values))
     if model.mesh is None:
         return prefix
     place = cache_sharding(model.config, model.mesh)
     return jax.lax.with_sharding_constraint(prefix, place)
 
 
-def _rows(results: slots_lib.Results, count: int, requests) -> list[Finished]:
+def _finite(v: jax.Array, is_prompt: jax.Array) -> jax.Array:
+    """Values v[B,K,T,H] of prompts is_prompt[B,T], with no NaN and no infinity but at position 0.
+
+    There a NaN stands for all that the prompt had, and every token of its chains sees it. Left
+    where they were, such values would outlive the prompt in its row of the cache, out of sight of
+    the chains that come after it, but not without effect (`slots._restore`).
+    """
+    fine = jnp.isfinite(v)
+    fails = jnp.any(~fine & is_prompt[:, None, :, None], axis=(2, 3))  # [B,K]
+    v = jnp.where(fine & is_prompt[:, None, :, None], v, 0)
+    return v.at[:, :, 0].set(jnp.where(fails[..., None], jnp.nan, v[:, :, 0]))
+
+
+def _ends(results: slots_lib.Results, count: int, requests) -> list[Finished | Failed]:
+    """What became of the chains that the call has ended."""
     if not count:
         return []
     host = jax.device_get(results)
-    for i in range(count):
-        if not np.isfinite(host.log_p[i, : host.length[i]]).all():
-            raise ValueError(
-                f"the model's logits are not finite after prompt "
-                f"{requests[host.request[i]].prompt_index}: the checkpoint is damaged, or overflows"
-                " in float16 (load it with dtype='bfloat16' or 'float32')"
-            )
     return [
-        Finished(
+        Failed(requests[host.request[i]])
+        if host.failed[i]
+        else Finished(
             request=requests[host.request[i]],
             tokens=host.tokens[i, : host.length[i]],
             log_p=host.log_p[i, : host.length[i]],

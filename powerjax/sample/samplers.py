@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from powerjax.models.language_model import LM
 from powerjax.sample import draws, engine, inputs, mh, workers
 from powerjax.sample.completions import Completion, Completions
+from powerjax.sample.failures import ChainsFailed
 
 Prompt = str | Sequence[int]
 OnFinish = Callable[[Completion], None]
@@ -80,6 +81,8 @@ def power(
     Raises:
       ValueError: on an argument out of range, an empty prompt, a prompt too long for the model's
         context, or strings for a model without a tokenizer.
+      ChainsFailed: a ValueError that names the chains whose logits were not finite, and holds the
+        other chains' completions. It comes after all of them are finished.
     """
     inputs.check_power(alpha, temperature)
     if kernel not in ("exact", "karan2026"):
@@ -308,10 +311,12 @@ def _run(
         top_k=top_k,
     )
     if num_slots is None:
-        # By all chains of the job, so that a resumed run has the slots it had.
+        # By all chains of the job, so that a resumed run has the slots it had, where as much memory
+        # is free.
         num_slots = engine.pick_num_slots(lm, max(map(len, tokens)), max_new_tokens, len(chains))
 
     items: list[Completion] = []
+    failed: list[engine.Request] = []
 
     def collect(finished: engine.Finished) -> None:
         item = _completion(lm, finished, names)
@@ -336,9 +341,14 @@ def _run(
                     num_slots=num_slots,
                     long_context=long_context,
                     on_finish=collect,
+                    on_fail=failed.append,
                     bar=bar,
                 )
-    return Completions(items, stats, label)
+    completions = Completions(items, stats, label)
+    if failed:
+        chains = sorted((request.prompt_index, request.sample_index) for request in failed)
+        raise ChainsFailed([(names[p], s) for p, s in chains], completions, lm.dtype)
+    return completions
 
 
 def _plain_alpha(sampler: str, alpha: float) -> float | str:

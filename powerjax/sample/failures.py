@@ -1,0 +1,38 @@
+"""The error of a run in which the logits of some chains were not finite."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+
+from powerjax.sample.completions import Completions
+
+_MOST_NAMES = 10
+
+
+class ChainsFailed(ValueError):
+    """Chains met logits with NaN or infinity; all others are finished.
+
+    Attributes:
+      failed: (id, sample index) of each chain that failed, in the order of the prompts.
+      completions: the Completions of the chains that finished.
+    """
+
+    def __init__(
+        self, failed: Sequence[tuple[str | int, int]], completions: Completions, dtype: jnp.dtype
+    ):
+        self.failed, self.completions = list(failed), completions
+        names = [f"{name!r} sample {sample}" for name, sample in self.failed[:_MOST_NAMES]]
+        if more := len(self.failed) - len(names):
+            names.append(f"{more} more")
+        if jnp.dtype(dtype) == jnp.float16:
+            remedy = (
+                "float16 overflows there: load the model with dtype bfloat16 or float32"
+                " (--dtype=bfloat16, and another --out)"
+            )
+        else:
+            remedy = "the checkpoint or its adapter holds numbers that are not finite, or huge ones"
+        super().__init__(
+            f"the model's logits were not finite in {len(self.failed)} of"
+            f" {len(self.failed) + len(completions)} chains, which have no completion:"
+            f" {', '.join(names)}; {remedy}; all other chains are finished and kept"
+        )
