@@ -1,12 +1,13 @@
 """The error of a run in which the logits of some chains were not finite."""
 
+import collections
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 
 from powerjax.sample.completions import Completions
 
-_MOST_NAMES = 10
+_MOST_IDS = 20
 
 
 class ChainsFailed(ValueError):
@@ -21,9 +22,6 @@ class ChainsFailed(ValueError):
         self, failed: Sequence[tuple[str | int, int]], completions: Completions, dtype: jnp.dtype
     ):
         self.failed, self.completions = list(failed), completions
-        names = [f"{name!r} sample {sample}" for name, sample in self.failed[:_MOST_NAMES]]
-        if more := len(self.failed) - len(names):
-            names.append(f"{more} more")
         if jnp.dtype(dtype) == jnp.float16:
             remedy = (
                 "float16 overflows there: load the model with dtype bfloat16 or float32"
@@ -34,5 +32,19 @@ class ChainsFailed(ValueError):
         super().__init__(
             f"the model's logits were not finite in {len(self.failed)} of"
             f" {len(self.failed) + len(completions)} chains, which have no completion:"
-            f" {', '.join(names)}; {remedy}; all other chains are finished and kept"
+            f" {_names(self.failed)}; {remedy}; all other chains are finished and kept"
         )
+
+
+def _names(chains: Sequence[tuple[str | int, int]]) -> str:
+    """`'a' samples 0, 2; 'b' sample 1; 3 more ids`."""
+    samples = collections.defaultdict(list)
+    for name, sample in chains:
+        samples[name].append(sample)
+    names = [
+        f"{name!r} sample{'s' if len(found) > 1 else ''} {', '.join(map(str, found))}"
+        for name, found in list(samples.items())[:_MOST_IDS]
+    ]
+    if more := len(samples) - len(names):
+        names.append(f"{more} more ids")
+    return "; ".join(names)

@@ -72,9 +72,7 @@ def test_plain_chains_fail_where_they_feed_the_bad_token_and_nowhere_else(
         sample.standard, damaged(healthy, BAD), prompts, on_finish=seen.append, **options
     )
     feeds = {
-        chain
-        for chain, c in expected.items()
-        if chain[0] in BAD_PROMPTS or BAD in c.tokens[:-1]
+        chain for chain, c in expected.items() if chain[0] in BAD_PROMPTS or BAD in c.tokens[:-1]
     }
     assert set(failed) == feeds and len(feeds) > 4 * len(BAD_PROMPTS)
     assert set(by_chain(found)) == set(by_chain(seen)) == set(expected) - feeds
@@ -111,18 +109,19 @@ def test_a_token_that_only_pads_is_never_seen(healthy, prompts):
     found = sample.power(damaged(healthy, 0), prompts, **options)
     assert all(same(a, b) for a, b in zip(found, expected, strict=True))
     assert found.stats.num_failed == 0
+    completions = [c.tokens for c in expected]
+    scores = (lm.score(prompts, completions) for lm in (healthy, damaged(healthy, 0)))
+    assert all(np.array_equal(a, b) for a, b in zip(*scores, strict=True))
 
 
 def test_weights_that_overflow_in_float16_fail_the_chains_that_use_them(healthy, prompts):
     """And in float32 the same weights are sound, as the message says."""
     wide = damaged(healthy, BAD, 1e5)
     with pytest.raises(ValueError, match="were not finite in") as error:
-        sample.power(
-            damaged(healthy, BAD, 1e5, jnp.float16), prompts, num_slots=8, **OPTIONS
-        )
+        sample.power(damaged(healthy, BAD, 1e5, jnp.float16), prompts, num_slots=8, **OPTIONS)
     message = str(error.value)
     assert "bfloat16 or float32" in message and "\n" not in message
-    assert "3 sample 0, 4 sample 0, 9 sample 0" in message
+    assert "3 sample 0; 4 sample 0; 9 sample 0" in message
     assert len(sample.power(wide, prompts, num_slots=8, **OPTIONS)) == len(prompts)
 
 
@@ -130,16 +129,16 @@ def test_the_error_names_ids_and_is_short_for_many(healthy):
     with pytest.raises(ChainsFailed) as error:
         sample.standard(
             damaged(healthy, BAD),
-            [[20, BAD], [21]],
-            ids=["first", "second"],
-            num_samples=30,
+            [[20, BAD]] * 30 + [[21]],
+            ids=[f"p{i}" for i in range(31)],
+            num_samples=2,
             max_new_tokens=1,
             progress=False,
         )
-    assert error.value.failed == [("first", i) for i in range(30)]
-    assert "in 30 of 60 chains" in str(error.value)
-    assert "'first' sample 9, 20 more; the checkpoint" in str(error.value)
-    assert [c.id for c in error.value.completions] == ["second"] * 30
+    assert error.value.failed == [(f"p{i // 2}", i % 2) for i in range(60)]
+    assert "in 60 of 62 chains" in str(error.value)
+    assert "'p19' samples 0, 1; 10 more ids; the checkpoint" in str(error.value)
+    assert [c.id for c in error.value.completions] == ["p30"] * 2
 
 
 def test_several_engines_name_their_chains_together(healthy, prompts, monkeypatch):
