@@ -3,7 +3,7 @@
 import collections
 import contextlib
 import functools
-import os
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +24,10 @@ from powerjax.models.cache import (
 from powerjax.models.language_model import LM
 from powerjax.sample import mh, placement
 from powerjax.sample import slots as slots_lib
+from powerjax.sample.memory import free_bytes as _free_bytes
 from powerjax.sample.stats import Failed, Finished, Request, Stats
+
+log = logging.getLogger(__name__)
 
 _PREFILL_ROWS = 8
 _PREFILL_TOKENS = 8192  # in one prefill
@@ -34,19 +37,24 @@ _CHUNK_S = 0.5  # aim for one call of the slots: how often progress shows and Ct
 _COMPILING = collections.defaultdict(threading.Lock)  # by devices
 _MAX_SLOTS = {"cpu": 64, "gpu": 256, "tpu": 256}
 _MEMORY_SHARE = 0.8  # of free device memory, for caches and logits
+_STEP = 8  # slots are counted in eights: rows of a device's tile
 LOGIT_ROWS = 6  # float32 [V] that a slot's draw has alive at once
 
 
 def pick_num_slots(lm: LM, longest_prompt: int, max_new_tokens: int, num_chains: int) -> int:
-    """Slots that fit the devices' free memory, a power of two for each row of the mesh.
+    """Slots of all engines: for each row of the mesh as many as fit its devices' free memory.
 
-    No more slots than there are chains, and no more than pays (64 on a CPU).
+    No more than there are chains, rounded up (`slots_for`), and no more than pays (64 on a CPU).
     """
-    device = placement.devices(lm)[0]
+    device, rows = placement.devices(lm)[0], placement.num_rows(lm)
     lengths = longest_prompt, max_new_tokens
     per_slot = bytes_per_slot(lm.config, lm.dtype, *lengths, device.platform, lm.mesh)
-    fitting = count_fitting(_free_bytes(device), per_slot, device.platform)
-    return min(placement.num_rows(lm) * fitting, _power_of_two(num_chains))
+    free, fitting = _free_bytes(device), _STEP
+    if free is None:
+        log.warning("%s does not say how much memory it has free: %d slots", device, _STEP)
+    else:
+        fitting = count_fitting(free, per_slot, device.platform)
+    return rows * min(fitting, slots_for(-(-num_chains // rows)))
 
 
 def bytes_per_slot(
@@ -74,17 +82,20 @@ def prefill_shape(longest_prompt: int) -> tuple[int, int]:
 
 
 def count_fitting(free_bytes: int, per_slot: int, platform: str) -> int:
-    """Slots of one engine that fit: a power of two, at most what pays, at least one."""
+    """Slots of one engine that fit: a multiple of 8 from 8 up, at most what pays, at least one."""
     room = max(1, int(_MEMORY_SHARE * free_bytes) // per_slot)
-    return min(1 << (room.bit_length() - 1), _MAX_SLOTS.get(platform, 256))
+    room = min(room, _MAX_SLOTS.get(platform, 256))
+    return room if room < _STEP else room // _STEP * _STEP
 
 
-def _free_bytes(device) -> int:
-    stats = device.memory_stats() or {}
-    if "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf(pages)
+def slots_for(num_chains: int) -> int:
+    """Slots of one engine for so many chains: the next multiple of 8; 1, 2 or 4 for few chains.
+
+    Rounded up, because each number of slots is a compilation of its own.
+    """
+    if num_chains <= _STEP:
+        return _power_of_two(num_chains)
+    return _round_up(num_chains, _STEP)
 
 
 def generate(

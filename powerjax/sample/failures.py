@@ -30,7 +30,7 @@ class ChainsFailed(ValueError):
         else:
             remedy = "the checkpoint or its adapter holds numbers that are not finite, or huge ones"
         super().__init__(
-            f"the model's logits were not finite in {len(self.failed)} of"
+            f"the model's logits are not finite in {len(self.failed)} of"
             f" {len(self.failed) + len(completions)} chains, which have no completion:"
             f" {_names(self.failed)}; {remedy}; all other chains are finished and kept"
         )
