@@ -137,7 +137,7 @@ def _layout(axis, config, hardware, longest_prompt, max_new_tokens, num_chains, 
     engines = hardware.count // axis
     free = room(hardware) - weights - buffers
     num_slots = engine.count_fitting(free, slot, platform) if free >= slot else 0
-    num_slots = min(num_slots, 1 << math.ceil(math.log2(max(1, num_chains / engines))))
+    num_slots = min(num_slots, engine.slots_for(math.ceil(num_chains / engines)))
     # The embedding's table is looked up, not read, unless it is the head as well.
     read = {p: s for p, s in shapes.items() if c.tie_word_embeddings or "embed_tokens" not in p}
     read_bytes = mesh_lib.num_bytes_per_device(read, c, grid, dtype.itemsize)

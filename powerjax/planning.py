@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 import math
-import os
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -24,9 +23,9 @@ from powerjax import mesh as mesh_lib
 from powerjax.distill import data
 from powerjax.distill import step as step_lib
 from powerjax.models import LM
-from powerjax.models.cache import bytes_per_token
 from powerjax.models.lora import LoraConfig
 from powerjax.sample import draws, engine, mh, placement, workers
+from powerjax.sample.memory import free_bytes
 
 _PROBE_S = 5.0  # aim: a probe of the sampler, its compilation left out
 _PROBE_STEPS = 48  # at least, so that short completions are seen to end
@@ -83,7 +82,8 @@ class Probe(NamedTuple):
 class Memory(NamedTuple):
     """Bytes on one device.
 
-    slot: two caches of `positions`, or a device's part of them where their heads are split.
+    slot: two caches of `positions`, a share of the queue of prompts, and logits; a device's part
+      where heads are split.
     free: beside what is loaded; None where it is not known.
     rows: of the mesh, among which slots are shared out.
     """
@@ -100,15 +100,10 @@ def memory(lm: LM, longest_prompt: int, max_new_tokens: int) -> Memory:
     leaves = jax.tree.leaves(lm.params)
     weights = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
     device = placement.devices(lm)[0]
-    per_token = bytes_per_token(lm.config, lm.dtype, device.platform, lm.mesh)
-    positions = longest_prompt + max_new_tokens
-    stats = device.memory_stats() or {}
-    free = None
-    if "bytes_limit" in stats:
-        free = stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    elif hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    return Memory(weights, 2 * positions * per_token, positions, free, placement.num_rows(lm))
+    lengths = longest_prompt, max_new_tokens
+    slot = engine.bytes_per_slot(lm.config, lm.dtype, *lengths, device.platform, lm.mesh)
+    free = free_bytes(device)
+    return Memory(weights, slot, sum(lengths), free, placement.num_rows(lm))
 
 
 def probe_sampling(
@@ -223,7 +218,8 @@ def describe(
     size = _bytes(found.weights + num_slots * found.slot)
     lines = [
         f"memory on each device: weights {_bytes(found.weights)}, and {_bytes(found.slot)} for each"
-        f" of {num_slots} slots (two caches of up to {found.positions:,} positions):"
+        f" of {num_slots} slots (two caches of up to {found.positions:,} positions, logits, a share"
+        f" of the queue of prompts):"
         f" at most {size}" + ("" if found.free is None else f"; {_bytes(found.free)} are free now"),
         f"probe: {probe.tokens_per_s:,.0f} tokens/s ({probe.num_tokens:,} tokens in"
         f" {probe.seconds:.1f} s); " + _lengths(probe),

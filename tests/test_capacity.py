@@ -44,6 +44,26 @@ def test_slots_are_those_the_engine_would_take():
             assert found.num_slots == fit
 
 
+def test_slots_are_counted_in_eights_and_fewer_than_eight_one_by_one():
+    """127 of 240 + 3,072 tokens fit an H100 beside a model of 7.6 B."""
+    job = {"longest_prompt": 240, "max_new_tokens": 3072, "num_chains": 1 << 20}
+    (found,) = capacity.layouts(SEVEN_B, hardware.parse("h100-80gb:1"), **job)
+    free = found.room - found.weights - found.buffers
+    assert int(0.8 * free / found.slot) == 127 and found.num_slots == 120
+    counts = [engine.count_fitting(10 * n, 8, "gpu") for n in (1, 5, 7, 8, 15, 17, 127, 255, 999)]
+    assert counts == [1, 5, 7, 8, 8, 16, 120, 248, 256]
+    assert engine.count_fitting(-1, 8, "gpu") == engine.count_fitting(0, 8, "cpu") == 1
+
+
+def test_no_engine_gets_more_slots_than_its_share_of_the_chains():
+    slots = {1: 1, 2: 2, 3: 4, 7: 8, 8: 8, 9: 16, 40: 40, 100: 104}
+    assert {n: engine.slots_for(n) for n in slots} == slots
+    machine = hardware.parse("h200:8")
+    for chains, slots in ((100, 16), (8, 1), (320, 40)):
+        found = capacity.layouts(SEVEN_B, machine, **JOB | {"num_chains": chains})
+        assert found[0].num_slots == slots
+
+
 def test_a_slot_is_counted_as_the_engine_counts_it(tiny_qwen):
     found = {}
 

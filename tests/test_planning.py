@@ -75,10 +75,11 @@ def test_a_training_step_is_timed(tiny):
     assert 0 < took < 30
 
 
-def test_memory_counts_weights_and_two_caches(tiny_qwen):
+def test_memory_counts_weights_two_caches_the_queue_and_logits(tiny_qwen):
     found = planning.memory(tiny_qwen, 10, 30)
     assert found.weights == 4 * tiny_qwen.num_parameters
-    assert found.slot == 2 * 40 * 2 * 2 * 2 * 8 * 4 and found.positions == 40
+    caches = (2 * 40 + 2 * 16) * 2 * 2 * 2 * 8 * 4  # prompts of 10 in the bucket of 16
+    assert found.slot == caches + 6 * 4 * 97 and found.positions == 40
     assert found.free is None or found.free > 0
 
 

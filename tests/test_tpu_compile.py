@@ -9,11 +9,13 @@ import json
 
 import jax
 import pytest
+from jax.sharding import SingleDeviceSharding
 
 from benchmarks import programs
 from powerjax import capacity, hardware, mesh, models
 from powerjax.distill import loss
 from powerjax.models.lora import LoraConfig
+from powerjax.sample import weights
 
 pytestmark = [pytest.mark.tpu, pytest.mark.usefixtures("optimized")]
 
@@ -146,6 +148,18 @@ def test_an_engine_of_one_chip_speaks_to_no_other(chips, head_dim):
     # keep the cache in another order than the loop's.
     cache = 2 * 2 * CONFIG.num_layers * 4 * 64 * 512 * 128 * 2
     assert compiled.temporary_bytes < cache / 16  # neither is copied
+
+
+@pytest.mark.parametrize(("vocab_size", "top_k"), [(151_936, 20), (32_064, 100)])
+def test_a_draw_among_the_top_k_sorts_nothing(chips, vocab_size, top_k):
+    place = SingleDeviceSharding(chips[0])
+    logits = jax.ShapeDtypeStruct((16, vocab_size), "float32", sharding=place)
+    uniforms = jax.ShapeDtypeStruct((16, 2), "float32", sharding=place)
+    draw = jax.vmap(lambda row, u: weights.draw_token(row, u, 4.0, 4.0, top_k))
+    traced = jax.jit(draw).trace(logits, uniforms)
+    program = traced.lower(lowering_platforms=("tpu",)).compile().as_text()
+    assert "TopK" in program
+    assert "sort(" not in program
 
 
 def test_prefill_reduces_twice_a_layer(chips):

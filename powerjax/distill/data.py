@@ -351,8 +351,14 @@ def make_batch(
 
 
 def _fill(corpus: Corpus, chosen: np.ndarray, width: int) -> "step_lib.Batch":
-    """The rows whose examples are chosen[G,B]; -1 leaves a row empty."""
+    """The rows whose examples are chosen[G,B]; -1 leaves a row empty.
+
+    An empty row repeats a token of the corpus: the model computes it, and a zero gradient through
+    a NaN is NaN, so it must not hold a token that training itself never feeds.
+    """
+    first = corpus.examples[0]
     tokens = np.zeros((*chosen.shape, width), np.int32)
+    tokens[chosen < 0] = (first.prompt + first.completion)[0]
     completion = np.zeros(tokens.shape, bool)
     for place in np.argwhere(chosen >= 0):
         example = corpus.examples[chosen[tuple(place)]]

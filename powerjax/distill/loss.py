@@ -27,9 +27,13 @@ def sum_nll(
     that count, a chunk at a time, together with the gradient of `hidden`.
     """
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    hidden, _ = model.apply(variables, tokens, positions, None, dropout)
     targets = jnp.roll(tokens, -1, axis=1)
     counts = jnp.roll(completion, -1, axis=1).at[:, -1].set(False)
+    # What no counted token sees is fed as the row's first token: a zero gradient through a NaN is
+    # NaN, so padding must not be able to make one that the row does not make itself.
+    is_seen = jax.lax.cummax(counts.astype(jnp.int32), axis=1, reverse=True) > 0
+    fed = jnp.where(is_seen, tokens, tokens[:, :1])
+    hidden, _ = model.apply(variables, fed, positions, None, dropout)
 
     # Gathered once, and not once a chunk.
     name = "embed_tokens" if model.config.tie_word_embeddings else "lm_head"

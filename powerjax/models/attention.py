@@ -30,12 +30,29 @@ def attention(
     """
     if implementation not in (None, "xla", "cudnn"):
         raise ValueError(f"attention implementation {implementation!r}: use 'xla' or 'cudnn'")
-    if implementation == "cudnn" and (whole or q.shape[1] == 1):
+    if whole:
+        kernel = _cudnn if implementation == "cudnn" else _whole
+        return _spoil(kernel(q, k, jnp.where(jnp.isfinite(v), v, 0), positions), v)
+    if implementation == "cudnn" and q.shape[1] == 1:
         return _cudnn(q, k, v, positions)
-    return _whole(q, k, v) if whole else _xla(q, k, v, positions)
+    return _xla(q, k, v, positions)
 
 
-def _whole(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+def _spoil(out: jax.Array, v: jax.Array) -> jax.Array:
+    """NaN in out[B,T,N,H] for the queries that see a value of v[B,K,T,H] that is not finite.
+
+    The products are made with zeros in place of such values. A kernel multiplies values after a
+    query by a weight of 0, and 0 * NaN would let padding spoil the tokens before it.
+    """
+    batch, num_kv_heads, num_tokens, _ = v.shape
+    index = jnp.arange(num_tokens)
+    first = jnp.min(jnp.where(jnp.isfinite(v).all(axis=-1), num_tokens, index), axis=-1)  # [B,K]
+    sees = index[:, None] >= first[:, None]  # [B,T,K]
+    grouped = out.reshape(batch, num_tokens, num_kv_heads, -1)
+    return jnp.where(sees[..., None], jnp.nan, grouped).reshape(out.shape)
+
+
+def _whole(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array) -> jax.Array:
     batch, num_tokens, _, head_dim = q.shape
     grouped = q.reshape(batch, num_tokens, k.shape[1], -1, head_dim).transpose(0, 2, 3, 1, 4)
     return causal_attention(grouped, k, v).transpose(0, 3, 1, 2, 4).reshape(q.shape)

@@ -3,7 +3,7 @@
 import collections
 import contextlib
 import functools
-import os
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +24,10 @@ from powerjax.models.cache import (
 from powerjax.models.language_model import LM
 from powerjax.sample import mh, placement
 from powerjax.sample import slots as slots_lib
-from powerjax.sample.stats import Finished, Request, Stats
+from powerjax.sample.memory import free_bytes as _free_bytes
+from powerjax.sample.stats import Failed, Finished, Request, Stats
+
+log = logging.getLogger(__name__)
 
 _PREFILL_ROWS = 8
 _PREFILL_TOKENS = 8192  # in one prefill
@@ -34,19 +37,24 @@ _CHUNK_S = 0.5  # aim for one call of the slots: how often progress shows and Ct
 _COMPILING = collections.defaultdict(threading.Lock)  # by devices
 _MAX_SLOTS = {"cpu": 64, "gpu": 256, "tpu": 256}
 _MEMORY_SHARE = 0.8  # of free device memory, for caches and logits
+_STEP = 8  # slots are counted in eights: rows of a device's tile
 LOGIT_ROWS = 6  # float32 [V] that a slot's draw has alive at once
 
 
 def pick_num_slots(lm: LM, longest_prompt: int, max_new_tokens: int, num_chains: int) -> int:
-    """Slots that fit the devices' free memory, a power of two for each row of the mesh.
+    """Slots of all engines: for each row of the mesh as many as fit its devices' free memory.
 
-    No more slots than there are chains, and no more than pays (64 on a CPU).
+    No more than there are chains, rounded up (`slots_for`), and no more than pays (64 on a CPU).
     """
-    device = placement.devices(lm)[0]
+    device, rows = placement.devices(lm)[0], placement.num_rows(lm)
     lengths = longest_prompt, max_new_tokens
     per_slot = bytes_per_slot(lm.config, lm.dtype, *lengths, device.platform, lm.mesh)
-    fitting = count_fitting(_free_bytes(device), per_slot, device.platform)
-    return min(placement.num_rows(lm) * fitting, _power_of_two(num_chains))
+    free, fitting = _free_bytes(device), _STEP
+    if free is None:
+        log.warning("%s does not say how much memory it has free: %d slots", device, _STEP)
+    else:
+        fitting = count_fitting(free, per_slot, device.platform)
+    return rows * min(fitting, slots_for(-(-num_chains // rows)))
 
 
 def bytes_per_slot(
@@ -74,17 +82,20 @@ def prefill_shape(longest_prompt: int) -> tuple[int, int]:
 
 
 def count_fitting(free_bytes: int, per_slot: int, platform: str) -> int:
-    """Slots of one engine that fit: a power of two, at most what pays, at least one."""
+    """Slots of one engine that fit: a multiple of 8 from 8 up, at most what pays, at least one."""
     room = max(1, int(_MEMORY_SHARE * free_bytes) // per_slot)
-    return min(1 << (room.bit_length() - 1), _MAX_SLOTS.get(platform, 256))
+    room = min(room, _MAX_SLOTS.get(platform, 256))
+    return room if room < _STEP else room // _STEP * _STEP
 
 
-def _free_bytes(device) -> int:
-    stats = device.memory_stats() or {}
-    if "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf(pages)
+def slots_for(num_chains: int) -> int:
+    """Slots of one engine for so many chains: the next multiple of 8; 1, 2 or 4 for few chains.
+
+    Rounded up, because each number of slots is a compilation of its own.
+    """
+    if num_chains <= _STEP:
+        return _power_of_two(num_chains)
+    return _round_up(num_chains, _STEP)
 
 
 def generate(
@@ -97,9 +108,12 @@ def generate(
     long_context: bool = False,
     prefix_rows: int | None = None,
     on_finish: Callable[[Finished], None],
+    on_fail: Callable[[Request], None] | None = None,
     on_call: Callable[[Stats], bool] | None = None,
 ) -> Stats:
     """Runs every request's chain to its end, calling on_finish as each one gets there.
+
+    A chain whose logits are not finite (`mh.advance`) ends there, and the others go on.
 
     Args:
       lm: the model.
@@ -111,6 +125,7 @@ def generate(
       long_context: which longrope factors the run uses.
       prefix_rows: prompts the device's queue holds; None: `prefix_rows` of the requests.
       on_finish: called with each chain that finished.
+      on_fail: called with the request of each chain whose logits were not finite.
       on_call: called with the stats so far after each call of the slots; False ends the run early.
 
     Returns:
@@ -129,10 +144,15 @@ def generate(
 
     def deliver():
         while late:
-            finished = late.popleft()
+            end = late.popleft()
+            if isinstance(end, Failed):
+                stats.num_failed += 1
+                if on_fail is not None:
+                    on_fail(end.request)
+                continue
             if stats.first_completion_s is None:
                 stats.first_completion_s = time.perf_counter() - started
-            on_finish(finished)
+            on_finish(end)
 
     ended, compiling = started, _COMPILING[placement.devices(lm)]
     try:
@@ -155,7 +175,7 @@ def generate(
             )
             ended = time.perf_counter()
             _tally(stats, tally)
-            late.extend(_rows(results, int(count), requests))
+            late.extend(_ends(results, int(count), requests))
             feed.taken(int(head))
             stats.wall_s = ended - started
             if on_call is not None and not on_call(stats):
@@ -230,7 +250,7 @@ class _Feed:
         return tokens
 
     def _prefill(self, width, batch, members):
-        ids = np.zeros((batch, width), np.int32)
+        ids = np.full((batch, width), -1, np.int32)
         rows = np.full(batch, self._prefix.k[0].shape[0], np.int32)  # past the end: dropped
         for i, (row, prompt) in enumerate(members):
             ids[i, : len(prompt)], rows[i] = prompt, row
@@ -272,29 +292,39 @@ class _Feed:
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _prefill(model, variables, prefix: KVCache, tokens, rows) -> KVCache:
-    """K/V of prompts [B,T], written into `rows` of the prefix cache."""
+    """K/V of prompts [B,T], -1 past their ends, written into `rows` of the prefix cache."""
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    fresh = model.apply(variables, tokens, positions)[1]
-    prefix = write_prompts(prefix, rows, fresh)
+    fresh = model.apply(variables, jnp.maximum(tokens, 0), positions)[1]
+    values = tuple(_finite(v, tokens >= 0) for v in fresh.v)
+    prefix = write_prompts(prefix, rows, fresh._replace(v=values))
     if model.mesh is None:
         return prefix
     place = cache_sharding(model.config, model.mesh)
     return jax.lax.with_sharding_constraint(prefix, place)
 
 
-def _rows(results: slots_lib.Results, count: int, requests) -> list[Finished]:
+def _finite(v: jax.Array, is_prompt: jax.Array) -> jax.Array:
+    """Values v[B,K,T,H] of prompts is_prompt[B,T], with no NaN and no infinity but at position 0.
+
+    There a NaN stands for all that the prompt had, and every token of its chains sees it. Left
+    where they were, such values would outlive the prompt in its row of the cache, out of sight of
+    the chains that come after it, but not without effect (`slots._restore`).
+    """
+    fine = jnp.isfinite(v)
+    fails = jnp.any(~fine & is_prompt[:, None, :, None], axis=(2, 3))  # [B,K]
+    v = jnp.where(fine & is_prompt[:, None, :, None], v, 0)
+    return v.at[:, :, 0].set(jnp.where(fails[..., None], jnp.nan, v[:, :, 0]))
+
+
+def _ends(results: slots_lib.Results, count: int, requests) -> list[Finished | Failed]:
+    """What became of the chains that the call has ended."""
     if not count:
         return []
     host = jax.device_get(results)
-    for i in range(count):
-        if not np.isfinite(host.log_p[i, : host.length[i]]).all():
-            raise ValueError(
-                f"the model's logits are not finite after prompt "
-                f"{requests[host.request[i]].prompt_index}: the checkpoint is damaged, or overflows"
-                " in float16 (load it with dtype='bfloat16' or 'float32')"
-            )
     return [
-        Finished(
+        Failed(requests[host.request[i]])
+        if host.failed[i]
+        else Finished(
             request=requests[host.request[i]],
             tokens=host.tokens[i, : host.length[i]],
             log_p=host.log_p[i, : host.length[i]],

@@ -155,6 +155,7 @@ class Info(NamedTuple):
     finished: Array  # bool, the move ended with this token
     accepted: Array  # bool, and its tokens are now the state's
     rejected_early: Array  # bool, before its end
+    failed: Array  # bool, the logits give no law: the chain ends, its state as it was
     log_accept: Array  # float, log A where the move ran to its end, an upper bound before
 
 
@@ -214,13 +215,16 @@ def advance(chain: Chain, logits: Array, draws: Draws, settings: Settings) -> tu
       settings: of the run.
 
     Returns:
-      (chain, info). A chain that is done stays as it is.
+      (chain, info). A chain that is done stays as it is. Logits that hold NaN or +inf, or only
+      -inf, end the chain: `info.failed`, and the token is neither booked nor accepted.
     """
     drawn = weights.draw_token(
         logits, draws.token, settings.alpha, settings.inv_temperature, settings.top_k
     )
     position, extending = chain.position, chain.step == 0
     length_new = position + 1
+    # Whatever is wrong with the logits makes their normaliser, and with it every log_p, NaN.
+    failed = ~chain.done & ~jnp.isfinite(drawn.log_p)
     gain = drawn.log_p if settings.kernel == "power_inf" else drawn.weight
     sum_hi, sum_lo = _add(chain.sum_hi, chain.sum_lo, gain)
     proposal = _book(chain.proposal, position, drawn.token, drawn.log_p, sum_hi, sum_lo)
@@ -238,7 +242,7 @@ def advance(chain: Chain, logits: Array, draws: Draws, settings: Settings) -> tu
     bound = jnp.where(settings.is_monotone, jnp.minimum(chain.bound, log_ratio), log_ratio)
     passes = bound > 0 if settings.kernel == "power_inf" else bound >= chain.log_u
     hopeless = ~extending & ~passes & settings.early_rejection & settings.is_monotone
-    finished = (at_end | hopeless) & ~chain.done
+    finished = (at_end | hopeless) & ~chain.done & ~failed
     accepted = finished & at_end & (extending | passes)
 
     state = _merge(chain.state, proposal, accepted, chain.cut, length_new)
@@ -247,7 +251,7 @@ def advance(chain: Chain, logits: Array, draws: Draws, settings: Settings) -> tu
 
     stage_over = finished & (chain.step >= settings.num_mcmc_steps)
     settled = ended & (settings.stop_at_eos | (settings.num_mcmc_steps == 0))
-    done = chain.done | (stage_over & (settled | (stage_end >= settings.max_new_tokens)))
+    done = chain.done | failed | (stage_over & (settled | (stage_end >= settings.max_new_tokens)))
     extend_next = stage_over & ~ended
     stage_next, step_next = next_move(chain, settings)
 
@@ -287,6 +291,7 @@ def advance(chain: Chain, logits: Array, draws: Draws, settings: Settings) -> tu
         finished=finished,
         accepted=accepted,
         rejected_early=finished & ~at_end,
+        failed=failed,
         log_accept=bound,
     )
     return following._replace(**stays), info

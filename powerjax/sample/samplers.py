@@ -11,6 +11,7 @@ from powerjax.models import prompts as prompts_lib
 from powerjax.models.language_model import LM
 from powerjax.sample import draws, engine, inputs, mh, workers
 from powerjax.sample.completions import Completion, Completions
+from powerjax.sample.failures import ChainsFailed
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
 OnFinish = Callable[[Completion], None]
@@ -83,6 +84,8 @@ def power(
     Raises:
       ValueError: on an argument out of range, a prompt that is none of these, an empty one, one
         too long for the model's context, or a string for a model without a tokenizer.
+      ChainsFailed: a ValueError that names the chains whose logits were not finite, and holds the
+        other chains' completions. It comes after all of them are finished.
     """
     alpha, temperature = inputs.power(alpha, temperature)
     if kernel not in ("exact", "karan2026"):
@@ -310,10 +313,12 @@ def _run(
         **lm.identity,
     )
     if num_slots is None:
-        # By all chains of the job, so that a resumed run has the slots it had.
+        # By all chains of the job, so that a resumed run has the slots it had, where as much memory
+        # is free.
         num_slots = engine.pick_num_slots(lm, max(map(len, tokens)), max_new_tokens, len(chains))
 
     items: list[Completion] = []
+    failed: list[engine.Request] = []
 
     def collect(finished: engine.Finished) -> None:
         item = _completion(lm, finished, names)
@@ -338,9 +343,14 @@ def _run(
                     num_slots=num_slots,
                     long_context=long_context,
                     on_finish=collect,
+                    on_fail=failed.append,
                     bar=bar,
                 )
-    return Completions(items, stats, label)
+    completions = Completions(items, stats, label)
+    if failed:
+        chains = sorted((request.prompt_index, request.sample_index) for request in failed)
+        raise ChainsFailed([(names[p], s) for p, s in chains], completions, lm.dtype)
+    return completions
 
 
 def _plain_alpha(sampler: str, alpha: float) -> float | str:

@@ -48,6 +48,7 @@ class Slots(NamedTuple):
     moves: Array  # int32, MH moves finished
     accepted: Array  # int32
     rejected_early: Array  # int32
+    failed: Array  # bool, the chain met logits that are not finite
     cache: KVCache  # [S,K,W,H] a layer
     undo: KVCache
 
@@ -76,6 +77,7 @@ class Results(NamedTuple):
     moves: Array  # int32 [O]
     accepted: Array  # int32 [O]
     rejected_early: Array  # int32 [O]
+    failed: Array  # bool [O], the chain ended without its completion
     count: Array  # int32 []
 
 
@@ -115,6 +117,7 @@ def init(
         moves=zero(),
         accepted=zero(),
         rejected_early=zero(),
+        failed=jnp.zeros(num_slots, bool),
         cache=(),
         undo=(),
     )
@@ -224,13 +227,18 @@ def _step(model, variables, slots: Slots, settings: mh.Settings) -> tuple[Slots,
         moves=slots.moves + moved,
         accepted=slots.accepted + (moved & info.accepted),
         rejected_early=slots.rejected_early + (moved & info.rejected_early),
+        failed=slots.busy & info.failed,
     ), info
 
 
 def _restore(slots: Slots, info: mh.Info) -> Slots:
-    """Gives rejected slots their old K/V back: what this move wrote, and no more."""
+    """Gives rejected slots their old K/V back: what this move wrote, and no more.
+
+    And failed ones, so that no NaN outlives its chain: attention multiplies values that a query
+    does not see by zero, which NaN survives.
+    """
     width = min(_RESTORE_WIDTH, slots.cache.k[0].shape[2])
-    rejected = slots.busy & info.finished & ~info.accepted
+    rejected = slots.busy & ((info.finished & ~info.accepted) | info.failed)
     first = slots.prompt_length + info.cut - 1
     last = jnp.where(rejected, slots.prompt_length + info.position - 1, -1)
 
@@ -279,6 +287,7 @@ def _collect(results: Results, slots: Slots, row: Array) -> Results:
         moves=slots.moves,
         accepted=slots.accepted,
         rejected_early=slots.rejected_early,
+        failed=slots.failed,
     )
     at = jnp.where(finished, results.count, results.length.shape[0])  # past the end: dropped
     return Results(
@@ -319,6 +328,7 @@ def _admit(slots: Slots, row: Array, queue: Queue, entry: Array, admits: Array, 
         **put("moves", 0),
         **put("accepted", 0),
         **put("rejected_early", 0),
+        **put("failed", False),
     )
 
 
@@ -354,5 +364,6 @@ def _empty_results(room: int, max_tokens: int, slots: Slots) -> Results:
         moves=zero,
         accepted=zero,
         rejected_early=zero,
+        failed=jnp.zeros(room, bool),
         count=jnp.int32(0),
     )

@@ -28,6 +28,13 @@ class Finished:
     num_rejected_early: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Failed:
+    """A chain that ended without a completion, because its logits were not finite."""
+
+    request: Request
+
+
 @dataclasses.dataclass
 class Stats:
     """What a run did. Counts are of tokens unless named otherwise."""
@@ -42,6 +49,7 @@ class Stats:
     moves: int = 0
     moves_accepted: int = 0
     moves_rejected_early: int = 0
+    num_failed: int = 0  # chains whose logits were not finite; they have no completion
     stage_moves: list[int] = dataclasses.field(default_factory=list)
     stage_accepted: list[int] = dataclasses.field(default_factory=list)
     slot_steps_waiting: int = 0  # slot-steps while prompts waited, and the busy ones of them

@@ -64,9 +64,10 @@ def generate(
     num_slots: int,
     long_context: bool = False,
     on_finish: Callable[[engine.Finished], None],
+    on_fail: Callable[[engine.Request], None],
     bar: tqdm,
 ) -> engine.Stats:
-    """`engine.generate` by as many engines as pay; on_finish is called in the caller's thread.
+    """`engine.generate` by as many engines as pay, its callbacks in the caller's thread.
 
     A small model's adapter is merged into a copy of its weights (`_without_adapter`).
     """
@@ -76,8 +77,8 @@ def generate(
     count = len(models)
     options = dict(num_slots=-(-num_slots // count), long_context=long_context)
 
-    def finish(finished: engine.Finished) -> None:
-        on_finish(finished)
+    def hand_over(end: engine.Finished | engine.Request) -> None:
+        (on_finish if isinstance(end, engine.Finished) else on_fail)(end)
         bar.update()
 
     if count == 1:
@@ -87,7 +88,14 @@ def generate(
             return True
 
         return engine.generate(
-            models[0], prompts, requests, settings, on_finish=finish, on_call=show, **options
+            models[0],
+            prompts,
+            requests,
+            settings,
+            on_finish=hand_over,
+            on_fail=hand_over,
+            on_call=show,
+            **options,
         )
 
     shares = _shares(requests, count)
@@ -110,6 +118,7 @@ def generate(
                 shares[number],
                 settings,
                 on_finish=events.put,
+                on_fail=events.put,
                 on_call=keep,
                 **options,
             )
@@ -124,8 +133,8 @@ def generate(
     try:
         while running:
             event = events.get()
-            if isinstance(event, engine.Finished):
-                finish(event)
+            if isinstance(event, engine.Finished | engine.Request):
+                hand_over(event)
                 bar.set_postfix_str(_postfix(_sum(latest, started)), refresh=False)
                 continue
             running -= 1
@@ -140,8 +149,8 @@ def generate(
             thread.join()
         while not events.empty():
             event = events.get()
-            if isinstance(event, engine.Finished):
-                finish(event)
+            if isinstance(event, engine.Finished | engine.Request):
+                hand_over(event)
     if failure is not None:
         raise failure
     total = _sum(latest, started)
@@ -173,4 +182,6 @@ def _postfix(stats: engine.Stats) -> str:
     text = f"{stats.tokens_per_s:,.0f} tok/s"
     if stats.moves:
         text += f", accepted {stats.acceptance_rate:.2f}"
+    if stats.num_failed:
+        text += f", {stats.num_failed} failed"
     return text

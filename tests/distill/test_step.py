@@ -13,7 +13,7 @@ from flax import traverse_util
 
 from powerjax import mesh as mesh_lib
 from powerjax import models
-from powerjax.distill import loss, step
+from powerjax.distill import data, loss, step
 from powerjax.models import causal, checkpoint, lora
 from tests.golden import cases, training
 
@@ -167,6 +167,26 @@ def test_accumulation_padding_and_order_change_nothing(tiny_qwen, one, given):
         np.testing.assert_allclose(found.loss, metrics.loss, rtol=1e-5, err_msg=name)
         assert found.num_tokens == metrics.num_tokens
         assert _change(state, again) < 1e-5, name
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_token_that_training_never_feeds_may_be_damaged(one, tiny_qwen, value):
+    """The id that pads rows, fills a short batch, and ends completions (the last is not fed)."""
+    config = dataclasses.replace(tiny_qwen.config, tie_word_embeddings=False)
+    lm = models.LM(config, checkpoint.random_params(config, "float32", seed=1), mesh=one)
+    table = lm.params["embed_tokens"]["embedding"].at[0].set(value)
+    embed = {"embed_tokens": {"embedding": table}}
+    damaged = dataclasses.replace(lm, params={**lm.params, **embed})
+    rows = ([5, 6, 7], [8, 9, 0]), ([11], [12] * 20 + [0]), ([13] * 9, [14])
+    examples = [data.Example(str(i), *row) for i, row in enumerate(rows)]
+    batch = data.make_batch(
+        data.Corpus(examples, 64), np.arange(3), batch_size=8, data_size=1, tokens_per_device=64
+    )
+    assert batch.tokens.shape[0] == 4  # two steps of the four have no example at all
+    run = step.make_step(lm, SMALL, ADAM, one)
+    (state, metrics), (again, found) = (_trained(x, one, batch, run=run) for x in (lm, damaged))
+    assert np.isfinite(metrics.loss) and found.loss == metrics.loss
+    assert _change(state, again) == 0
 
 
 def test_dropout_goes_by_step_and_example(tiny_qwen, one, given):

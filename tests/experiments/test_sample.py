@@ -6,11 +6,14 @@ import resource
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
+from safetensors import numpy
 
-from powerjax import records
+from powerjax import models, records
 from powerjax.models import checkpoint
+from powerjax.tasks import registry
 from tests import older, tokenizer_folder
 from tests.experiments import programs
 
@@ -193,3 +196,41 @@ def test_a_chat_models_template_is_used_and_said_and_a_broken_one_is_one_line(tm
         assert record["prompt_style"] == style and manifest["prompts"]["mine"]["why"]
         found[name] = style, record["prompt"]
     assert found == {"asked-it": ("chat", "<s>2+2=:"), "student-iter1": ("raw", "2+2=")}
+
+
+def test_chains_that_overflow_in_float16_are_named_and_all_others_recorded(tmp_path):
+    """A weight of 1e5 for the token "8": again on the next start, and sound in float32."""
+    asset = Path(models.__file__).parent / "assets" / "tiny"
+    model = shutil.copytree(asset, tmp_path / "wide")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    tensors = numpy.load_file(model / "model.safetensors")
+    table = tensors["model.embed_tokens.weight"].astype("float32")
+    tensors["lm_head.weight"] = table.copy()
+    lm = models.load("tiny", dtype="float32")
+    table[lm.encode("8")[-1], 5] = 1e5
+    tensors["model.embed_tokens.weight"] = table
+    numpy.save_file(tensors, model / "model.safetensors")
+    flags = [f"--model={model}", "--limit=12", "--num_mcmc_steps=2", "--num_samples=2"]
+    flags += ["--num_slots=4", "--noprogress", "--sampler=power"]
+
+    def sampled(out, dtype):
+        code, _, err = _end(
+            programs.start("experiments.sample", *flags, f"--dtype={dtype}", f"--out={out}")
+        )
+        return code, err, _by_id(out)
+
+    code, err, made = sampled(tmp_path / "half", "float16")
+    assert code == 1 and 0 < len(made) < 24
+    err = err.splitlines()[-1]  # numpy has warned of the cast before
+    assert "--dtype=bfloat16" in err
+    problems = [problem for problem in registry.get("arithmetic").load(limit=12)]
+    hit = [problem.id for problem in problems if "8" in problem.prompt]
+    assert hit and all(f"{name!r} samples 0, 1;" in err for name in hit)
+    assert f"in {24 - len(made)} of 24 chains" in err
+    before = (tmp_path / "half" / "records.jsonl").read_bytes()
+    code, err, _ = sampled(tmp_path / "half", "float16")
+    assert code == 1 and f"in {24 - len(made)} of {24 - len(made)} chains" in err
+    assert (tmp_path / "half" / "records.jsonl").read_bytes() == before
+    code, err, whole = sampled(tmp_path / "single", "float32")
+    assert code == 0 and len(whole) == 24, err

@@ -42,6 +42,26 @@ def test_against_plain_softmax(num_tokens):
     np.testing.assert_allclose(found, _plain(q, k, v, positions), atol=2e-6)
 
 
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("num_tokens", [S, 256])
+def test_keys_and_values_that_are_not_finite_spoil_the_queries_that_see_them(broken, num_tokens):
+    """And no others, in their row or in any other; 256 tokens take two blocks of queries."""
+    rng = np.random.default_rng(0)
+    q = rng.standard_normal((B, num_tokens, N, H)).astype(np.float32)
+    k, v = rng.standard_normal((2, B, K, num_tokens, H)).astype(np.float32)
+    positions = np.broadcast_to(np.arange(num_tokens), (B, num_tokens))
+    clean = np.asarray(attention(q, k, v, positions, whole=True))
+    v[1, 0, 7, 3], v[1, 0, 9, 0], k[1, 0, 10, 2] = broken, np.nan, broken
+    v[2, 1, num_tokens - 1, 0] = broken
+    found = np.asarray(attention(q, k, v, positions, whole=True))
+    np.testing.assert_array_equal(found[0], clean[0])
+    np.testing.assert_array_equal(found[1, :7], clean[1, :7])
+    np.testing.assert_array_equal(found[1, :, N // K :], clean[1, :, N // K :])  # other kv head
+    np.testing.assert_array_equal(found[2, :-1], clean[2, :-1])
+    assert not np.isfinite(found[1, 7:, : N // K]).any()
+    assert not np.isfinite(found[2, -1, N // K :]).any()
+
+
 def _softmax(q, k, v):
     """Whole sequences with all T x T scores at once, in float32; letters as in causal.py."""
     q, k, v = (x.astype(jnp.float32) for x in (q, k, v))

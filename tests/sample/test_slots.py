@@ -119,7 +119,7 @@ def test_early_rejection_changes_no_token_of_power_inf(tiny_qwen, prompts):
     assert on.stats.num_forward_tokens < off.stats.num_forward_tokens
 
 
-@pytest.mark.parametrize("num_slots", [1, 4, 64])
+@pytest.mark.parametrize("num_slots", [1, 4, 24, 64])
 def test_other_numbers_of_slots_differ_only_at_a_boundary(
     tiny_qwen, prompts, names, reference, num_slots, record_property
 ):

@@ -1,0 +1,93 @@
+"""How much memory is free for a run: a device's own, or the host's that a CPU computes in."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+# Names in a cgroup's folder, of versions 2 and 1: limits, what is used, and the part of it that
+# holds files, which the kernel gives up first.
+_CGROUP_2 = (("memory.max", "memory.high"), "memory.current", "inactive_file")
+_CGROUP_1 = (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
+
+
+def free_bytes(device: jax.Device) -> int | None:
+    """Bytes that a device has free for new arrays; None where nothing says how many.
+
+    On a CPU these are the host's, files that are only cached counted as free: a checkpoint that was
+    just read takes nothing away.
+    """
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return host_free_bytes() if device.platform == "cpu" else None
+
+
+def host_free_bytes(root: str = "/") -> int | None:
+    """Bytes of the host's memory that this process may still take.
+
+    What the kernel calls available (/proc/meminfo), or less where a container or a batch job has a
+    limit of its own (cgroups, versions 1 and 2). On macOS the free and the inactive pages.
+
+    Args:
+      root: the folder that holds proc and sys.
+
+    Returns None where nothing says how many.
+    """
+    try:
+        text = Path(root, "proc/meminfo").read_text()
+    except OSError:
+        return _macos_free_bytes() if sys.platform == "darwin" else None
+    available = re.search(r"^MemAvailable:\s*(\d+) kB", text, re.M)
+    rooms = [int(available[1]) * 1024] if available else []
+    rooms += _cgroup_rooms(Path(root))
+    return max(0, min(rooms)) if rooms else None
+
+
+def _cgroup_rooms(root: Path) -> Iterator[int]:
+    """Bytes below each limit that holds for this process: of its cgroup and of all above it."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    mounts = root / "sys/fs/cgroup"
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            mount, names = mounts, _CGROUP_2
+        elif "memory" in controllers.split(","):
+            mount, names = mounts / "memory", _CGROUP_1
+        else:
+            continue
+        inner = Path(path.lstrip("/"))
+        # A container may see its own cgroup at the mount's root while `path` is the host's.
+        for folder in [mount / inner, *(mount / above for above in inner.parents)]:
+            yield from _rooms_in(folder, *names)
+
+
+def _rooms_in(folder: Path, limits: tuple[str, ...], used: str, cached: str) -> Iterator[int]:
+    try:
+        taken = int((folder / used).read_text())
+        stat = (folder / "memory.stat").read_text()
+    except (OSError, ValueError):  # no such controller here, or the root of all cgroups
+        return
+    files = re.search(rf"^{cached} (\d+)$", stat, re.M)
+    taken -= int(files[1]) if files else 0
+    for limit in limits:
+        try:
+            yield int((folder / limit).read_text()) - taken
+        except (OSError, ValueError):  # "max": none
+            continue
+
+
+def _macos_free_bytes() -> int | None:
+    try:
+        text = subprocess.run(["vm_stat"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    size = re.search(r"page size of (\d+) bytes", text)
+    pages = re.findall(r"^Pages (?:free|inactive):\s+(\d+)", text, re.M)
+    return int(size[1]) * sum(map(int, pages)) if size and pages else None
