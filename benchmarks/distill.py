@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from powerjax import mesh as mesh_lib
+from benchmarks.lora_steps import Ours, Peft
+from benchmarks.shapes import QWEN_HALF_B
 from powerjax import models, sample
 from powerjax.distill import data
-from powerjax.distill import step as step_lib
 from powerjax.models import checkpoint, lora
 from powerjax.sample import workers
 
@@ -43,15 +43,6 @@ SMALL = models.ModelConfig(
     max_position_embeddings=4096,
     tie_word_embeddings=True,
     initializer_range=0.02,
-)
-HALF_B = dataclasses.replace(
-    SMALL,
-    vocab_size=151_936,
-    hidden_size=896,
-    intermediate_size=4864,
-    num_layers=24,
-    num_heads=14,
-    num_kv_heads=2,
 )
 ROWS = ((8, 1024), (8, 128))  # of a global batch, and tokens of each: the paper's, and short
 
@@ -82,69 +73,14 @@ def medians(runs: dict) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def batch_of(config, accumulation: int, rows: int, length: int) -> step_lib.Batch:
-    """Random tokens, the first quarter of each row a prompt, none of it padding."""
-    shape = accumulation, rows, length
-    tokens = np.random.default_rng(0).integers(1, config.vocab_size, shape, dtype=np.int32)
-    completion = np.broadcast_to(np.arange(length) >= length // 4, shape)
-    return step_lib.Batch(tokens, completion, np.arange(accumulation * rows).reshape(shape[:2]))
+def torch_copy(lm):
+    """The same model in transformers, float32."""
+    import torch
+    from transformers import AutoModelForCausalLM
 
-
-class Ours:
-    """One update a call, in float32."""
-
-    def __init__(self, lm, shape, *, dropout=0.05, remat=True):
-        mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
-        self.lora_config = lora.LoraConfig(dropout=dropout)
-        settings = step_lib.Settings(1e-4, num_steps=100, remat=remat)
-        self.lm, self.batch = lm, batch_of(lm.config, *shape)
-        self.state = step_lib.init_state(lm.config, self.lora_config, settings, mesh)
-        self.step = step_lib.make_step(lm, self.lora_config, settings, mesh)
-
-    def __call__(self):
-        self.state, metrics = self.step(self.state, self.lm.params, self.batch)
-        jax.block_until_ready(metrics)
-
-    def temporary_bytes(self) -> int:
-        compiled = self.step.lower(self.state, self.lm.params, self.batch).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
-
-
-class Peft:
-    """The same update by transformers, peft and torch's AdamW."""
-
-    def __init__(self, lm, shape, *, dropout=0.05, remat=True):
-        import peft
-        import torch
-        from transformers import AutoModelForCausalLM
-
-        self.torch = torch
-        with tempfile.TemporaryDirectory() as folder:
-            checkpoint.save(folder, lm.config, lm.params)
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        if remat:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-            model.enable_input_require_grads()
-        model.config.use_cache = False
-        settings = peft.LoraConfig(
-            r=16, lora_alpha=32, lora_dropout=dropout, target_modules=list(lora.TARGETS)
-        )
-        self.model = peft.get_peft_model(model, settings).train()
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01)
-        batch = batch_of(lm.config, *shape)
-        self.parts = [
-            (torch.from_numpy(t.astype(np.int64)), torch.from_numpy(np.where(c, t, -100)))
-            for t, c in zip(batch.tokens, batch.completion, strict=True)
-        ]
-        self.count = int(batch.completion[..., 1:].sum())
-
-    def __call__(self):
-        self.optimizer.zero_grad()
-        for tokens, labels in self.parts:
-            options = dict(labels=labels.long(), num_items_in_batch=self.count)
-            self.model(tokens, **options).loss.backward()
-        self.optimizer.step()
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint.save(folder, lm.config, lm.params)
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
 def small_model(config=SMALL, dtype="float32"):
@@ -157,7 +93,9 @@ def against_peft() -> None:
         for remat in (True, False):
             ours = data.grid(length, batch_size=rows, data_size=1)
             divisions = sorted({(rows, 1), (1, rows), ours})
-            runs = {split: Peft(lm, (*split, length), remat=remat) for split in divisions}
+            runs = {
+                split: Peft(torch_copy(lm), (*split, length), remat=remat) for split in divisions
+            }
             took = medians({"ours": Ours(lm, (*ours, length), remat=remat), **runs})
             best = min(divisions, key=took.get)
             speed = {name: rows * length / seconds for name, seconds in took.items()}
@@ -214,7 +152,7 @@ def adapters_in_sampling() -> None:
         ("tiny, 64 slots", tiny, 64, 512, 64),
         ("25M, 16 slots", small_model(), 16, 32, 48),
         ("25M, 1 slot", small_model(), 1, 2, 48),
-        ("0.5B shape, 8 slots", small_model(HALF_B), 8, 8, 24),
+        ("0.5B shape, 8 slots", small_model(QWEN_HALF_B), 8, 8, 24),
     )
     rng = np.random.default_rng(0)
     for name, base, num_slots, num_chains, new_tokens in cases:

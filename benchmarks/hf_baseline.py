@@ -12,8 +12,18 @@ import torch
 import transformers
 
 
+def random_model(config, dtype: str, device: str = "cpu") -> transformers.PreTrainedModel:
+    """A `powerjax.models.ModelConfig` as a model in torch, its weights random."""
+    hf_config = transformers.AutoConfig.for_model(**config.to_hf())
+    with torch.device(device):
+        model = transformers.AutoModelForCausalLM.from_config(
+            hf_config, dtype=getattr(torch, dtype)
+        )
+    return model.eval()
+
+
 class HuggingFace:
-    """A model in torch, float32, on the cores this process may use."""
+    """A model in torch, on the device where it is; the chain's arithmetic is Python's."""
 
     def __init__(self, model: transformers.PreTrainedModel, stop_id: int):
         self.model = model.eval()
@@ -26,8 +36,11 @@ class HuggingFace:
         Rows are left-padded into one `generate` call, which ends when its slowest row does.
         """
         width = max(map(len, rows))
-        ids = torch.tensor([[self.stop_id] * (width - len(r)) + list(r) for r in rows])
-        mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows])
+        device = self.model.device
+        ids = [[self.stop_id] * (width - len(r)) + list(r) for r in rows]
+        ids = torch.tensor(ids, device=device)
+        mask = [[0] * (width - len(r)) + [1] * len(r) for r in rows]
+        mask = torch.tensor(mask, device=device)
         out = self.model.generate(
             ids,
             attention_mask=mask,
@@ -75,7 +88,7 @@ class HuggingFace:
 def chains_per_s(hf: HuggingFace, prompts, batch: int, **options) -> float:
     """Finished chains per second, `batch` prompts to a `generate` call."""
     generator = torch.Generator().manual_seed(0)
-    hf.power(prompts[:batch], generator=generator, **{**options, "num_mcmc_steps": 1})  # warm-up
+    hf.power(prompts[:batch], generator=generator, **{**options, "num_mcmc_steps": 0})  # warm-up
     began = time.perf_counter()
     for start in range(0, len(prompts), batch):
         hf.power(prompts[start : start + batch], generator=generator, **options)
@@ -84,8 +97,11 @@ def chains_per_s(hf: HuggingFace, prompts, batch: int, **options) -> float:
 
 @torch.no_grad()
 def decode_s(model, prompts, new_tokens: int) -> float:
-    """Seconds of one `generate` call of equally long prompts, sampled to a fixed length."""
-    ids = torch.tensor(prompts)
+    """Seconds of one `generate` call of equally long prompts, sampled to a fixed length.
+
+    `generate` looks at what it drew on the host in every step, so it waits for the device itself.
+    """
+    ids = torch.tensor(prompts, device=model.device)
     options = dict(
         do_sample=True,
         temperature=1.0,

@@ -19,6 +19,7 @@ from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from benchmarks.shapes import PHI_35_MINI, QWEN_7B
 from powerjax import mesh as mesh_lib
 from powerjax.distill import step as step_lib
 from powerjax.hardware import CHIPS, Chip
@@ -28,11 +29,6 @@ from powerjax.models.layout import tensors
 from powerjax.models.lora import LoraConfig
 from powerjax.sample import engine, mh, placement, slots
 
-# Shapes alone: Phi-3.5's longrope factors cost what other numbers do.
-QWEN_7B = ModelConfig(152_064, 3584, 18_944, 28, 28, 4, 128)
-PHI_35_MINI = ModelConfig(
-    32_064, 3072, 8192, 32, 32, 32, 96, architecture="Phi3ForCausalLM", qkv_bias=False
-)
 MODELS = {"Qwen2.5-7B": QWEN_7B, "Phi-3.5-mini": PHI_35_MINI}
 
 

@@ -20,26 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from benchmarks import shapes
 from powerjax import models, sample
-from powerjax.models import checkpoint
 from powerjax.tasks import arithmetic
 
 _ONLY = flags.DEFINE_list("only", list("abcdef"), "Parts to run.")
 _CHAINS = flags.DEFINE_integer("chains", 1024, "Chains of the embedded model in (a), (c) and (d).")
 
 POWER = dict(alpha=4.0, block_size=64, num_mcmc_steps=10, max_new_tokens=64, progress=False)
-HALF_B = models.ModelConfig(
-    vocab_size=151_936,
-    hidden_size=896,
-    intermediate_size=4864,
-    num_layers=24,
-    num_heads=14,
-    num_kv_heads=2,
-    head_dim=64,
-    max_position_embeddings=32_768,
-    tie_word_embeddings=True,
-    initializer_range=0.02,
-)
 
 
 def main(_):
@@ -98,21 +86,13 @@ def chains_against_generate() -> None:
     )
 
 
-def half_b_lm() -> models.LM:
-    params = checkpoint.random_params(HALF_B, "float32", seed=0)
-    return models.LM(HALF_B, params, stop_ids=(-1,), name="0.5B shape")
-
-
 def decoding_against_generate() -> None:
-    import torch
-    import transformers
-
     from benchmarks import hf_baseline
 
     new_tokens, length = 48, 32
     rng = np.random.default_rng(0)
     floor, ours = Floor(), {}
-    lm = half_b_lm()
+    lm = shapes.random_lm(shapes.QWEN_HALF_B, "float32", "0.5B shape")
     for batch in (1, 32):
         prompts = rng.integers(0, 150_000, (batch, length)).tolist()
         seconds, out = timed(
@@ -123,15 +103,11 @@ def decoding_against_generate() -> None:
         assert out.stats.model_steps == new_tokens
         ours[batch] = seconds, prompts
     lm = out = None  # two gigabytes
-    config = transformers.Qwen2Config(
-        **{k: v for k, v in HALF_B.to_hf().items() if k not in ("architectures", "model_type")}
-    )
-    torch.manual_seed(0)
-    model = transformers.Qwen2ForCausalLM(config).float().eval()
+    model = hf_baseline.random_model(shapes.QWEN_HALF_B, "float32")
     for batch, (seconds, prompts) in ours.items():
         theirs = hf_baseline.decode_s(model, prompts, new_tokens)
         rate = batch * new_tokens / seconds
-        least = floor.step_s(HALF_B, batch, length + new_tokens // 2)
+        least = floor.step_s(shapes.QWEN_HALF_B, batch, length + new_tokens // 2)
         row(
             f"(b) tokens/s, 0.5B shape, float32, batch {batch}",
             f"{rate:.1f}",

@@ -176,7 +176,7 @@ def main(_) -> None:
         loop.check(out, run, resume=_RESUME.value)
         made_with = chosen | {"dtype": launch.dtype()}
         free = tuple(flag.name for flag in _FREE)
-        export.on_main(lambda: records.open_run(out, made_with, free=free))
+        export.on_main(lambda: _open_run(lm, asked, out, made_with, free))
         trained = _train(lm, corpus, lora_config, settings, out)
         _export(lm, trained, out)
     show(corpus, trained, out)
@@ -226,6 +226,13 @@ def _source(lm: models.LM, asked: tuple[Task, list[Problem]] | None):
         return _RECORDS.value
     problems = pipeline.asked(lm, *asked, _CHAT_TEMPLATE.value)
     return pipeline.with_prompts(Path(_RECORDS.value), problems)
+
+
+def _open_run(lm: models.LM, asked, out: Path, made_with: dict[str, Any], free) -> None:
+    """Opens the run folder and notes how the problems of --task, if there is one, are asked."""
+    records.open_run(out, made_with, free=free)
+    if asked is not None:
+        pipeline.note_prompts(out, lm, [asked[0]], _CHAT_TEMPLATE.value)
 
 
 def _train(lm, corpus, lora_config, settings, out: Path) -> distill.Trained:

@@ -23,7 +23,18 @@ from pathlib import Path
 
 from absl import flags
 
-from powerjax import evaluate, grading, launch, models, page, records, setups, stages, tables
+from powerjax import (
+    evaluate,
+    grading,
+    identity,
+    launch,
+    models,
+    page,
+    records,
+    setups,
+    stages,
+    tables,
+)
 from powerjax.evaluate import Result
 from powerjax.tasks import Problem, Task, registry
 
@@ -190,6 +201,8 @@ def notes(made: Sequence[records.Record], task: Task, lm: models.LM | None) -> l
     found = []
     if unsafe := tables.num_unsafe(made):
         found.append(f"{unsafe} programs ran with resource limits alone (--unsafe_exec).")
+    if spread := tables.several_boxes(made):
+        found.append(spread)
     if lm is not None:
         found.append(f"evaluated r is under {made[0]['evaluated_model']}.")
         anew = sum(record["evaluated_as"] == "text" for record in made)
@@ -198,6 +211,12 @@ def notes(made: Sequence[records.Record], task: Task, lm: models.LM | None) -> l
                 f"{anew} of {len(made)} completions were written with another tokenizer: their text"
                 " was encoded anew, and their evaluated r is a mean over other tokens."
             )
+    fewer = sum(len(identity.stated(record)) < len(identity.LAW) for record in made)
+    if 0 < fewer < len(made):
+        found.append(
+            f"{fewer} of {len(made)} records, made by an older version, do not state all settings"
+            " of their law: they stand in rows of their own."
+        )
     if task.secret:
         found.append("The authors of this task ask that its text be shown nowhere.")
     if lm is None and task.secret:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from powerjax import capacity, hardware, launch, paper, planning, setups
+from powerjax import capacity, hardware, json_file, launch, paper, planning, setups
 from powerjax.models import ModelConfig, checkpoint
 from powerjax.planning import Stage
 from powerjax.setups import SETUPS
@@ -90,9 +90,9 @@ def read_config(model: str) -> ModelConfig:
     """Of config.json itself, or of the folder or hub id that has it."""
     path = Path(model)
     if path.is_file():
-        return ModelConfig.from_hf(checkpoint.read_json(path))
+        return checkpoint.model_config(path, json_file.read(path))
     folder = checkpoint.find_folder(model, weights=False)
-    return ModelConfig.from_hf(checkpoint.read_config(folder))
+    return checkpoint.model_config(folder, checkpoint.read_config(folder))
 
 
 def asked_setup() -> setups.Setup:

@@ -60,11 +60,14 @@ _NUM_MCMC_STEPS = flags.DEFINE_integer("num_mcmc_steps", 10, "Moves a stage.", l
 _MAX_NEW_TOKENS = flags.DEFINE_integer(
     "max_new_tokens", None, "The longest completion; 3072, for arithmetic 64.", lower_bound=1
 )
+_CHAT_TEMPLATE = flags.DEFINE_enum(
+    "chat_template", "auto", ["auto", "on", "off"], "As for experiments.sample."
+)
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show progress bars.")
 
 _OF_THE_RUN = (
     *(_MODEL, _REVISION, _TASK, _PROBLEM, _NUM_SAMPLES, _SEED, _ALPHA, _NUM_MCMC_STEPS),
-    _MAX_NEW_TOKENS,
+    *(_MAX_NEW_TOKENS, _CHAT_TEMPLATE),
 )
 _MOST_COLUMNS = 6
 
@@ -99,7 +102,8 @@ def sampled():
     made_with = {flag.name: flag.value for flag in _OF_THE_RUN} | {"dtype": launch.dtype()}
     folder = records.open_run(_OUT.value, made_with)
     lm = models.load(_MODEL.value, dtype=launch.dtype(), revision=_REVISION.value)
-    (problem,) = pipeline.asked(lm, task, [problem])
+    (problem,) = pipeline.asked(lm, task, [problem], _CHAT_TEMPLATE.value)
+    pipeline.note_prompts(folder, lm, [task], _CHAT_TEMPLATE.value)
     longest = _MAX_NEW_TOKENS.value or task.max_new_tokens
     plain = {"max_new_tokens": longest, "seed": _SEED.value, "num_samples": _NUM_SAMPLES.value}
     moves = {"block_size": task.block_size, "num_mcmc_steps": _NUM_MCMC_STEPS.value}

@@ -41,7 +41,7 @@ from powerjax import (
 )
 from powerjax.distill import loop
 from powerjax.evaluate import Result
-from powerjax.models import ModelConfig, checkpoint
+from powerjax.models import checkpoint
 from powerjax.pipeline import Row
 from powerjax.setups import SETUPS, TEACHER, Setup
 from powerjax.tasks import Problem, Task, registry, sandbox
@@ -99,8 +99,8 @@ _CHAT_TEMPLATE = flags.DEFINE_enum(
     "chat_template",
     "auto",
     ["auto", "on", "off"],
-    "Ask through the model's chat template; auto does so as the paper does: if the model's name"
-    " says instruct or chat, and not on code and GPQA.",
+    "Ask through the model's chat template; auto does so as the paper does: if it has one and its"
+    " name, or its folder's, says instruct, chat or -it, and not on code and GPQA.",
 )
 _WORDING = flags.DEFINE_enum(
     "wording",
@@ -177,6 +177,8 @@ def main(_) -> None:
         lm = load(random_weights)
         print(lm)
         if not planned:
+            tasks = (job.test, job.train)
+            pipeline.note_prompts(job.folder, lm, tasks, _CHAT_TEMPLATE.value)
             plan(lm, job, todo)
             planned = True
         for row in mine:
@@ -375,7 +377,7 @@ def write(job: Job, results: dict[str, Result]) -> str:
 def vocab_size() -> int:
     """Of the model; its weights are not needed."""
     folder = checkpoint.find_folder(_MODEL.value, revision=_REVISION.value, weights=False)
-    return ModelConfig.from_hf(checkpoint.read_config(folder)).vocab_size
+    return checkpoint.model_config(folder, checkpoint.read_config(folder)).vocab_size
 
 
 def learnt(job: Job, results: dict[str, Result]) -> str:

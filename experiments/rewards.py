@@ -100,6 +100,7 @@ def main(_) -> None:
         _MODEL.value, dtype=launch.dtype(), mesh=launch.grid(), revision=_REVISION.value
     )
     problems = pipeline.asked(lm, task, problems, _CHAT_TEMPLATE.value)
+    pipeline.note_prompts(folder, lm, [task], _CHAT_TEMPLATE.value)
     print(f"{lm}\n{len(problems)} problems x {_NUM_SAMPLES.value} completions\n")
     results = {}
     for key, row in rows.items():

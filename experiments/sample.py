@@ -61,8 +61,8 @@ _CHAT_TEMPLATE = flags.DEFINE_enum(
     "chat_template",
     "auto",
     ["auto", "on", "off"],
-    "Ask through the model's chat template; auto does so as the paper does: if the model's name"
-    " says instruct or chat, and not on code and GPQA.",
+    "Ask through the model's chat template; auto does so as the paper does: if it has one and its"
+    " name, or its folder's, says instruct, chat or -it, and not on code and GPQA.",
 )
 _OUT = flags.DEFINE_string("out", "runs/sample", "The run folder.")
 _SAMPLER = flags.DEFINE_enum(
@@ -174,9 +174,9 @@ def main(_) -> None:
         lm = lm.merged(donate=True)
     print(lm)
     problems = pipeline.asked(lm, task, problems, _CHAT_TEMPLATE.value)
-    folder = _open_run(share, made_with)
+    folder = _open_run(share, made_with, lm, task)
     with records.RecordFile(share.path(folder)) as file:
-        elsewhere = shards.ids_elsewhere(folder, file.path)
+        elsewhere = shards.elsewhere(folder, file.path)
         if there := len(file) + len(elsewhere):
             where = file.path if not elsewhere else folder
             print(f"{there} records are in {where}: going on from there")
@@ -238,11 +238,13 @@ def _mesh(share: shards.Share):
     return grid if grid.size > 1 else None
 
 
-def _open_run(share: shards.Share, made_with: dict[str, Any]) -> Path:
+def _open_run(share: shards.Share, made_with: dict[str, Any], lm: models.LM, task: Task) -> Path:
     folder = Path(_OUT.value)
     several = share.num_processes > 1
     with shards.taking_turns(folder) if several else contextlib.nullcontext():
-        return records.open_run(folder, made_with, free=_FREE)
+        records.open_run(folder, made_with, free=_FREE)
+        pipeline.note_prompts(folder, lm, [task], _CHAT_TEMPLATE.value)
+    return folder
 
 
 def _merge(folder: Path, wanted: list[shards.Chain], stats) -> tuple[list, Path | None]:

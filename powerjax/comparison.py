@@ -200,6 +200,8 @@ def notes(found: Sequence[Line], model: str | None, vocab_size: int | None = Non
         )
     if unsafe := sum(tables.num_unsafe(line.result.records) for line in found):
         said.append(f"{unsafe} programs ran with resource limits alone (--unsafe_exec).")
+    if spread := tables.several_boxes([r for line in found for r in line.result.records]):
+        said.append(spread)
     if any(line.result.model == "RandW" for line in found):
         bound = ""
         if vocab_size:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from powerjax import identity
 from powerjax.estimates import (
     Estimate,
     Estimator,
@@ -22,7 +23,7 @@ from powerjax.estimates import (
     paired_difference,
     pass_at_k,
 )
-from powerjax.records import Record
+from powerjax.records import Record, sampler_label
 from powerjax.tasks import answers
 
 __all__ = [
@@ -42,15 +43,6 @@ NAMES = {
     "temperature": "Temperature",
     "power": "Power",
     "power_inf": "Power(inf)",
-}
-# What sets two rows of one sampler apart -> how it is written in their names.
-_SETTINGS = {
-    "alpha": "alpha",
-    "temperature": "tau",
-    "num_mcmc_steps": "N",
-    "block_size": "B",
-    "stop": "stop",
-    "kernel": "kernel",
 }
 _MAX_VOTE_CHARS = 200  # longer answers vote as they stand
 
@@ -187,28 +179,24 @@ def within(priced: Sequence[Priced], forward_tokens: float) -> Priced | None:
 def rows(records: Sequence[Record], *, pass_at: Sequence[int] | None = None) -> list[Result]:
     """One Result for each model and sampler among the records, in their order.
 
-    A sampler's name is that in the record's id; samplers of one name and different settings are
-    rows of their own, named by what differs (`Power, N=30`). Seeds of one row are its passes.
+    A sampler's name is that in the record's id; samplers of one name and different laws
+    (`identity.LAW`) are rows of their own, named by what differs (`Power, N=30`, `Power, top_k
+    20`). A setting that a record does not state differs from every value. Seeds of one row are its
+    passes.
     """
     groups = defaultdict(list)
     for record in records:
-        key = (
-            str(record.get("model")),
-            _sampler(record),
-            *(record.get(name) for name in _SETTINGS),
-        )
-        groups[key].append(record)
-    found = []
-    for (model, sampler, *settings), members in groups.items():
-        others = [key[2:] for key in groups if key[:2] == (model, sampler)]
-        differing = [
-            f"{short}={_short(settings[i])}"
-            for i, short in enumerate(_SETTINGS.values())
-            if len({other[i] for other in others}) > 1
-        ]
-        name = ", ".join([sampler, *differing])
-        found.append(Result(model, name, members, summarize(members, pass_at=pass_at)))
-    return found
+        law = identity.stated(record)
+        groups[str(record.get("model")), _sampler(record), tuple(law.items())].append(record)
+    names = {}
+    for row in dict.fromkeys((model, sampler) for model, sampler, _ in groups):
+        same = [key for key in groups if key[:2] == row]
+        for key, label in zip(same, identity.labels([dict(key[2]) for key in same]), strict=True):
+            names[key] = ", ".join(filter(None, [row[1], label]))
+    return [
+        Result(key[0], names[key], members, summarize(members, pass_at=pass_at))
+        for key, members in groups.items()
+    ]
 
 
 def vote_of(answer: str) -> str:
@@ -218,14 +206,9 @@ def vote_of(answer: str) -> str:
     return answers.simplified(answers.literal(answer)).replace(" ", "")
 
 
-def _short(value) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def _sampler(record: Record) -> str:
-    """The sampler's name, or the row's: both stand in the id before seed and sample."""
-    parts = str(record.get("id")).rsplit("/", 3)
-    name = parts[1] if len(parts) == 4 else str(record.get("sampler"))
+    """The sampler's name, or the row's, as a table has it."""
+    name = sampler_label(record)
     return NAMES.get(name, name.replace("_", " ").capitalize())
 
 

@@ -265,13 +265,13 @@ def _completion(record: Record, decode: Callable[[list[int]], str] | None) -> st
 
 def _prompt(lm: LM, record: Record, problems: dict[str, Problem]) -> str | list[int]:
     if record.get("prompt") is not None:
-        return record["prompt"]
+        return texts.recorded_prompt(record)
     problem = problems.get(record.get("problem_id"))
     if problem is None:
         raise ValueError(f"the record {record['id']!r} has no prompt, and no problem gives it")
     if record.get("prompt_sha256") in (None, prompt_hash(problem)):
         return problem.prompt
-    if getattr(lm.tokenizer, "chat_template", None) and isinstance(problem.prompt, str):
+    if texts.has_chat_template(lm.tokenizer) and isinstance(problem.prompt, str):
         chat = texts.format_prompt(lm.tokenizer, problem.prompt, chat=True)
         if record["prompt_sha256"] == prompt_hash(dataclasses.replace(problem, prompt=chat)):
             return chat

@@ -15,7 +15,7 @@ import jax
 from absl import app, flags, logging
 from jax.sharding import Mesh
 
-from powerjax import mesh, records, sample, shards
+from powerjax import identity, mesh, records, sample, shards
 from powerjax.models import LM
 from powerjax.sample import engine
 from powerjax.tasks import Problem, Task, without_text
@@ -97,7 +97,7 @@ def collect(
     settings: dict[str, Any],
     label: str | None = None,
     share: shards.Share = shards.Share(),  # noqa: B008, immutable
-    elsewhere: Collection[str] = (),
+    elsewhere: Collection[records.Record] = (),
     progress: bool = True,
 ):
     """Draws the completions that `file` lacks, each appended as its chain finishes.
@@ -110,10 +110,16 @@ def collect(
       settings: that function's keywords.
       label: the sampler's name in the record's id, where one file's samplers differ in settings.
       share: this process's part, if there are several.
-      elsewhere: ids of records that other files hold.
+      elsewhere: the records that other files of the run hold.
 
     Returns the sampler's stats, or None if nothing was lacking.
+
+    Raises ValueError where a record of one of these chains was drawn from another law.
     """
+    chains = [(i, j) for i in range(len(problems)) for j in range(settings["num_samples"])]
+    if not chains:
+        return None
+    stated = {**_stated_settings(lm, problems[0], sampler, settings), "model": model}
 
     def name(problem: Problem, sample_index: int) -> str:
         return records.record_id(
@@ -125,9 +131,18 @@ def collect(
             sample_index=sample_index,
         )
 
-    def is_there(prompt_index: int, sample_index: int) -> bool:
-        record_id = name(problems[prompt_index], sample_index)
-        return not share.owns(record_id) or record_id in file or record_id in elsewhere
+    def law(problem: Problem) -> dict[str, Any]:
+        return stated | {"prompt_style": problem.style}
+
+    # A chain goes by its id without the hash: records made before ids had one are found by it, and
+    # it decides which process makes the record, as it did then.
+    names = {(i, j): name(problems[i], j) for i, j in chains}
+    made = {records.chain_name(record): record for record in (*elsewhere, *file.records)}
+    mine = {chain for chain in chains if share.owns(names[chain])}
+    for i, j in chains:
+        if (record := made.get(names[i, j])) is not None:
+            _check_law(record, law(problems[i]), file.path)
+            mine.discard((i, j))
 
     def keep(completion: sample.Completion) -> None:
         problem = problems[completion.prompt_index]
@@ -135,28 +150,24 @@ def collect(
         if completion.text is not None and task.quick:
             correct, extracted = task.grade(problem, completion.text)
         record = {
-            **sample.as_record(completion, as_recorded, task.name),
-            "id": name(problem, completion.sample_index),
-            "adapter": lm.adapter_name,
+            **sample.as_record(completion, law(problem), task.name, label),
             "prompt": problem.prompt,
             "correct": correct,
             "extracted_answer": extracted,
         }
         file.append(without_text(problem, record))
 
-    as_recorded = {"model": model, **_as_recorded(sampler, settings)}
-    wanted = range(settings["num_samples"])
-    if all(is_there(i, j) for i in range(len(problems)) for j in wanted):
+    if not mine:
         return None
     if share.num_processes > 1 and settings.get("num_slots") is None:
-        own = sum(share.owns(name(problem, j)) for problem in problems for j in wanted)
+        own = sum(map(share.owns, names.values()))
         settings = settings | {"num_slots": _num_slots(lm, problems, settings, own)}
     return getattr(sample, sampler)(
         lm,
         [problem.prompt for problem in problems],
         ids=[problem.id for problem in problems],
         on_finish=keep,
-        skip=is_there,
+        skip=lambda i, j: (i, j) not in mine,
         progress=progress,
         **settings,
     ).stats
@@ -168,19 +179,25 @@ def _num_slots(lm: LM, problems: Sequence[Problem], settings: dict[str, Any], ow
     return engine.pick_num_slots(lm, longest, settings["max_new_tokens"], own)
 
 
-def _as_recorded(sampler: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """A record's fields of a sampler's keywords; a sampler without moves has one stage."""
-    of_sampler = {
-        "power": {"temperature": None},
-        "power_inf": {"alpha": "inf", "kernel": "power_inf"},  # JSON has no infinity
-        "standard": {"alpha": 1.0, "temperature": 1.0},
-        "temperature": {"alpha": 1.0},
-    }[sampler]
-    plain = {"num_mcmc_steps": 0, "block_size": settings["max_new_tokens"]}
-    fields = {"stop": "eos", "kernel": "exact", **plain, **of_sampler, **settings}
-    if fields["temperature"] is None:
-        fields["temperature"] = 1 / fields["alpha"]
-    return {"sampler": sampler, **fields}
+def _stated_settings(
+    lm: LM, problem: Problem, sampler: str, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """What the sampler itself says of a run with these keywords, found by drawing nothing."""
+    return getattr(sample, sampler)(
+        lm, [problem.prompt], skip=lambda *_: True, progress=False, **settings
+    ).settings
+
+
+def _check_law(record: records.Record, law: dict[str, Any], path: Path) -> None:
+    """Raises ValueError where the record states another law than that of the run."""
+    differing = identity.differences(record, law)
+    if differing:
+        was = ", ".join(f"{name} {value}" for name, value, _ in differing)
+        now = ", ".join(f"{name} {value}" for name, _, value in differing)
+        raise ValueError(
+            f"the record {record['id']!r} in {path.parent} was drawn with {was}, and this run has"
+            f" {now}: choose another --out, or move the records of the other run away"
+        )
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:

@@ -209,6 +209,8 @@ def _manifest(path: Path) -> str:
     manifest = records.read_manifest(path)
     settings = [["setting", "value"]]
     settings += [[name, _said(value)] for name, value in manifest["settings"].items()]
+    for task, choice in (manifest.get("prompts") or {}).items():
+        settings.append([f"prompts of {task}", f"{choice['style']}: {choice['why']}"])
     starts = html.escape(json.dumps(manifest["starts"], indent=2, ensure_ascii=False))
     count = f"{len(manifest['starts'])} start{'s' * (len(manifest['starts']) > 1)}"
     return (

@@ -1,9 +1,12 @@
 """What a run leaves on disk: append-only JSON lines, and a manifest beside them.
 
-A record is one finished completion: one line of JSON, on disk before the run goes on. Its `id`
-(task/problem/model/sampler/seed/sample) is unique in its file, so a run that was killed takes up
-where it stopped: read the ids that are there, make the others. Whoever reads records gets them
-checked by `fields`; fields that it does not know pass through.
+A record is one finished completion: one line of JSON, on disk before the run goes on. Its `id` is
+task/problem/model/sampler-hash/seed/sample, where the hash is of the settings that decide the law
+(`identity.LAW`), so that runs with different settings have different ids. Records made before the
+hash was part of the id have task/problem/model/sampler/seed/sample, and are read like any others.
+An id is unique in its file, so a run that was killed takes up where it stopped: it reads the
+records that are there and makes the others. Every reader has the fields checked by `fields`; fields
+that it does not know pass through.
 """
 
 import datetime
@@ -16,11 +19,11 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from powerjax import fields, json_lines
+from powerjax import fields, identity, json_lines
 
 Record = dict[str, Any]
 
@@ -30,10 +33,47 @@ VERSIONS_OF = ("powerjax", "jax", "jaxlib", "flax", "numpy", "transformers", "sa
 
 
 def record_id(
-    *, task: str, problem_id: str, model: str, sampler: str, seed: int, sample_index: int
+    *,
+    task: str,
+    problem_id: str,
+    model: str,
+    sampler: str,
+    seed: int,
+    sample_index: int,
+    law: Mapping[str, Any] | None = None,
 ) -> str:
-    """The unique name of one completion."""
-    return f"{task}/{problem_id}/{model}/{sampler}/{seed}/{sample_index}"
+    """The unique name of one completion: task/problem/model/sampler-hash/seed/sample.
+
+    law: the record's settings (`identity.LAW`), whose hash tells apart samplers of one name.
+      Without it the id has no hash, and names the chain whatever its settings.
+    """
+    label = sampler if law is None else f"{sampler}-{identity.law_hash(law)}"
+    return f"{task}/{problem_id}/{model}/{label}/{seed}/{sample_index}"
+
+
+def sampler_label(record: Record) -> str:
+    """The sampler's name in a record's id, without the hash; its `sampler` where the id has none.
+
+    It is the name of the row where a run's rows have names of their own.
+    """
+    parts = str(record.get("id")).rsplit("/", 3)
+    if len(parts) < 4:
+        return str(record.get("sampler"))
+    return _without_hash(record, parts[1])
+
+
+def chain_name(record: Record) -> str:
+    """A record's id without the hash, as records made before the hash have it."""
+    parts = str(record.get("id")).rsplit("/", 3)
+    if len(parts) == 4:
+        parts[1] = _without_hash(record, parts[1])
+    return "/".join(parts)
+
+
+def _without_hash(record: Record, label: str) -> str:
+    name, dash, end = label.rpartition("-")
+    # Names that users chose may end like a hash: only the record's own is taken away.
+    return name if dash and end == identity.law_hash(record) else label
 
 
 def rows(path: str | os.PathLike) -> Iterator[tuple[int, Record]]:
@@ -167,7 +207,7 @@ def encode(record: Record) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy and JAX numbers and arrays as Python's."""
+    """A number or array of NumPy or JAX as Python's."""
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"a record cannot hold a {type(value).__name__}")
@@ -196,7 +236,7 @@ def open_run(
         "versions": versions(),
         "device": _device(),
     }
-    has_records = any(file.stat().st_size for file in folder.rglob("*.jsonl"))
+    has_records = _has_records(folder)
     if path.exists():
         manifest = read_manifest(path)
         if has_records:  # a run that failed before its first one binds nobody
@@ -209,11 +249,42 @@ def open_run(
                 " choose another --out"
             )
         manifest = {"starts": []}
-    manifest = {"settings": settings, "starts": [*manifest["starts"], start]}
+    manifest |= {"settings": settings, "starts": [*manifest["starts"], start]}
+    _write_manifest(path, manifest)
+    return folder
+
+
+def note_prompts(folder: str | os.PathLike, styles: dict[str, dict[str, str]]) -> None:
+    """Writes into a run's manifest how the model is asked each task.
+
+    Args:
+      folder: the run folder that `open_run` made.
+      styles: task -> {"style": "raw" or "chat", "why": the reason}.
+
+    Raises ValueError where the folder holds records that were asked in the other style.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder / MANIFEST)
+    before = manifest.get("prompts") or {}
+    for task, now in styles.items():
+        was = before.get(task, now)
+        if was["style"] != now["style"] and _has_records(folder):
+            raise ValueError(
+                f"{folder} holds a run of {was['style']} prompts ({was['why']}), and this command's"
+                f" would be {now['style']} ({now['why']}): choose another --out"
+            )
+    if before | styles != before:
+        _write_manifest(folder / MANIFEST, manifest | {"prompts": before | styles})
+
+
+def _has_records(folder: Path) -> bool:
+    return any(file.stat().st_size for file in folder.rglob("*.jsonl"))
+
+
+def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial, path)
-    return folder
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

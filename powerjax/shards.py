@@ -1,9 +1,9 @@
 """One run's records in several files: which process makes which, and the files as one.
 
 Each process of a run appends to a file of its own, records-00001-of-00003.jsonl, and a run of one
-process to records.jsonl. Who makes a record is decided by a hash of its id, so it does not depend
-on what there is already; and since every process first reads what the others' files hold, a run may
-go on with another number of processes and makes no record twice.
+process to records.jsonl. Who makes a record is decided by a hash of its chain's name, so it does
+not depend on what there is already; and since every process first reads what the others' files
+hold, a run may go on with another number of processes and makes no record twice.
 """
 
 import fcntl
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from powerjax import records
+from powerjax import identity, records
 from powerjax.records import Record
 
 WHOLE = "records.jsonl"
@@ -30,9 +30,9 @@ class Share(NamedTuple):
     process_id: int = 0
     num_processes: int = 1
 
-    def owns(self, record_id: str) -> bool:
-        """Whether this process makes the record."""
-        digest = hashlib.sha256(record_id.encode()).digest()
+    def owns(self, chain_name: str) -> bool:
+        """Whether this process makes the record of this `records.chain_name`."""
+        digest = hashlib.sha256(chain_name.encode()).digest()
         return int.from_bytes(digest[:8], "big") % self.num_processes == self.process_id
 
     def path(self, folder: Path) -> Path:
@@ -47,10 +47,11 @@ def parts(folder: Path) -> list[Path]:
     return sorted(folder.glob(_PARTS))
 
 
-def ids_elsewhere(folder: Path, mine: Path) -> set[str]:
-    """Ids of the records that the folder's other files hold."""
+def elsewhere(folder: Path, mine: Path) -> list[Record]:
+    """The records that the folder's other files hold, each once."""
     files = [path for path in (folder / WHOLE, *parts(folder)) if path != mine and path.exists()]
-    return {record["id"] for path in files for record in records.read(path, needs=("id",))}
+    by_id = {r["id"]: r for path in files for r in records.read(path, needs=("id",))}
+    return list(by_id.values())
 
 
 class Gathered(NamedTuple):
@@ -77,7 +78,9 @@ def gather(folder: Path, wanted: Sequence[Chain]) -> Gathered:
         for record in records.read(path, needs=_NEEDED) if path.exists() else ():
             chain = (record["problem_id"], record["sample_index"])
             other, where = found.setdefault(chain, (record, path))
-            if (other["id"], other["tokens"]) != (record["id"], record["tokens"]):
+            same_chain = records.chain_name(other) == records.chain_name(record)
+            same_law = not identity.differences(other, record)
+            if not (same_chain and same_law and other["tokens"] == record["tokens"]):
                 raise ValueError(
                     f"{path}: record {record['id']!r} is another one in {where}; delete the line"
                     " that is not of this run"

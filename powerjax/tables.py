@@ -26,6 +26,7 @@ __all__ = [
     "num_unsafe",
     "plain",
     "rules",
+    "several_boxes",
 ]
 
 Cells = list[list[str]]
@@ -147,6 +148,21 @@ def num_unsafe(records: Sequence[Record]) -> int:
     """How many of them are programs that ran with resource limits alone (`tasks.sandbox`)."""
     details = (record.get("grade_detail") or {} for record in records)
     return sum(detail.get("isolation") == sandbox.RLIMITS for detail in details)
+
+
+def several_boxes(records: Sequence[Record]) -> str | None:
+    """What to say of completions whose last sentence has several boxes; None where there are none.
+
+    The grader compares the last box alone, under either rule.
+    """
+    details = [record.get("grade_detail") or {} for record in records]
+    count = sum(detail.get("boxes", 1) > 1 for detail in details)
+    if not count:
+        return None
+    return (
+        f"{count} of {len(details)} completions have several boxes in their last sentence, of which"
+        " the last alone was compared: an answer spread over them counts as wrong."
+    )
 
 
 def plain(rows: Cells) -> str:

@@ -133,6 +133,14 @@ def test_programs_that_ran_unconfined_are_told():
     assert "8 programs ran with resource limits alone (--unsafe_exec)." in said
 
 
+def test_answers_spread_over_several_boxes_are_told():
+    results = _table()
+    for record in results[1].records:
+        record["grade_detail"] = {"rules": False, "math_verify": False, "boxes": 3}
+    said = " ".join(comparison.notes(comparison.lines(results, "math", None), None))
+    assert "completions have several boxes in their last sentence" in said
+
+
 def test_the_csv_has_every_number_unrounded():
     lines = comparison.lines(_table(), "math", paper.MATH_7B)
     rows = list(csv.DictReader(io.StringIO(comparison.as_csv(lines))))

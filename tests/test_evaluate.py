@@ -183,6 +183,54 @@ def test_rows_are_told_apart_by_what_differs():
     ]
 
 
+def _names(*settings):
+    """The rows' names of records with these settings, each with two seeds."""
+    made = [
+        _record("a", 0, -1.0, True, seed=seed, **fields) for fields in settings for seed in (0, 1)
+    ]
+    found = evaluate.rows(made)
+    assert all(result.summary.num_passes == 2 for result in found)
+    return [result.sampler for result in found]
+
+
+@pytest.mark.parametrize(
+    "field, values, names",
+    [
+        ("top_k", (None, 20), ["Power, no top_k", "Power, top_k 20"]),
+        ("max_new_tokens", (64, 512), ["Power, 64 tokens", "Power, 512 tokens"]),
+        ("stop", ("eos", "horizon"), ["Power, stop=eos", "Power, stop=horizon"]),
+        ("kernel", ("exact", "karan2026"), ["Power, kernel=exact", "Power, kernel=karan2026"]),
+        ("temperature", (0.25, 0.5), ["Power, tau=0.25", "Power, tau=0.5"]),
+        ("adapter", ("a/adapter", "b/adapter"), ["Power, adapter a/adapter", None]),
+        ("prompt_style", ("raw", "chat"), ["Power, raw prompt", "Power, chat template"]),
+        ("dtype", ("float32", "bfloat16"), ["Power, float32", "Power, bfloat16"]),
+        ("weights", ("random-0", "random-1"), ["Power, weights random-0", None]),
+    ],
+)
+def test_records_of_two_laws_are_two_rows(field, values, names):
+    found = _names(*({field: value} for value in values))
+    assert len(set(found)) == 2
+    assert all(name in (None, row) for name, row in zip(names, found, strict=True))
+
+
+def test_records_of_one_law_are_one_row_however_its_numbers_are_written():
+    assert _names({"alpha": 4, "temperature": 0.1, "top_k": 20.0}) == ["Power"]
+    made = [
+        _record("a", 0, -1.0, alpha=4, temperature=0.1),
+        _record("a", 0, -1.0, alpha=np.float32(4), temperature=np.float32(0.1), seed=1),
+    ]
+    assert [result.sampler for result in evaluate.rows(made)] == ["Power"]
+
+
+def test_records_that_do_not_state_a_setting_are_a_row_of_their_own():
+    assert _names({}, {"top_k": None}, {"top_k": 5}) == [
+        "Power, settings not recorded",
+        "Power, no top_k",
+        "Power, top_k 5",
+    ]
+    assert _names({}, {"top_k": None}) == ["Power, settings not recorded", "Power"]
+
+
 def test_records_that_make_no_table_are_named():
     with pytest.raises(ValueError, match="no records"):
         evaluate.summarize([])

@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -40,6 +41,32 @@ def test_what_json_cannot_say_is_refused_and_nothing_is_written(tmp_path):
         with pytest.raises(ValueError, match="JSON compliant"):
             file.append(_record(0, log_prob=float("nan")))
         assert file.path.read_bytes() == b"" and not len(file)
+
+
+def test_an_id_has_the_hash_of_the_settings_and_can_do_without():
+    name = dict(task="t", problem_id="a/b", model="org/m", sampler="power_n_30", seed=1)
+    name["sample_index"] = 2
+    whole = {"top_k": 20, "alpha": 4.0}
+    record = {**whole, "id": records.record_id(**name, law=whole)}
+    other = records.record_id(**name, law={"top_k": 40, "alpha": 4.0})
+    assert re.fullmatch(r"t/a/b/org/m/power_n_30-[0-9a-f]{8}/1/2", record["id"])
+    assert other != record["id"]
+    assert records.chain_name(record) == records.record_id(**name) == "t/a/b/org/m/power_n_30/1/2"
+    assert records.sampler_label(record) == "power_n_30"
+
+
+@pytest.mark.parametrize(
+    "name, label",
+    [
+        ("t/p/m/power/0/1", "power"),
+        ("t/p/m/run-20240101/0/1", "run-20240101"),
+        ("t/p/m/best-of-deadbeef/0/1", "best-of-deadbeef"),
+        ("mine", "power"),
+    ],
+)
+def test_an_id_without_the_hash_is_read_as_it_is(name, label):
+    record = {"id": name, "sampler": "power", "alpha": 4.0}
+    assert records.chain_name(record) == name and records.sampler_label(record) == label
 
 
 @pytest.mark.parametrize("cut", [2, 20])
@@ -227,3 +254,20 @@ def test_a_manifest_of_the_wrong_shape_is_named(tmp_path):
         with pytest.raises(ValueError, match=r"manifest\.json: not a manifest") as error:
             records.read_manifest(path)
         assert "\n" not in str(error.value)
+
+
+def test_the_way_of_asking_is_noted_and_binds_a_run_with_records(tmp_path):
+    raw, chat = ({"style": style, "why": f"because {style}"} for style in ("raw", "chat"))
+    folder = records.open_run(tmp_path / "run", {"alpha": 4.0})
+    records.note_prompts(folder, {"math500": raw})
+    records.note_prompts(folder, {"math500": chat})  # no record yet
+    with records.RecordFile(folder / "records.jsonl") as file:
+        file.append(_record(0))
+    records.note_prompts(folder, {"math500": chat | {"why": "other words"}, "gsm8k": raw})
+    before = (folder / "manifest.json").read_bytes()
+    with pytest.raises(ValueError, match=r"chat prompts .other words.* raw .because raw.*--out"):
+        records.note_prompts(folder, {"math500": raw})
+    assert (folder / "manifest.json").read_bytes() == before
+    records.open_run(folder, {"alpha": 4.0})
+    prompts = json.loads((folder / "manifest.json").read_text())["prompts"]
+    assert prompts == {"math500": {"style": "chat", "why": "other words"}, "gsm8k": raw}

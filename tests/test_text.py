@@ -1,12 +1,14 @@
 """Tokenizers: the published vectors, chat or raw prompts, stop ids; and all of it without torch."""
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 
 from powerjax import models, text
+from tests import tokenizer_folder
 
 VECTORS = (("Qwen2.5-0.5B", "qwen2"), ("phi-3-mini", "phi-3"))
 
@@ -87,6 +89,97 @@ def test_stop_ids(generation, config, expected, tmp_path):
     if generation is not None:
         (tmp_path / "generation_config.json").write_text(json.dumps(generation))
     assert text.stop_ids(tmp_path, config) == expected
+
+
+@pytest.mark.parametrize(
+    "ids", ["7", True, 7.0, -1, float("nan"), [7, None], [7, "8"], [[7]], {"a": 1}]
+)
+@pytest.mark.parametrize("where", ["generation_config.json", "config.json"])
+def test_damaged_stop_ids_are_named(where, ids, tmp_path):
+    generation = {"eos_token_id": ids} if where == "generation_config.json" else {}
+    (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    with pytest.raises(ValueError, match=rf"eos_token_id is .*: {where} in .* is damaged"):
+        text.stop_ids(tmp_path, {"eos_token_id": ids})
+
+
+TEMPLATE = "{{ bos_token }}[{{ messages[0].content }}]"
+BOS, OPEN, H, I, CLOSE = (tokenizer_folder.VOCABULARY.index(c) for c in ("<s>", *"[hi]"))
+
+
+@pytest.mark.parametrize("adds_bos", [True, False])
+def test_a_rendered_template_has_the_bos_that_stands_in_it(adds_bos, tmp_path):
+    folder = tokenizer_folder.write(tmp_path, chat_template=TEMPLATE, adds_bos=adds_bos)
+    tokenizer = text.load_tokenizer(folder)
+    prompt = text.format_prompt(tokenizer, "hi", chat=True)
+    ids = [BOS, OPEN, H, I, CLOSE]
+    assert text.encode(tokenizer, prompt) == ids
+    assert text.encode(tokenizer, str(prompt)) == ids  # rendered by the user, or read from a file
+    assert text.encode(tokenizer, prompt + "hi") == [*ids, H, I]
+    assert text.encode(tokenizer, json.loads(json.dumps(prompt))) == ids
+
+
+def test_a_template_without_bos_is_encoded_without_one(tmp_path):
+    """As transformers' own apply_chat_template(tokenize=True) does."""
+    folder = tokenizer_folder.write(
+        tmp_path, chat_template=TEMPLATE.removeprefix("{{ bos_token }}")
+    )
+    tokenizer = text.load_tokenizer(folder)
+    prompt = text.format_prompt(tokenizer, "hi", chat=True)
+    theirs = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}])["input_ids"]
+    assert text.encode(tokenizer, prompt) == theirs == [OPEN, H, I, CLOSE]
+    plain = {"prompt": "[hi]"}
+    assert text.encode(tokenizer, text.recorded_prompt(plain)) == [BOS, OPEN, H, I, CLOSE]
+    recorded = text.recorded_prompt(plain | {"prompt_style": "chat"})
+    assert text.encode(tokenizer, recorded) == theirs
+
+
+def test_raw_prompts_keep_what_the_tokenizer_adds(tmp_path):
+    tokenizer = text.load_tokenizer(tokenizer_folder.write(tmp_path))
+    assert text.encode(tokenizer, "hi") == [BOS, H, I]
+    assert text.encode(tokenizer, text.format_prompt(tokenizer, "hi")) == [BOS, H, I]
+    assert text.encode(tokenizer, "hh") == [BOS, H, H]
+    assert text.encode(tokenizer, "h</s>")[0] == BOS
+    assert text.encode(tokenizer, "</s>h")[0] == BOS
+    assert text.encode(tokenizer, "") == [BOS]
+    assert text.encode(tokenizer, "hi", special=False) == [H, I]
+
+
+@pytest.mark.parametrize(
+    ("template", "part"),
+    [
+        ("{{ raise_exception('roles\nmust alternate') }}", "(roles)"),
+        ("{% if %}", "Expected an expression"),
+        ("{{ messages[0].content }", "unexpected"),
+        ("{{ messages[0].images.first.url }}", "has no attribute"),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        (
+            [{"name": "rag", "template": "x"}, {"name": "tool_use", "template": "y"}],
+            "rag, tool_use",
+        ),
+        ({"other": "x"}, "none of them is called default"),
+        (7, "cannot be rendered"),
+        ("  \n", "an empty text"),
+        ("{% for m in messages if m.role == 'tool' %}{{ m }}{% endfor %}", "an empty text"),
+        ("<s>assistant:", "leaves out the message"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_one_line(template, part, tmp_path):
+    tokenizer = text.load_tokenizer(tokenizer_folder.write(tmp_path, chat_template=template))
+    with pytest.raises(ValueError, match=re.escape(part)) as caught:
+        text.format_prompt(tokenizer, "hi", chat=True)
+    said = str(caught.value)
+    assert str(tmp_path) in said and "--chat_template=off" in said and "\n" not in said
+    assert text.format_prompt(tokenizer, "hi") == "hi"
+
+
+def test_a_template_called_default_is_taken_and_may_change_the_message(tmp_path):
+    both = [{"name": "rag", "template": "x"}, {"name": "default", "template": TEMPLATE}]
+    tokenizer = text.load_tokenizer(tokenizer_folder.write(tmp_path, chat_template=both))
+    assert text.format_prompt(tokenizer, "hi", chat=True) == "<s>[hi]"
+    upper = "{{ messages[0].content | trim | upper | tojson }}"
+    tokenizer = text.load_tokenizer(tokenizer_folder.write(tmp_path, chat_template=upper))
+    assert text.format_prompt(tokenizer, ' a "b"\n', chat=True) == '"A \\"B\\""'
 
 
 def test_no_tokenizer_files(tmp_path):

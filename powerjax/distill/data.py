@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from powerjax import fields, records, scalars
+from powerjax import fields, records, scalars, text
 from powerjax.distill import step as step_lib
 from powerjax.models import LM, prompts
 
@@ -79,7 +79,8 @@ def load(lm: LM, source: Any, *, max_length: int = 1024) -> Corpus:
         either `tokens` (EOS included, as the project's records have them) or a `completion`. A
         prompt is a text, token ids or a list of chat messages, a completion a text or token ids. A
         text is encoded as it follows its prompt, and a completion gets EOS unless the row's
-        finish_reason is "length".
+        finish_reason is "length". A prompt that a chat template made gets no special tokens beside
+        its own: it has BOS in its text, or the row's prompt_style is "chat".
       max_length: tokens of prompt and completion; what is longer is cut there.
 
     Raises a ValueError or FileNotFoundError of one line, with file and line number, for what cannot
@@ -197,6 +198,7 @@ def _example(lm: LM, row: Any, where: str, eos: int | None) -> Example:
                 )
             raise ValueError(f"{where}: no {field}, only {', '.join(map(str, row)) or 'nothing'}")
     fields.check(row, where, kinds=_CHECKED)
+    row["prompt"] = text.recorded_prompt(row)
     prompt = prompts.encode(lm, row["prompt"], f"{where}: prompt")
     if given == "tokens":
         fields.check(row, where, kinds={"completion": _TEXT_OR_IDS})

@@ -4,8 +4,10 @@ Every tensor goes straight from its file to its place on the mesh in its final d
 never holds a second copy of the model.
 """
 
+import dataclasses
 import functools
 import json
+import logging
 import math
 import re
 import zlib
@@ -17,15 +19,20 @@ import numpy as np
 from flax import traverse_util
 from safetensors.numpy import save_file
 
+from powerjax import json_file
 from powerjax.mesh import param_sharding
-from powerjax.models import tensor_file
+from powerjax.models import tensor_file, weight_files
 from powerjax.models.config import ModelConfig
-from powerjax.models.layout import Tensor, tensors
-from powerjax.text import read_json
+from powerjax.models.layout import EMBEDDINGS, HEAD, Tensor, tensors
+from powerjax.models.tensor_file import StoredTensor
+
+log = logging.getLogger(__name__)
 
 _TINY = Path(__file__).parent / "assets" / "tiny"
 _SMALL_FILES = ("*.json", "*.txt", "*.jinja", "tokenizer.model")
 _WEIGHT_FILES = ("*.safetensors",)
+# Constants that older versions of transformers saved beside the weights; they are computed here.
+_CONSTANTS = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|position_ids)")
 
 
 def find_folder(name_or_folder: str, *, revision: str | None = None, weights: bool = True) -> Path:
@@ -40,6 +47,11 @@ def find_folder(name_or_folder: str, *, revision: str | None = None, weights: bo
     folder = Path(name_or_folder).expanduser()
     if folder.is_dir():
         return folder
+    if folder.is_file():
+        why = "a model is a folder: give the one it is in"
+        raise FileNotFoundError(
+            f"{folder} is a file, and {weight_files.NO_GGUF if folder.suffix == '.gguf' else why}"
+        )
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name_or_folder):
         raise FileNotFoundError(
             f"{name_or_folder}: no such folder, and not a Hugging Face id (owner/name)"
@@ -82,16 +94,66 @@ def _download_failure(name: str, revision: str | None, error: Exception) -> str:
 def read_config(folder: Path) -> dict:
     """config.json as a dict."""
     path = folder / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no config.json: is it a model folder?")
-    return read_json(path)
+    if path.is_file():
+        return json_file.read(path)
+    if (folder / weight_files.ADAPTER_CONFIG).is_file():
+        base = json_file.read(folder / weight_files.ADAPTER_CONFIG).get("base_model_name_or_path")
+        raise FileNotFoundError(
+            f"{folder} is an adapter's folder: give its base model{f' ({base})' if base else ''} as"
+            " the model, and this folder as the adapter"
+        )
+    inside = [name for name in ("merged", "adapter") if (folder / name).is_dir()]
+    if inside:
+        raise FileNotFoundError(
+            f"{folder} has no config.json, and is a run's folder: its student is"
+            f" {' or '.join(str(folder / name) for name in inside)}"
+        )
+    gguf = sorted(folder.glob("*.gguf"))
+    if gguf:
+        raise FileNotFoundError(
+            f"{folder} has no config.json but {gguf[0].name}, and {weight_files.NO_GGUF}"
+        )
+    raise FileNotFoundError(f"{folder} has no config.json: is it a model folder?")
 
 
-def load_params(folder: Path, config: ModelConfig, dtype, mesh=None, *, fsdp: bool = False) -> dict:
-    """The parameter tree, each tensor on its devices and in `dtype`."""
-    stored = _stored_tensors(folder)
+def model_config(folder: Path, hf: dict) -> ModelConfig:
+    """`ModelConfig.from_hf` of the folder's config.json; its errors name the folder as well."""
+    try:
+        return ModelConfig.from_hf(hf)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+
+
+def fit(config: ModelConfig, stored: dict[str, StoredTensor], dtype, folder: Path) -> ModelConfig:
+    """The config of the model that the files hold, which have every tensor it needs.
+
+    It is `config`, but for files with an output head of their own where `config` ties the head to
+    the embeddings: as in transformers, the model is then an untied one. Where they hold the head
+    alone, it is entered into `stored` as the embeddings too. Tensors that the model has no place
+    for are named in the log.
+
+    stored: the files' tensors, see `weight_files.read_headers`. dtype: what they will be loaded as.
+    """
+    if config.tie_word_embeddings and HEAD in stored:
+        stored.setdefault(EMBEDDINGS, stored[HEAD])
+        if not tensor_file.equal(stored[HEAD], stored[EMBEDDINGS], dtype):
+            log.warning(
+                "%s: config.json ties the output head to the embeddings, but the file holds a %s"
+                " that differs from them: both are used, as in transformers, and the model counts"
+                " as untied",
+                *(folder, HEAD),
+            )
+            config = dataclasses.replace(config, tie_word_embeddings=False)
+    _check(tensors(config), stored, folder)
+    _name_unread(config, stored, folder)
+    return config
+
+
+def load_params(
+    stored: dict[str, StoredTensor], config: ModelConfig, dtype, mesh=None, *, fsdp: bool = False
+) -> dict:
+    """The parameter tree of tensors that `fit` has checked, each on its devices and in `dtype`."""
     table = tensors(config)
-    _check(table, stored, folder)
     flat = {}
     # Largest first: the transient of a conversion then falls where little is resident yet.
     for path in sorted(table, key=lambda p: -int(np.prod(table[p].shape))):
@@ -100,6 +162,21 @@ def load_params(folder: Path, config: ModelConfig, dtype, mesh=None, *, fsdp: bo
         read = functools.partial(_read, tensor, stored[tensor.name], dtype)
         flat[path] = _place(read, tensor.shape, sharding)
     return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _name_unread(config: ModelConfig, stored: dict, folder: Path) -> None:
+    """Logs which tensors of the files are no part of the model."""
+    unread = stored.keys() - {tensor.name for tensor in tensors(config).values()}
+    if config.tie_word_embeddings:
+        unread -= {HEAD}  # equal to the embeddings
+    unread = {name for name in unread if not _CONSTANTS.fullmatch(name)}
+    if unread:
+        log.warning(
+            "%s: a %s of %d layers has no place for %d tensors of the file, which are left out (is"
+            " it the checkpoint of another model?): %s",
+            *(folder, config.architecture, config.num_layers),
+            *(len(unread), weight_files.grouped(unread)),
+        )
 
 
 def _read(tensor: Tensor, stored, dtype, index: tuple[slice, ...]) -> np.ndarray:
@@ -122,34 +199,6 @@ def _place(read, shape: tuple[int, ...], sharding) -> jax.Array:
         return parts[key]
 
     return jax.make_array_from_callback(shape, sharding, part).block_until_ready()
-
-
-def _stored_tensors(folder: Path) -> dict[str, tensor_file.StoredTensor]:
-    index_path = folder / "model.safetensors.index.json"
-    if index_path.is_file():
-        names = set(read_json(index_path)["weight_map"].values())
-    else:
-        names = {
-            p.name for p in folder.glob("*.safetensors") if p.name != "adapter_model.safetensors"
-        }
-        counts = {m[1] for n in names if (m := re.search(r"-\d+-of-(\d+)\.", n))}
-        for count in counts:
-            names |= {f"model-{i + 1:05d}-of-{count}.safetensors" for i in range(int(count))}
-    if not names:
-        raise FileNotFoundError(
-            f"{folder} has no *.safetensors file: convert the checkpoint, or give "
-            "random_weights=True for its shapes alone"
-        )
-    missing = sorted(name for name in names if not (folder / name).is_file())
-    if missing:
-        raise FileNotFoundError(
-            f"{folder} lacks {', '.join(missing)} ({len(missing)} of {len(names)} shards): "
-            "download it again"
-        )
-    stored = {}
-    for name in sorted(names):
-        stored |= tensor_file.read_header(folder / name)
-    return stored
 
 
 def _check(table: dict[str, Tensor], stored: dict, folder: Path) -> None:

@@ -8,6 +8,8 @@ supported is refused here, by name; nothing is ignored in silence.
 import dataclasses
 import math
 
+from powerjax.json_file import damaged, is_positive, number, switch, whole_number
+
 ARCHITECTURES = ("Qwen2ForCausalLM", "Phi3ForCausalLM")
 
 _NEEDED_KEYS = (
@@ -19,6 +21,8 @@ _NEEDED_KEYS = (
     "max_position_embeddings",
     "rms_norm_eps",
 )
+_SIZES = (*_NEEDED_KEYS[:-1], "num_key_value_heads", "head_dim")
+_FILE = "config.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +67,13 @@ class ModelConfig:
             raise ValueError(
                 f"config.json lacks {', '.join(missing)}: take it again from the model's page"
             )
-        _check_sizes(hf)
+        sizes = {key: whole_number(hf, key, file=_FILE) for key in _SIZES}
         if hf.get("hidden_act", "silu") != "silu":
             raise ValueError(f"hidden_act {hf['hidden_act']!r} is not supported, only 'silu'")
         if hf.get("quantization_config"):
-            method = dict(hf["quantization_config"]).get("quant_method", "of an unnamed kind")
+            settings = hf["quantization_config"]
+            method = settings.get("quant_method") if isinstance(settings, dict) else None
+            method = method or "of an unnamed kind"
             raise ValueError(
                 f"quantised weights ({method}) are not supported: take the model itself"
             )
@@ -75,9 +81,9 @@ class ModelConfig:
             raise ValueError(
                 "dual chunk attention is not supported: take the model without a context of 1M"
             )
-        num_heads, hidden_size = hf["num_attention_heads"], hf["hidden_size"]
-        num_kv_heads = hf.get("num_key_value_heads") or num_heads
-        head_dim = hf.get("head_dim") or hidden_size // num_heads
+        num_heads, hidden_size = sizes["num_attention_heads"], sizes["hidden_size"]
+        num_kv_heads = sizes["num_key_value_heads"] or num_heads
+        head_dim = sizes["head_dim"] or hidden_size // num_heads
         if num_heads % num_kv_heads:
             raise ValueError(
                 f"num_attention_heads {num_heads} is no multiple of "
@@ -85,20 +91,20 @@ class ModelConfig:
             )
         return cls(
             architecture=architecture,
-            vocab_size=hf["vocab_size"],
+            vocab_size=sizes["vocab_size"],
             hidden_size=hidden_size,
-            intermediate_size=hf["intermediate_size"],
-            num_layers=hf["num_hidden_layers"],
+            intermediate_size=sizes["intermediate_size"],
+            num_layers=sizes["num_hidden_layers"],
             num_heads=num_heads,
             num_kv_heads=num_kv_heads,
             head_dim=head_dim,
-            rms_norm_eps=hf["rms_norm_eps"],
+            rms_norm_eps=number(hf, "rms_norm_eps", file=_FILE),
             rope=_rope(hf, architecture, head_dim),
-            max_position_embeddings=hf["max_position_embeddings"],
-            tie_word_embeddings=bool(hf.get("tie_word_embeddings", False)),
+            max_position_embeddings=sizes["max_position_embeddings"],
+            tie_word_embeddings=switch(hf, "tie_word_embeddings", file=_FILE),
             qkv_bias=architecture == "Qwen2ForCausalLM",
             sliding_window=_sliding_window(hf, architecture),
-            initializer_range=hf.get("initializer_range", 0.02),
+            initializer_range=_first(number(hf, "initializer_range", file=_FILE, zero=True), 0.02),
         )
 
     def to_hf(self) -> dict:
@@ -165,9 +171,12 @@ class ModelConfig:
 
 def _architecture(hf: dict) -> str:
     names = hf.get("architectures") or []
+    if not isinstance(names, list):
+        raise damaged(_FILE, "architectures", names, "a list")
     if not names:
         by_type = {"qwen2": "Qwen2ForCausalLM", "phi3": "Phi3ForCausalLM"}
-        names = [by_type.get(hf.get("model_type"), str(hf.get("model_type")))]
+        model_type = str(hf.get("model_type"))
+        names = [by_type.get(model_type, model_type)]
     if names[0] not in ARCHITECTURES:
         raise ValueError(
             f"architecture {names[0]!r} is not supported: only {' and '.join(ARCHITECTURES)} are"
@@ -175,18 +184,16 @@ def _architecture(hf: dict) -> str:
     return names[0]
 
 
-def _check_sizes(hf: dict) -> None:
-    sizes = [key for key in _NEEDED_KEYS if key != "rms_norm_eps"]
-    for key in (*sizes, "num_key_value_heads", "head_dim"):
-        value = hf.get(key)
-        if value is not None and (type(value) is not int or value < 1):
-            raise ValueError(
-                f"{key} is {value!r}, not a positive whole number: config.json is damaged"
-            )
+def _first(*values):
+    """The first that is given."""
+    return next(value for value in values if value is not None)
 
 
 def _rope_parameters(hf: dict) -> dict:
     """transformers 5 may give them for each type of layer; those have to be alike."""
+    for key in ("rope_parameters", "rope_scaling"):
+        if not isinstance(hf.get(key), dict | None):
+            raise damaged(_FILE, key, hf[key], "an object")
     parameters = dict(hf.get("rope_parameters") or hf.get("rope_scaling") or {})
     nested = [value for value in parameters.values() if isinstance(value, dict)]
     if not nested:
@@ -202,54 +209,67 @@ def _rope(hf: dict, architecture: str, head_dim: int) -> RopeConfig:
     kind = parameters.get("rope_type") or parameters.get("type") or "default"
     if architecture == "Phi3ForCausalLM" and kind in ("su", "yarn"):
         kind = "longrope"  # as the first Phi-3 checkpoints called it
-    theta = float(parameters.get("rope_theta") or hf.get("rope_theta") or 10_000.0)
-    fraction = float(
-        parameters.get("partial_rotary_factor") or hf.get("partial_rotary_factor") or 1.0
-    )
+    both, max_length = (parameters, hf), hf["max_position_embeddings"]
+    theta = _first(*(number(of, "rope_theta", file=_FILE) for of in both), 10_000.0)
+    key = "partial_rotary_factor"
+    fraction = _first(*(number(of, key, file=_FILE, most=1.0) for of in both), 1.0)
+    rotated = int(head_dim * fraction)
+    if rotated < 2 or rotated % 2:
+        raise ValueError(
+            f"{rotated} of the {head_dim} numbers of a head would be rotated, and they are rotated"
+            f" in pairs: head_dim or partial_rotary_factor is wrong, and {_FILE} damaged"
+        )
+    factor = number(parameters, "factor", file=_FILE)
+    attention_factor = number(parameters, "attention_factor", file=_FILE)
+    key = "original_max_position_embeddings"
+    original = (whole_number(of, key, file=_FILE, least=2) for of in reversed(both))
+    original = _first(*original, 4096 if architecture == "Phi3ForCausalLM" else max_length)
     if kind == "default":
         return RopeConfig(theta=theta, rotary_fraction=fraction)
     unread = {"short_mscale", "long_mscale"} & parameters.keys()
     if kind != "longrope" or unread:
         what = f"rope_type {kind!r}" if kind != "longrope" else f"longrope with {sorted(unread)}"
         raise ValueError(f"{what} is not supported, only 'default' and plain 'longrope'")
-    max_length = hf["max_position_embeddings"]
-    original = (
-        hf.get("original_max_position_embeddings")
-        or parameters.get("original_max_position_embeddings")
-        or (4096 if architecture == "Phi3ForCausalLM" else max_length)
-    )
-    num_frequencies = int(head_dim * fraction) // 2
-    for key in ("short_factor", "long_factor"):
-        if len(parameters.get(key) or ()) != num_frequencies:
-            raise ValueError(
-                f"longrope {key} has {len(parameters.get(key) or ())} entries, "
-                f"{num_frequencies} are needed: config.json is damaged"
-            )
-    attention_factor = parameters.get("attention_factor")
+    scale = _first(factor, max_length / original)
     if attention_factor is None:
-        scale = parameters.get("factor") or max_length / original
         attention_factor = (
             math.sqrt(1.0 + math.log(scale) / math.log(original)) if scale > 1.0 else 1.0
         )
     return RopeConfig(
         theta=theta,
         kind="longrope",
-        short_factor=tuple(float(x) for x in parameters["short_factor"]),
-        long_factor=tuple(float(x) for x in parameters["long_factor"]),
-        original_max_position_embeddings=int(original),
-        attention_factor=float(attention_factor),
+        short_factor=_factors(parameters, "short_factor", rotated // 2),
+        long_factor=_factors(parameters, "long_factor", rotated // 2),
+        original_max_position_embeddings=original,
+        attention_factor=attention_factor,
         rotary_fraction=fraction,
     )
 
 
+def _factors(parameters: dict, key: str, count: int) -> tuple[float, ...]:
+    """A list of longrope: one number above 0 for each pair of rotated numbers."""
+    values = _first(parameters.get(key), [])
+    if not isinstance(values, list) or not all(map(is_positive, values)):
+        raise damaged(_FILE, f"longrope {key}", values, "a list of numbers above 0")
+    if len(values) != count:
+        raise ValueError(
+            f"longrope {key} has {len(values)} entries, {count} are needed: {_FILE} is damaged"
+        )
+    return tuple(float(x) for x in values)
+
+
 def _sliding_window(hf: dict, architecture: str) -> int | None:
     """The window, if it is in force on any layer (Qwen2 carries one that usually is not)."""
-    window = hf.get("sliding_window")
+    window = whole_number(hf, "sliding_window", file=_FILE)
+    in_use = switch(hf, "use_sliding_window", file=_FILE)
+    full_layers = _first(whole_number(hf, "max_window_layers", file=_FILE, least=0), 28)
+    layer_types = hf.get("layer_types")
+    if not isinstance(layer_types, list | None):
+        raise damaged(_FILE, "layer_types", layer_types, "a list")
     if architecture == "Phi3ForCausalLM" or window is None:
         return window
-    if not hf.get("use_sliding_window", False):
+    if not in_use:
         return None
-    layer_types = hf.get("layer_types")
     if layer_types is not None:
         return window if "sliding_attention" in layer_types else None
-    return window if hf.get("max_window_layers", 28) < hf["num_hidden_layers"] else None
+    return window if full_layers < hf["num_hidden_layers"] else None

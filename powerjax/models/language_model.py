@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from powerjax import text
-from powerjax.models import checkpoint, lora, peft
+from powerjax.models import checkpoint, lora, peft, weight_files
 from powerjax.models import prompts as prompts_lib
 from powerjax.models.config import ModelConfig
 from powerjax.models.decoder import CausalLM
@@ -30,6 +30,8 @@ class LM:
     name: what `load` was given. adapter: applied beside `params`, as it is, wherever they are used;
         `merged` adds it to them (so do the samplers, for a run, where `params` are small).
         adapter_name: of either, None where there is none.
+    weights: a name for `params` where they have one ("random-0" for seed 0); `identity` makes a
+        hash of them where they have none. origin: `identity` before the adapter was merged.
     """
 
     config: ModelConfig
@@ -42,6 +44,8 @@ class LM:
     attention: str | None = None  # "xla" (the default) or "cudnn", see models/attention.py
     adapter: lora.Adapter | None = None
     adapter_name: str | None = None
+    weights: str | None = None
+    origin: dict | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "dtype", jnp.dtype(self.dtype))
@@ -67,8 +71,30 @@ class LM:
         """
         if self.adapter is None:
             return self
+        origin = self.identity | {"adapter_merged": True}
         params = lora.merge(self.params, self.adapter, donate=donate)
-        return dataclasses.replace(self, params=params, adapter=None)
+        return dataclasses.replace(self, params=params, adapter=None, origin=origin)
+
+    @functools.cached_property
+    def identity(self) -> dict:
+        """Which weights draw a completion, as the fields of its record state it.
+
+        adapter, adapter_hash, adapter_merged: None without an adapter. weights: a hash of the
+        weights as they were loaded, or their name. dtype: their type.
+        """
+        if self.origin is not None and self.adapter is None:
+            return self.origin
+        adapter_hash = None
+        if self.adapter is not None:
+            scale = self.adapter.config.scale
+            adapter_hash = _fingerprint(self.adapter.params, self.mesh, f"{scale:.6g} ")
+        return {
+            "adapter": self.adapter_name,
+            "adapter_hash": adapter_hash,
+            "adapter_merged": None if self.adapter is None else False,
+            "weights": self.weights or self.fingerprint,
+            "dtype": self.dtype.name,
+        }
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -76,13 +102,7 @@ class LM:
 
         It tells models of one name apart, not weights that differ in a few places only.
         """
-        everywhere = None if self.mesh is None else NamedSharding(self.mesh, P())
-        few = jax.jit(lambda x: x[(0,) * (x.ndim - 1)][:64], out_shardings=everywhere)
-        digest = hashlib.sha256()
-        for path, x in jax.tree_util.tree_leaves_with_path(self.params):
-            digest.update(f"{jax.tree_util.keystr(path)} {x.shape} {x.dtype}".encode())
-            digest.update(np.asarray(few(x)).tobytes())
-        return digest.hexdigest()[:16]
+        return _fingerprint(self.params, self.mesh)
 
     @property
     def num_parameters(self) -> int:
@@ -93,7 +113,8 @@ class LM:
         """The token ids of a text, of token ids or of chat messages (see `prompts`), checked.
 
         special: encode a text with the special tokens the tokenizer adds, as a prompt has them; a
-            completion has none.
+            completion has none. A rendered chat template has its own and gets none, see
+            `text.encode`.
         what: names the text in messages.
         Raises ValueError for anything else, and for an id that the model has no embedding for.
         """
@@ -252,6 +273,22 @@ def _token_log_probs(
     return jax.lax.map(log_probs, parts).reshape(-1)
 
 
+def _fingerprint(tensors: dict, mesh: Mesh | None, beginning: str = "") -> str:
+    """A hash of `beginning` and of a few numbers of every tensor, the same on any mesh."""
+    few = _few_numbers(None if mesh is None else NamedSharding(mesh, P()))
+    digest = hashlib.sha256(beginning.encode())
+    for path, x in jax.tree_util.tree_leaves_with_path(tensors):
+        digest.update(f"{jax.tree_util.keystr(path)} {x.shape} {x.dtype}".encode())
+        digest.update(np.asarray(few(x)).tobytes())
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
+def _few_numbers(everywhere: NamedSharding | None):
+    """The compiled function of `_fingerprint`, kept so that it is compiled once for each shape."""
+    return jax.jit(lambda x: x[(0,) * (x.ndim - 1)][:64], out_shardings=everywhere)
+
+
 def _bucket(n: int, smallest: int = 1) -> int:
     """The next power of two, so that few shapes are compiled."""
     return max(smallest, 1 << max(0, n - 1).bit_length())
@@ -283,11 +320,13 @@ def load(
         str(name_or_folder), revision=revision, weights=not random_weights
     )
     hf_config = checkpoint.read_config(folder)
-    config = ModelConfig.from_hf(hf_config)
+    config = checkpoint.model_config(folder, hf_config)
     if random_weights:
-        params = checkpoint.random_params(config, dtype, mesh, seed, fsdp=fsdp)
+        stored, params = None, checkpoint.random_params(config, dtype, mesh, seed, fsdp=fsdp)
     else:
-        params = checkpoint.load_params(folder, config, dtype, mesh, fsdp=fsdp)
+        stored = weight_files.read_headers(folder, hf_config.get("transformers_weights"))
+        config = checkpoint.fit(config, stored, dtype, folder)
+        params = checkpoint.load_params(stored, config, dtype, mesh, fsdp=fsdp)
     return LM(
         config=config,
         params=params,
@@ -296,5 +335,8 @@ def load(
         mesh=mesh,
         name=str(name_or_folder),
         dtype=dtype,
-        adapter=None if adapter is None else peft.load(adapter, config, mesh),
+        adapter=(
+            None if adapter is None else peft.load(adapter, config, mesh, base=stored, dtype=dtype)
+        ),
+        weights=f"random-{seed}" if random_weights else None,
     )

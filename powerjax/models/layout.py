@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from powerjax.models.config import ModelConfig
 
+EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"  # in the file, both [V,D]
+
 
 class Tensor(NamedTuple):
     """One parameter: its shape here, and the rows [start, stop) of the file's tensor it is.
@@ -27,7 +29,7 @@ def tensors(config: ModelConfig) -> dict[str, Tensor]:
     c = config
     fused = c.architecture == "Phi3ForCausalLM"
     q_size, kv_size = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
-    table = {"embed_tokens/embedding": _embedding(c, "model.embed_tokens.weight")}
+    table = {"embed_tokens/embedding": _embedding(c, EMBEDDINGS)}
     for i in range(c.num_layers):
         ours, theirs = f"layers_{i}", f"model.layers.{i}"
         for norm in ("input_layernorm", "post_attention_layernorm"):
@@ -53,7 +55,7 @@ def tensors(config: ModelConfig) -> dict[str, Tensor]:
     table["norm/scale"] = _vector(c.hidden_size, "model.norm.weight")
     if not c.tie_word_embeddings:
         table["lm_head/kernel"] = Tensor(
-            (c.hidden_size, c.vocab_size), "lm_head.weight", 0, c.vocab_size, c.vocab_size, True
+            (c.hidden_size, c.vocab_size), HEAD, 0, c.vocab_size, c.vocab_size, True
         )
     return table
 

@@ -11,6 +11,7 @@ import collections
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -18,42 +19,38 @@ import numpy as np
 from flax import traverse_util
 from safetensors.numpy import save_file
 
-from powerjax.models import lora, tensor_file
+from powerjax.models import lora, peft_settings, tensor_file
 from powerjax.models.config import ModelConfig
-from powerjax.models.layout import Tensor, tensors
-from powerjax.text import read_json
+from powerjax.models.layout import EMBEDDINGS, HEAD, Tensor, tensors
+from powerjax.models.peft_settings import CONFIG, MERGE, WEIGHTS
+from powerjax.models.tensor_file import StoredTensor
 
-# Settings that change what an adapter computes and are not implemented: None, False or empty here.
-_UNSUPPORTED = (
-    "use_dora",
-    "fan_in_fan_out",
-    "modules_to_save",
-    "layer_replication",
-    "trainable_token_indices",
-    "lora_bias",
-    "target_parameters",
-    "alora_invocation_tokens",
-    "use_qalora",
-    "use_bdlora",
-    "arrow_config",
-    "kasa_config",
-    "monteclora_config",
-)
-# Initialisations that take A B out of the weights, for which the adapter's file then makes up.
-_CHANGES_WEIGHTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _PREFIX = "base_model.model."
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# What PEFT puts between the name of a layer and that of a tensor it has kept whole.
+_WRAPPERS = re.compile(r"\.(base_layer|original_module|modules_to_save(\.default)?)(?=\.)")
 
 
-def load(folder: str | os.PathLike, config: ModelConfig, mesh=None) -> lora.Adapter:
+def load(
+    folder: str | os.PathLike,
+    config: ModelConfig,
+    mesh=None,
+    *,
+    base: Mapping[str, StoredTensor] | None = None,
+    dtype=np.float32,
+) -> lora.Adapter:
     """The adapter in `folder`, each tensor in float32 in its place on the mesh.
 
     A module whose rank_pattern or alpha_pattern gives it a scale of its own has the difference
-    multiplied into its B. Raises FileNotFoundError or ValueError, naming folder and module, where
-    the adapter is incomplete, of another model, or of a kind that is not LoRA.
+    multiplied into its B. Whole tensors of the model that PEFT saved beside the adapter, such as
+    embeddings, pass where they are the model's own, and are refused where they differ.
+
+    base: the tensors of the model's files, and dtype: what they were loaded as, to tell which.
+
+    Raises FileNotFoundError or ValueError, naming folder and module, where the adapter is
+    incomplete, of another model, or of a kind that is not LoRA.
     """
     name, folder = str(folder), Path(folder)
-    settings = _read_settings(folder)
+    settings = peft_settings.read(folder)
     stored = tensor_file.read_header(folder / WEIGHTS)
     modules = _modules(config)
     scale = _scale(settings, settings["r"], settings["lora_alpha"])
@@ -63,9 +60,10 @@ def load(folder: str | os.PathLike, config: ModelConfig, mesh=None) -> lora.Adap
         if part == "B.weight" and key.replace(".lora_B.", ".lora_A.") in stored:
             continue
         if part != "A.weight" or module not in modules:
-            raise ValueError(f"{folder} adapts {key}, which {config.architecture} does not have")
+            _check_whole(folder, stored[key], config, base, dtype)
+            continue
         a, b = stored[key], stored.get(key.replace(".lora_A.", ".lora_B."))
-        rank = _by_pattern(folder, settings, "rank_pattern", module, settings["r"])
+        rank = peft_settings.by_pattern(folder, settings, "rank_pattern", module, settings["r"])
         parts = modules[module]
         in_size, out_size = parts[0][1].shape[0], parts[0][1].file_rows
         if b is None or a.shape != (rank, in_size) or b.shape != (out_size, rank):
@@ -73,7 +71,9 @@ def load(folder: str | os.PathLike, config: ModelConfig, mesh=None) -> lora.Adap
                 f"{folder}: {module} has A {a.shape} and B {b and b.shape}, "
                 f"but rank {rank} and the model ask for {(rank, in_size)} and {(out_size, rank)}"
             )
-        alpha = _by_pattern(folder, settings, "alpha_pattern", module, settings["lora_alpha"])
+        alpha = peft_settings.by_pattern(
+            folder, settings, "alpha_pattern", module, settings["lora_alpha"]
+        )
         a = tensor_file.read_tensor(a, np.float32)
         b = tensor_file.read_tensor(b, np.float32)
         b = b * np.float32(_scale(settings, rank, alpha) / scale)
@@ -93,6 +93,58 @@ def load(folder: str | os.PathLike, config: ModelConfig, mesh=None) -> lora.Adap
         rslora=bool(settings.get("use_rslora")),
     )
     return lora.Adapter(found, traverse_util.unflatten_dict(flat, sep="/"), name)
+
+
+def _check_whole(
+    folder: Path,
+    tensor: StoredTensor,
+    config: ModelConfig,
+    base: Mapping[str, StoredTensor] | None,
+    dtype,
+) -> None:
+    """Refuses a tensor that is not of an adapted layer, unless it is the model's own as it is."""
+    name = _WRAPPERS.sub("", tensor.name.removeprefix(_PREFIX))
+    of_model = {t.name for t in tensors(config).values()} | {HEAD}
+    if name not in of_model:
+        raise ValueError(f"{folder} {_why_unread(tensor.name, config, of_model)}")
+    own = None
+    if base is not None:
+        own = base.get(EMBEDDINGS if name == HEAD and config.tie_word_embeddings else name)
+    if own is None:
+        raise ValueError(
+            f"{folder} holds a {name} of its own, and a model of random weights has none to compare"
+            " it with: take the model's weights"
+        )
+    if tensor.shape != own.shape:
+        raise ValueError(
+            f"{folder} holds a {name} of shape {tensor.shape}, where the model's is {own.shape}: it"
+            f" was resized before training, or is another model's; {MERGE}"
+        )
+    if not tensor_file.equal(tensor, own, dtype):
+        raise ValueError(
+            f"{folder} holds a {name} of its own that differs from the model's: it was trained"
+            f" beside the adapter, and only adapters of layers are read; {MERGE}"
+        )
+
+
+def _why_unread(key: str, config: ModelConfig, of_model: set[str]) -> str:
+    """Why a tensor of an adapter's file cannot be used, to follow the folder's name."""
+    module = re.sub(r"\.lora_.*", "", _WRAPPERS.sub("", key.removeprefix(_PREFIX)))
+    if "lora_magnitude_vector" in key:
+        return f"holds {key}, of a DoRA adapter, which is not supported: {MERGE}"
+    if "trainable_tokens" in key:
+        return f"holds {key}, trained rows of the embeddings, which are not supported: {MERGE}"
+    if ".lora_" in key and f"{module}.weight" in (EMBEDDINGS, HEAD):
+        return f"adapts {module}, and only adapters of the layers are supported: {MERGE}"
+    if ".lora_" in key and f"{module}.weight" in of_model:
+        return f"holds {key}, which is no part of a plain LoRA adapter: {MERGE}"
+    layer = re.match(r"model\.layers\.(\d+)\.", module)
+    if layer and int(layer[1]) >= config.num_layers:
+        return (
+            f"adapts {key}, and the model has {config.num_layers} layers: is it the adapter of"
+            " another model?"
+        )
+    return f"adapts {key}, which {config.architecture} does not have"
 
 
 def save(
@@ -207,33 +259,6 @@ def _short_names(ranks: dict[str, int], modules) -> dict[str, str]:
     return names
 
 
-def _read_settings(folder: Path) -> dict:
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} has no {name}: is it a PEFT adapter's folder?")
-    settings = read_json(folder / CONFIG)
-    if not isinstance(settings, dict):
-        raise ValueError(f"{folder / CONFIG} is no JSON object: is it a PEFT adapter's folder?")
-    if settings.get("peft_type") != "LORA":
-        raise ValueError(f"{folder} is a {settings.get('peft_type')} adapter, only LORA is read")
-    used = [key for key in _UNSUPPORTED if settings.get(key)]
-    if settings.get("bias", "none") != "none":
-        used.append("bias")
-    if str(settings.get("init_lora_weights")).lower().startswith(_CHANGES_WEIGHTS):
-        used.append(f"init_lora_weights {settings['init_lora_weights']!r}")
-    if used:
-        raise ValueError(f"{folder} uses {', '.join(used)}, which is not supported")
-    for key in ("rank_pattern", "alpha_pattern"):
-        if not isinstance(settings.get(key) or {}, dict):
-            raise ValueError(
-                f"{folder / CONFIG} has {key} {settings[key]!r}: no object of patterns"
-            )
-    for key in ("r", "lora_alpha"):
-        if not isinstance(settings.get(key), int | float) or settings[key] <= 0:
-            raise ValueError(f"{folder / CONFIG} has {key} {settings.get(key)!r}: not above 0")
-    return settings
-
-
 def _check_layers(folder: Path, settings: dict, modules, stored) -> None:
     """Refuses an adapter that lacks one of the layers its settings name.
 
@@ -242,7 +267,7 @@ def _check_layers(folder: Path, settings: dict, modules, stored) -> None:
     adapted = {key.removeprefix(_PREFIX).rpartition(".lora_")[0] for key in stored}
     meant = collections.defaultdict(list)
     for module in modules:
-        if _is_target(folder, settings, module):
+        if peft_settings.is_target(folder, settings, module):
             meant[module.rpartition(".")[2]].append(module)
     for target, members in meant.items():
         there = adapted.intersection(members)
@@ -251,42 +276,6 @@ def _check_layers(folder: Path, settings: dict, modules, stored) -> None:
                 f"{folder} adapts {target} in {len(there)} layers, and the model has"
                 f" {len(members)}: is it the adapter of another model?"
             )
-
-
-def _is_target(folder: Path, settings: dict, module: str) -> bool:
-    """Whether the settings name the module, as peft's check_target_module_exists has it."""
-
-    def named(by) -> bool:
-        if isinstance(by, str):
-            return bool(_pattern(folder, by).fullmatch(module))
-        return any(module == name or module.endswith(f".{name}") for name in by or ())
-
-    if named(settings.get("exclude_modules")):
-        return False
-    targets = settings.get("target_modules")
-    if targets == "all-linear":
-        return True
-    layers = settings.get("layers_to_transform")
-    layers = [layers] if isinstance(layers, int) else layers
-    index = int(re.search(r"\.(\d+)\.", module)[1])
-    if layers and not isinstance(targets, str) and index not in layers:
-        return False
-    return named(targets)
-
-
-def _pattern(folder: Path, text: str) -> re.Pattern:
-    try:
-        return re.compile(text)
-    except re.error as error:
-        raise ValueError(f"{folder / CONFIG}: {text!r} is no pattern ({error})") from None
-
-
-def _by_pattern(folder: Path, settings: dict, key: str, module: str, default):
-    """The value of the pattern that fits the module's name, as peft's get_pattern_key does."""
-    for pattern, value in (settings.get(key) or {}).items():
-        if _pattern(folder, rf"(.*\.)?({pattern})$").match(module):
-            return value
-    return default
 
 
 def _scale(settings: dict, rank: int, alpha: float) -> float:

@@ -5,6 +5,7 @@ and loading promises to hold no second copy of the weights.
 """
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -41,19 +42,27 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             raise ValueError(f"{path} is truncated or not a safetensors file: {again}")
         try:
             header = json.loads(file.read(header_size))
-        except ValueError as error:
+            header.pop("__metadata__", None)
+            entries = {
+                name: (entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"])
+                for name, entry in header.items()
+            }
+            start = 8 + header_size
+            end = start + max((end for *_, end in entries.values()), default=0)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path} is not a safetensors file: {again}") from error
-    header.pop("__metadata__", None)
-    start = 8 + header_size
-    end = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if size < end:
         raise ValueError(f"{path} is truncated: {size} bytes of {end}; {again}")
-    return {
-        name: StoredTensor(
-            path, name, entry["dtype"], tuple(entry["shape"]), start + entry["data_offsets"][0]
-        )
-        for name, entry in header.items()
-    }
+    stored = {}
+    for name, (dtype, shape, first, last) in entries.items():
+        known = np.dtype(_DTYPES[dtype]).itemsize if dtype in _DTYPES else None
+        if known is not None and last - first != known * math.prod(shape):
+            raise ValueError(
+                f"{name} in {path} has {last - first} bytes, which do not fit its shape {shape} in"
+                f" {dtype}: {again}"
+            )
+        stored[name] = StoredTensor(path, name, dtype, shape, start + first)
+    return stored
 
 
 def read_tensor(
@@ -90,6 +99,22 @@ def read_tensor(
                 chunk = chunk.reshape(count, row_items)[:, columns]
             view[start - row_start : start - row_start + count] = chunk
     return out
+
+
+def equal(first: StoredTensor, second: StoredTensor, dtype) -> bool:
+    """Whether two tensors hold the same numbers (NaN equal to NaN) once both are read as `dtype`.
+
+    At most a few MiB of either are held, and reading ends at the first difference.
+    """
+    if first.shape != second.shape:
+        return False
+    step = max(1, _CHUNK_BYTES // (np.dtype(dtype).itemsize * math.prod(first.shape[1:])))
+    for start in range(0, first.shape[0], step):
+        index = (slice(start, start + step), *(slice(None) for _ in first.shape[1:]))
+        a, b = (read_tensor(tensor, dtype, index) for tensor in (first, second))
+        if not ((a == b) | ((a != a) & (b != b))).all():
+            return False
+    return True
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

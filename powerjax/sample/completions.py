@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from powerjax import identity, records
 from powerjax.sample.stats import Stats
 
 
@@ -103,7 +104,8 @@ class Completions(Sequence):
             "" if stats.acceptance_rate is None else (f", accepted {stats.acceptance_rate:.3f}")
         )
         return (
-            f"{len(self)} completions of {s['model']} by {s['sampler']} (alpha {s['alpha']}, "
+            f"{len(self)} completions of {s['model']} by {s['sampler']} "
+            f"(alpha {_plain(s['alpha'])}, "
             f"temperature {s['temperature']:.4g}{law}): mean r_self {mean:.3f}{accepted}, "
             f"{stats.num_forward_tokens:,} forward tokens in {stats.wall_s:.1f} s "
             f"({stats.tokens_per_s:,.0f}/s)"
@@ -143,25 +145,53 @@ class Completions(Sequence):
         return f"<p>{title}</p><table><tr>{head}</tr>{''.join(rows)}</table>{more}"
 
 
-def as_record(item: Completion, settings: dict[str, Any], task: str = "prompts") -> dict[str, Any]:
-    """A completion as a record; `prompt` and `adapter` are the caller's to add."""
-    s = settings
+def _plain(alpha: float | str) -> str:
+    """alpha as text; `inf` is a string already."""
+    return alpha if isinstance(alpha, str) else f"{alpha:g}"
+
+
+def as_record(
+    item: Completion,
+    settings: dict[str, Any],
+    task: str = "prompts",
+    label: str | None = None,
+) -> dict[str, Any]:
+    """A completion as a record of plain Python values; `prompt` is the caller's to add.
+
+    settings: `Completions.settings`: model, seed, and the settings of the law (`identity.LAW`).
+    label: the sampler's name in the id, where it is not that of the sampler.
+    """
+    s = {name: _plain(value) for name, value in settings.items()}
+    problem_id = _plain(item.id)
     return {
-        "id": f"{task}/{item.id}/{s['model']}/{s['sampler']}/{s['seed']}/{item.sample_index}",
+        "id": records.record_id(
+            task=task,
+            problem_id=problem_id,
+            model=s["model"],
+            sampler=label or s["sampler"],
+            seed=s["seed"],
+            sample_index=item.sample_index,
+            law=s,
+        ),
         "task": task,
-        "problem_id": item.id,
+        "problem_id": problem_id,
         **{k: s[k] for k in ("model", "sampler", "alpha", "temperature", "seed")},
         "sample_index": item.sample_index,
         "completion": item.text,
-        "tokens": list(item.tokens),
+        "tokens": [int(token) for token in item.tokens],
         "log_probs": [float(x) for x in item.log_probs],
         "log_prob": item.log_prob,
         "num_tokens": item.num_tokens,
         "self_reward": item.self_reward,
         "finish_reason": item.finish_reason,
-        **{k: s[k] for k in ("block_size", "num_mcmc_steps", "stop", "kernel")},
+        **{k: s[k] for k in identity.LAW if k in s},
         "acceptance_rate": item.acceptance_rate,
         "num_forward_tokens": item.num_forward_tokens,
         "num_early_rejections": item.num_early_rejections,
         **({} if item.chosen is None else {"chosen": item.chosen}),
     }
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy as Python's; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value

@@ -273,20 +273,6 @@ def _run(
     inputs.check_stop(lm, stop)
     tokens = inputs.prompt_tokens(lm, prompts, max_new_tokens)
     names = inputs.names(ids, len(tokens))
-    effective = 1 / alpha if temperature is None else temperature
-    label = dict(
-        model=lm.name,
-        sampler=sampler,
-        alpha=_plain_alpha(sampler, alpha),
-        temperature=effective,
-        seed=seed,
-        block_size=block_size,
-        num_mcmc_steps=num_mcmc_steps,
-        stop=stop,
-        kernel=kernel,
-        max_new_tokens=max_new_tokens,
-        top_k=top_k,
-    )
     chains = [(p, s) for p in range(len(tokens)) for s in range(num_samples)]
     keys = draws.chain_keys(seed, [names[p] for p, _ in chains], [s for _, s in chains])
     requests = [
@@ -295,7 +281,7 @@ def _run(
         if skip is None or not skip(p, s)
     ]
     settings = mh.settings(
-        1 / effective if kernel == "power_inf" else alpha,
+        1 / temperature if kernel == "power_inf" else alpha,
         temperature,
         block_size=min(block_size, max_new_tokens),
         num_mcmc_steps=num_mcmc_steps,
@@ -305,6 +291,21 @@ def _run(
         early_rejection=early_rejection,
         kernel=kernel,
         top_k=top_k,
+    )
+    label = dict(
+        model=lm.name,
+        sampler=sampler,
+        alpha=_plain_alpha(sampler, alpha),
+        temperature=_proposal_temperature(sampler, alpha, temperature, settings),
+        seed=int(seed),
+        block_size=int(block_size),
+        num_mcmc_steps=int(num_mcmc_steps),
+        stop=stop,
+        kernel=kernel,
+        max_new_tokens=int(max_new_tokens),
+        top_k=None if top_k is None else int(top_k),
+        prompt_style=_prompt_style(prompts),
+        **lm.identity,
     )
     if num_slots is None:
         # By all chains of the job, so that a resumed run has the slots it had.
@@ -342,7 +343,25 @@ def _run(
 
 def _plain_alpha(sampler: str, alpha: float) -> float | str:
     """alpha as a record states it; JSON has no infinity."""
-    return {"power_inf": "inf", "standard": 1.0, "temperature": 1.0}.get(sampler, alpha)
+    return {"power_inf": "inf", "standard": 1.0, "temperature": 1.0}.get(sampler, float(alpha))
+
+
+def _proposal_temperature(
+    sampler: str, alpha: float, temperature: float | None, settings: mh.Settings
+) -> float:
+    """The temperature as a record states it: 1/alpha where the proposal's exponent is alpha."""
+    if sampler == "power" and settings.inv_temperature == settings.alpha:
+        return 1 / float(alpha)
+    return float(temperature)
+
+
+def _prompt_style(prompts: Sequence[Any]) -> str:
+    """`raw` for text and token ids, `chat` for lists of chat messages, `mixed` for both."""
+    styles = {
+        "chat" if isinstance(prompt, list | tuple) and isinstance(prompt[0], Mapping) else "raw"
+        for prompt in prompts
+    }
+    return styles.pop() if len(styles) == 1 else "mixed"
 
 
 def _completion(lm: LM, finished: engine.Finished, names) -> Completion:

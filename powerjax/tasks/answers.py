@@ -1,4 +1,4 @@
-r"""Final answers as text: the last box, and the normal forms in which answers are compared.
+r"""Final answers as text: the normal forms in which they are compared.
 
 `literal` holds the rules of Hendrycks et al. (MATH, 2021) and `simplified` those that PRM800K
 (Lightman et al., 2023) adds before an answer goes to sympy. Both are written anew from the rules.
@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import re
 
-_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
+from powerjax.tasks.boxes import last_boxed
+from powerjax.tasks.notation import groups, unstyled
+
+__all__ = ["elements", "groups", "last_boxed", "literal", "simplified"]
+
 _TEXT = re.compile(
     r"\\(?:text|mbox|textrm|textnormal|textbf|textit|mathrm|mathbf|mathit|operatorname|hbox)\s*"
     r"\{([^{}]*)\}"
@@ -22,43 +26,17 @@ _UNITS = re.compile(
     r"(?: *\^ *(?:\{\d\}|\d))?"
 )
 _TEXT_UNITS = re.compile(r"\\text *\{([^{}]*)\} *\^ *(?:\{(\d)\}|(\d))")
+_BOXED_UNIT = re.compile(r"(?<=[\d}]) *\\mbox *\{ *[A-Za-z][A-Za-z .]*\}$")
 _SCALES = {"million": "*10^6", "billion": "*10^9", "trillion": "*10^12"}
 _SPACES = re.compile(r"(?<!\\)\\[,;:! ]|\\q?quad(?![A-Za-z])|~")
 _GROUPED = re.compile(r"(?<=\d)(?:, ?\\!|\{,\}|\\[,!]) *(?=\d{3}(?!\d))")
 _SPACED = re.compile(r"-?\d{1,3}(?: \d{3})+")
 _THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?!\d)")
 _UNICODE = {
-    **{"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "√": r"\sqrt "},
+    **{"×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "√": r"\sqrt "},
     **{"π": r"\pi ", "∞": r"\infty ", "∪": r"\cup ", "∈": r"\in ", "±": r"\pm ", "°": ""},
     **{"≤": r"\le ", "≥": r"\ge ", "²": "^2", "³": "^3", "½": r"\frac{1}{2}"},
 }
-
-
-def last_boxed(text: str) -> str | None:
-    r"""What stands in the last `\boxed{...}` or `\fbox{...}` that closes; None if there is none.
-
-    Braces nest, and `\boxed 2` boxes its next token, as TeX has it.
-    """
-    closed = groups(text)
-    for found in reversed(list(_BOX.finditer(text))):
-        start = found.end()
-        if start in closed:
-            return text[start + 1 : closed[start]].strip()
-        bare = re.match(r"\\[A-Za-z]+|[^\s\\{}$]", text[start:])
-        if bare:
-            return bare[0]
-    return None
-
-
-def groups(text: str) -> dict[int, int]:
-    r"""Where each `{` that is closed stands -> where its `}` does. `\{` opens no group."""
-    closed, opened = {}, []
-    for found in re.finditer(r"\\.|[{}]", text, re.DOTALL):
-        if found[0] == "{":
-            opened.append(found.start())
-        elif found[0] == "}" and opened:
-            closed[opened.pop()] = found.start()
-    return closed
 
 
 def literal(answer: str) -> str:
@@ -89,16 +67,18 @@ def literal(answer: str) -> str:
 def simplified(answer: str) -> str:
     r"""The answer without what carries no value, in LaTeX still, in lower case, one space at most.
 
-    Gone are fonts, dollar and percent signs, degrees, units, thousands' commas, `\left`, `\right`
-    and `x =` or `x \in` at the beginning; "or" and "and" are commas.
+    Gone are fonts and styles, dollar and percent signs, degrees, units, thousands' commas, `\left`,
+    `\right` and `x =` or `x \in` at the beginning; "or" and "and" are commas. As in PRM800K's
+    code, a comma before three digits is one of thousands where a space follows it, too.
     """
-    text = " ".join(answer.split())
+    text = " ".join(unstyled(answer).split())
     for sign, command in _UNICODE.items():
         text = text.replace(sign, command)
     text = re.sub(r"\\(?:left|right|bigl?|bigr?|Bigl?|Bigr?)(?![A-Za-z])\.?", "", text)
     text = re.sub(r"\\[tdc]frac", r"\\frac", text)
     text = _GROUPED.sub("", text)
     text = _TEXT_UNITS.sub(_drop_unit_power, text)
+    text = _BOXED_UNIT.sub("", text)
     while (unwrapped := _TEXT.sub(r" \1 ", text)) != text:
         text = unwrapped
     text = re.sub(r"\\?[$%]|\^ *(?:\{ *\\circ *\}|\\circ)", "", text)
@@ -111,8 +91,8 @@ def simplified(answer: str) -> str:
     if re.search(r"\d", without_units):
         text = without_units
     text = text.strip()
-    if groups(text).get(0) == len(text) - 1:
-        text = text[1:-1]
+    while text and groups(text).get(0) == len(text) - 1:
+        text = text[1:-1].strip()
     text = re.sub(r"^\s*[A-Za-z]{1,2}\s*(?:=(?!.*=)|\\in(?![A-Za-z]))", "", text)
     text = " ".join(text.split()).rstrip(".").strip()
     if _SPACED.fullmatch(text):

@@ -5,13 +5,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-# A model whose name holds one of these was trained to answer through its chat template. Qwen2.5's
+from powerjax.text import CHAT, RAW
+
+# A model whose name has one of these words was trained to answer through its chat template. "it"
+# counts after another word only (gemma-2b-it): alone in front it is a language (it-5b). Qwen2.5's
 # base models ship a template too, and are asked in raw text.
-CHAT_NAMES = ("instruct", "chat", "-it")
-RAW, CHAT = "raw", "chat"
+CHAT_WORDS = ("instruct", "chat", "it")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +29,7 @@ class Problem:
       answer: the reference answer; None where none is known.
       meta: whatever else the task's grader or reports need.
       secret: its authors ask that it appear nowhere in plain text. See `without_text`.
+      style: how the prompt asks: RAW, CHAT (through the chat template), or the task's wording.
     """
 
     id: str
@@ -31,6 +37,7 @@ class Problem:
     answer: str | None
     meta: dict[str, Any] | None = None
     secret: bool = False
+    style: str = RAW
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +69,7 @@ class Task:
         list[Graded]`, the same verdicts for many, and whatever second opinions there are. Tasks
         that run programs take `unsafe_exec=` too.
       max_new_tokens, block_size: what the paper samples the task with, where it does.
-      chat: whether models named for chat are asked through their chat template.
+      chat: whether chat models are asked through their chat template.
       splits: names of the splits, the default first; () if there is one set only.
       wording: which of the wordings that `load` knows a model of this name is asked with; None if
         there is one only.
@@ -83,9 +90,23 @@ class Task:
     secret: bool = False
     quick: bool = True
 
-    def prompt_style(self, model: str) -> str:
-        """RAW or CHAT: how a model of this name is asked, unless the user says otherwise."""
-        return CHAT if self.chat and is_chat_model(model) else RAW
+    def prompt_style(self, model: str, has_template: bool = True) -> str:
+        """RAW or CHAT: how this model is asked, unless the user says otherwise."""
+        return self.prompt_choice(model, has_template)[0]
+
+    def prompt_choice(self, model: str, has_template: bool = True) -> tuple[str, str]:
+        """(RAW or CHAT, the reason).
+
+        model: a Hugging Face id or a folder. has_template: whether its tokenizer has a template.
+        """
+        if not self.chat:
+            return RAW, f"{self.name} is asked in raw text, as in the paper"
+        name, word = own_name(model), chat_word(model)
+        if word is None:
+            return RAW, f"the name {name!r} has none of the words {', '.join(CHAT_WORDS)}"
+        if not has_template:
+            return RAW, f"the name {name!r} says {word}, and there is no chat template"
+        return CHAT, f"the name {name!r} says {word}, and there is a chat template"
 
     def load_for(self, model: str, **options) -> list[Problem]:
         """`load(**options)` in the wording for a model of this name, unless `options` has one."""
@@ -94,9 +115,25 @@ class Task:
         return self.load(**options)
 
 
-def is_chat_model(model: str) -> bool:
-    """Whether the model's name says that it was trained on its chat template."""
-    return any(word in model.lower() for word in CHAT_NAMES)
+def is_chat_model(model: str, has_template: bool = True) -> bool:
+    """Whether the model has a chat template, and its own name says that it was trained on it."""
+    return has_template and chat_word(model) is not None
+
+
+def chat_word(model: str) -> str | None:
+    """Which of CHAT_WORDS the model's own name has as a whole word; None for a base model."""
+    words = re.split(r"[\W_]+", own_name(model).lower())
+    return next((w for i, w in enumerate(words) if w in CHAT_WORDS and (w != "it" or i)), None)
+
+
+def own_name(model: str) -> str:
+    """The last part of a Hugging Face id or a folder; of the hub's cache, that of the id."""
+    if not model:
+        return ""
+    path = Path(os.path.abspath(os.path.expanduser(model)))
+    if path.parent.name == "snapshots":  # models--owner--name/snapshots/COMMIT
+        return path.parent.parent.name.rpartition("--")[2]
+    return path.name
 
 
 def grade_each(

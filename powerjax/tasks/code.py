@@ -44,7 +44,10 @@ MBPP_PROMPT_TASKS = range(1, 11)
 
 
 def wording(model: str) -> str:
-    """STUB or REQUEST: how a model of this name is asked, unless the user says otherwise."""
+    """STUB or REQUEST: how a model of this name is asked, unless the user says otherwise.
+
+    Either is raw text, so that the name alone decides, whether there is a chat template or not.
+    """
     return REQUEST if is_chat_model(model) else STUB
 
 
@@ -68,7 +71,8 @@ def humaneval_problem(row: sources.Row, wording: str = STUB) -> Problem:
     setup = f"{stub}{' ' * (_docstring_indent(stub) or 4)}pass\n"
     meta = {"entry_point": name, "setup": setup, "tests": tests, "stub": stub}
     prompt = stub if wording == STUB else _request(stub, name)
-    return Problem(row["task_id"].replace("/", "-"), prompt, row["canonical_solution"], meta)
+    name = row["task_id"].replace("/", "-")
+    return Problem(name, prompt, row["canonical_solution"], meta, style=wording)
 
 
 def load_mbpp(
@@ -104,7 +108,7 @@ def mbpp_problem(row: sources.Row, wording: str = STUB) -> Problem:
             f" Your code should pass these tests:\n\n{tests}\n"
         )
     meta = {"entry_point": name, "setup": "\n".join(setup), "tests": tests, "stub": None}
-    return Problem(f"MBPP-{row['task_id']}", prompt, row["code"], meta)
+    return Problem(f"MBPP-{row['task_id']}", prompt, row["code"], meta, style=wording)
 
 
 def extract(problem: Problem, completion: str) -> str | None:

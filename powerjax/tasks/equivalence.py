@@ -9,6 +9,11 @@ are stricter than mathematics in two things: a reference that is an integer want
 Read more widely than in PRM800K: matrices, unions and lists go element by element, `\{..\}` is a
 set in any order, mixed numbers keep their sign, `\text{ cm}^2` is no square, and expressions of any
 number of variables and any exponent are compared, for here the caller limits the time.
+
+math-verify gives a second verdict. PRM800K's code calls some right answers wrong (`12\,\text{kg}`
+for 12, `0.\overline{3}` for a third) and some wrong ones right (`32, 349` for 32349). There the
+rules follow it, so that their verdict compares with published numbers, and the second verdict is
+the right one.
 """
 
 from __future__ import annotations
@@ -16,10 +21,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from powerjax.tasks import answers
+from powerjax.tasks import answers, notation, numbers
 
 _INTEGER = re.compile(r"[-+]? ?\d+(?:\.0*)?")
 _FRACTION = re.compile(r"(-?) ?(?:\\frac ?\{? ?(-?\d+?) ?\}? ?\{? ?(\d+) ?\}?|(\d+) ?/ ?(\d+))")
+_TEXT = (
+    r"\\(?:text|mbox|textrm|textnormal|textbf|textit|mathrm|mathbf|operatorname|hbox)\s*"
+    r"\{[^{}]*\}"
+)
+_TEXT_ALONE = re.compile(r"\\(?:text|mbox|textrm|mathrm)\s*\{([^{}]*)\}")
+_SPACE = r"(?:\\[,;:! ]|~|\s|\\q?quad(?![A-Za-z]))"
+_UNIT_AT_END = re.compile(
+    rf"(?<=[\d}})\]])\.?{_SPACE}*(?:{_TEXT}|\\frac\s*\{{{_TEXT}\}}\s*\{{{_TEXT}\}})"
+    rf"(?:{_SPACE}|{_TEXT}|\^\s*(?:\{{-?\d\}}|\d)|/|\\cdot|\.)*$"
+)
 DIGITS = 30  # of the numbers that refute an equality
 MAX_CHARS = 2000  # a longer box holds a text and no answer, and is compared as it stands
 
@@ -52,9 +67,22 @@ def by_math_verify(given: str, reference: str) -> bool:
     readers = [LatexExtractionConfig()]
     found, wanted = (
         parse(f"${answer}$", extraction_config=readers, parsing_timeout=None)
-        for answer in (given, reference)
+        for answer in _for_math_verify(given, reference)
     )
     return verify(wanted, found, timeout_seconds=None)
+
+
+def _for_math_verify(given: str, reference: str) -> tuple[str, str]:
+    """Both answers without what math-verify does not read: styles, periods, units of one alone."""
+    sides = []
+    for answer in (given, reference):
+        text = notation.unstyled(numbers.fractions_of_periods(answer))
+        text = re.sub(r"(?<=[\d}]) *\.$", "", text.strip())
+        whole = _TEXT_ALONE.fullmatch(text)
+        sides.append(whole[1].strip() if whole and re.search(r"\d", whole[1]) else text)
+    bare = [_UNIT_AT_END.sub("", side) for side in sides]
+    units = [side != without for side, without in zip(sides, bare, strict=True)]
+    return tuple(bare if units[0] != units[1] else sides)
 
 
 def _same(given: str, reference: str) -> bool:

@@ -16,11 +16,12 @@ import hashlib
 import io
 import os
 import re
+import unicodedata
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from powerjax.tasks import answers, sources
+from powerjax.tasks import answers, notation, sources
 from powerjax.tasks.base import Graded, Problem
 
 LETTERS = "ABCD"
@@ -41,7 +42,24 @@ INSTRUCTION = (
 
 _WRONG = tuple(f"Incorrect Answer {i}" for i in (1, 2, 3))
 _FIELDS = ("Question", "Correct Answer", *_WRONG, "Record ID")
-_OPENING = re.compile(r"(?:\\(?:text|mathrm|mathbf|textbf)\b|[\s{($*])*([ABCD])(?![A-Za-z0-9])")
+_TEXT = re.compile(
+    r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mathrm|mathbf|mathit|mathsf|mbox|hbox|"
+    r"operatorname|textcircled|circled)(?![A-Za-z]) *(?=\{)"
+)
+_SPACE = re.compile(r"\\\\|\\[,;:! ]|\\(?:q?quad|left|right|[bB]igg?[lr]?)(?![A-Za-z])|~")
+_LEAD = (
+    r"(?:(?i:(?:the +)?(?:(?:correct|final|right|best) +)?(?:answer|option|choice|letter)"
+    r"(?: +is)?(?: +(?:option|choice))?) *[:=]? *)?"
+)
+# What may stand behind the letter. A formula that begins with a letter goes on in other ways.
+_WORDS = r" +(?!(?:and|or|to|in|is|vs)\b)(?=[A-Za-z]{2}|\d|\()"
+_DASHED = r" +(?:- +(?=[A-Za-z]{2})|[–—] *(?=[A-Za-z\d]))"
+_MARKED = r"(?:[):]|\.(?![A-Za-z]\.)|[,;](?! *[A-D]\b)) *(?![=^_+*/<>|~)(&]|-(?!\d))"
+_CAPITAL = rf"(?P<capital>[ABCD])(?:[.!]?$|{_MARKED}|{_WORDS}|{_DASHED})"
+_SMALL = r"(?P<small>[abcd])(?:\.?$|\)(?: +|$)(?![=^_+*/<>|~&])|[.:] +(?![=^_+*/<>|~&]))"
+_ENCLOSED = r"[(\[<] ?(?P<enclosed>[A-Da-d]) ?[)\]>](?:[.,:;]? +(?![=^_+*/<>|~&])|[.,:;]? *$)"
+_OPENING = re.compile(rf"{_LEAD}(?:{_ENCLOSED}|{_CAPITAL}|{_SMALL})")
+_MAX_CHARS = 500  # of a box that are looked at
 _LONE = re.compile(r"(?<![A-Za-z0-9])[ABCD](?![A-Za-z0-9])")
 
 
@@ -85,12 +103,18 @@ def load_rest(
 
 
 def boxed_letter(completion: str) -> str | None:
-    r"""The rule "boxed": the letter that opens the last box, as in `\boxed{\text{(B)}}`."""
+    r"""The rule "boxed": the option that the last box names, as in `\boxed{\text{(B) 5 m}}`.
+
+    Formulas that begin with a letter, as `C_6H_6` or `A = 5`, name none.
+    """
     boxed = answers.last_boxed(completion)
     if boxed is None:
         return None
-    found = _OPENING.match(boxed)
-    return found[1] if found else None
+    text = unicodedata.normalize("NFKC", notation.unstyled(boxed[:_MAX_CHARS]))
+    text = _SPACE.sub(" ", notation.unwrapped(text, _TEXT))
+    text = " ".join(re.sub(r"[*{}\"`]", "", text).split())
+    found = _OPENING.match(re.sub(r"^'(.*)'$", r"\1", text))
+    return found[found.lastgroup].upper() if found else None
 
 
 def last_letter(completion: str) -> str | None:

@@ -2,24 +2,20 @@ r"""GSM8K: grade-school word problems of Cobbe et al. (2021), asked with MATH's 
 
 The paper has no numbers on it. A completion's answer is the number in its last box, else the one
 after `####`, else the last number in it; it is correct if it has the value of the reference.
+Units and forms of numbers are read as in MATH's answers, see `numbers`.
 """
 
 from __future__ import annotations
 
 import os
-import re
-from fractions import Fraction
 
-from powerjax.tasks import answers, sources
+from powerjax.tasks import answers, numbers, sources
 from powerjax.tasks.base import Problem, grade_each
 from powerjax.tasks.math import prompt
 
 SPLITS = {"test": 1319, "train": 7473}
 
-_NUMBER = re.compile(
-    r"(?:(?<!\d)-)?(?:\\?\$ ?)?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
-)
-_MARKED = re.compile(rf"####\s*({_NUMBER.pattern})")
+_MARK = r"####[ \t]*(?:\*\*)?"
 
 
 def load(
@@ -44,36 +40,32 @@ def load(
 
 
 def extract(completion: str) -> str | None:
-    """The number that the completion ends on, as it is written."""
+    """The number that the completion ends on, as it is written; a box's content if it is none."""
     boxed = answers.last_boxed(completion)
     if boxed is not None:
-        plain = answers.simplified(boxed)
-        return plain if _NUMBER.fullmatch(plain) else boxed
-    marked = _MARKED.findall(completion)
-    numbers = marked or [found[0] for found in _NUMBER.finditer(completion)]
-    return numbers[-1] if numbers else None
+        return numbers.written(boxed) or boxed
+    return numbers.last(completion, after=_MARK) or numbers.last(completion)
 
 
 def grade(problem: Problem, completion: str) -> tuple[bool, str | None]:
-    """(correct, the number extracted)."""
+    """(correct, the number extracted).
+
+    Some problems ask for millions, and some for a number: `4 million` is right for 4 and for
+    4,000,000.
+    """
     extracted = extract(completion)
-    value = None if extracted is None else _value(extracted)
-    return value is not None and value == _value(problem.answer), extracted
+    if extracted is None:
+        return False, None
+    wanted = numbers.value(problem.answer)
+    values = [numbers.value(extracted, scaled) for scaled in (True, False)]
+    return wanted is not None and wanted in values, extracted
 
 
 grade_all = grade_each(grade)
 
 
-def _value(number: str) -> Fraction | None:
-    plain = re.sub(r"[\\$, ]", "", number)
-    try:
-        return Fraction(plain)
-    except (ValueError, ZeroDivisionError):
-        return None
-
-
 def _problem(name: str, row: sources.Row) -> Problem:
     answer = row["answer"].rpartition("####")[2].strip().replace(",", "")
-    if _value(answer) is None:
+    if numbers.value(answer) is None:
         raise ValueError(f"gsm8k: problem {name} has no answer after ####: fetch the file again")
     return Problem(name, prompt(row["question"]), answer, {"solution": row["answer"]})

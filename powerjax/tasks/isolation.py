@@ -1,4 +1,27 @@
-"""One process that is kept from doing anything but what it is started for, and its sandbox."""
+"""One process that is kept from doing anything but what it is started for, and its sandbox.
+
+What a program could share with the rest of the machine, and what closes it:
+
+| shared                                         | closed by                                   |
+|------------------------------------------------|---------------------------------------------|
+| files                                          | bubblewrap's root: system, Python, own /tmp |
+| processes: their list, signals, /proc          | PID namespace                               |
+| network, abstract sockets                      | network namespace                           |
+| sockets to hypervisors, crypto, Bluetooth      | seccomp: families of `socket`               |
+| System V memory, semaphores, message queues    | IPC namespace and seccomp                   |
+| host name; control groups                      | UTS and cgroup namespaces                   |
+| keys of the user and session                   | seccomp; /proc/keys is covered              |
+| root in a namespace of its own, mounts         | seccomp                                     |
+| memfds and other memory that no limit counts   | seccomp                                     |
+| inotify, leases and locks on the host's files  | seccomp                                     |
+| ptrace and other processes' memory             | seccomp, and a user id of its own (as root) |
+| io_uring, bpf, perf, userfaultfd, personality  | seccomp                                     |
+| kernel log                                     | seccomp                                     |
+| clocks, swap, modules, kexec, reboot           | no capabilities, and seccomp                |
+| the terminal (TIOCSTI)                         | a session of its own, no terminal is open   |
+| set-user-id programs                           | no_new_privs (bubblewrap)                   |
+| core dumps that the host's handler would store | a core limit of one byte                    |
+"""
 
 from __future__ import annotations
 
@@ -16,6 +39,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from powerjax.tasks import seccomp
 from powerjax.tasks.confined import harness
 
 SITE = "/site"  # the sandbox's folder of packages
@@ -33,6 +57,7 @@ _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
 }
 _END_S = 2.0
+_HELP_S = 20.0
 _numbers = itertools.count()
 
 
@@ -43,18 +68,21 @@ class Process:
       arguments: of the harness, before those of the limits.
       limits: a `sandbox.Limits`.
       sandbox: the command that runs what follows it in a sandbox.
+      deadline: the time of `time.monotonic()` until which bubblewrap is waited for.
       keywords: of Popen.
     """
 
-    def __init__(self, arguments, limits, sandbox: Sequence[str] | None, **keywords):
+    def __init__(self, arguments, limits, sandbox: Sequence[str] | None, deadline, **keywords):
         uid, command, above = 0, [], str(_CONFINED.parent)
         with contextlib.ExitStack() as stack:
             if sandbox is not None:
                 above = "/"
                 told, tell = os.pipe()
                 stack.callback(os.close, told)
-                keywords["pass_fds"] += (tell,)
-                command = [*sandbox, "--info-fd", str(tell)]
+                calls = _refused_calls()
+                stack.callback(os.close, calls)
+                keywords["pass_fds"] += (tell, calls)
+                command = [*sandbox, "--info-fd", str(tell), "--seccomp", str(calls)]
                 if os.geteuid() == 0:  # root is exempt from the limit of processes
                     uid = 20_000 + (os.getpid() * 64 + next(_numbers)) % 40_000
             command += [_python(), "-S", "-s", "-B", "-c", _START, above, *map(str, arguments)]
@@ -71,7 +99,7 @@ class Process:
                 if sandbox is not None:
                     os.close(tell)
             # The first process of the namespace, with which all others end.
-            self.first = None if sandbox is None else _first_process(told)
+            self.first = None if sandbox is None else _first_process(told, deadline)
 
     def kill(self) -> None:
         """Ends the process and all that it started; returns when they are gone."""
@@ -104,22 +132,65 @@ class Process:
         return None
 
 
-def _first_process(told: int) -> int | None:
-    """A pidfd of the process that bubblewrap tells of, None if it failed before."""
+def _refused_calls() -> int:
+    """The read end of a pipe that holds the seccomp filter."""
+    read, write = os.pipe()
+    with os.fdopen(write, "wb") as file:
+        file.write(seccomp.program(os.uname().machine))
+    return read
+
+
+def _first_process(told: int, deadline: float) -> int | None:
+    """A pidfd of the process that bubblewrap tells of, None if it failed before or was too slow."""
     text = b""
-    while not text.rstrip().endswith(b"}"):
-        if not (data := os.read(told, 1 << 12)):
-            return None
-        text += data
-    with contextlib.suppress(ProcessLookupError):
+    with selectors.DefaultSelector() as selector:
+        selector.register(told, selectors.EVENT_READ)
+        while not text.rstrip().endswith(b"}"):
+            if not selector.select(max(0, deadline - time.monotonic())):
+                return None
+            if not (data := os.read(told, 1 << 12)):
+                return None
+            text += data
+    with contextlib.suppress(ProcessLookupError, ValueError, KeyError, TypeError):
         return os.pidfd_open(json.loads(text)["child-pid"])
     return None
 
 
 @functools.cache
 def options(bwrap: str) -> str:
-    """The help of bubblewrap, which lists what this version of it can do."""
-    return subprocess.run([bwrap, "--help"], capture_output=True, text=True).stdout
+    """The help of bubblewrap, which lists what this version of it can do.
+
+    Raises an OSError that gives the reason if bubblewrap cannot be run.
+    """
+    try:
+        done = subprocess.run(
+            [bwrap, "--help"], capture_output=True, stdin=subprocess.DEVNULL, timeout=_HELP_S
+        )
+    except subprocess.TimeoutExpired:
+        raise OSError(f"{bwrap} --help does not end within {_HELP_S:g} s") from None
+    if done.returncode:
+        raise OSError(reason(done.stderr) or f"{bwrap} --help {ending(done.returncode)}")
+    return done.stdout.decode(errors="replace")
+
+
+def reason(said: bytes) -> str:
+    """The last line of what a process said, in printable characters; "" if it said nothing."""
+    lines = [line.strip() for line in said.decode(errors="replace").splitlines()]
+    line = next((line for line in reversed(lines) if line), "")
+    return "".join(letter if letter.isprintable() else " " for letter in line)[:500]
+
+
+def ending(status: int | None) -> str:
+    """How a process ended that said nothing.
+
+    Args:
+      status: as of Popen (a signal's number is negative) or of a shell; None if it has not ended.
+    """
+    if status is None:
+        return "has not ended, and said nothing"
+    number = -status if status < 0 else status - 128
+    how = f"was ended by signal {number}" if number > 0 else f"ended with status {status}"
+    return f"{how} and said nothing"
 
 
 @functools.cache
@@ -151,6 +222,9 @@ def sandboxed(bwrap: str, tmp_bytes: int) -> tuple[str, ...]:
             command += ["--perms", "0755", "--dir", str(folder)]
         command += ["--ro-bind-try", outside, inside]
     command += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
+    for name in ("/proc/keys", "/proc/key-users"):
+        if os.path.exists(name):
+            command += ["--ro-bind", "/dev/null", name]
     command += ["--perms", "1777", "--size", str(tmp_bytes), "--tmpfs", "/tmp"]
     command += ["--chdir", "/tmp", "--remount-ro", "/"]
     return tuple(command)

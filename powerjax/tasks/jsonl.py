@@ -1,31 +1,43 @@
 r"""Problems from a JSONL file of the user's: `prompt`, and if known `answer`.
 
 A row is `{"prompt": "What is 6*7?", "answer": "42", "problem_id": "q1"}`. Only the prompt is
-needed: a string, or a list of token ids. A row without `problem_id` (or `id`) is named by a hash of
-its prompt, so that its chains stay its own when rows are added above it.
+needed: a string, or a list of token ids. The answer is text or a number. A row without `problem_id`
+(or `id`) is named by a hash of its prompt, so that its chains stay its own when rows are added
+above it.
 """
 
 import collections
 import hashlib
 import json
+import logging
+import math
 import os
 import re
 from typing import Any
 
 from powerjax import fields, records
-from powerjax.tasks import answers
+from powerjax.tasks import answers, numbers
 from powerjax.tasks.base import Problem
 
-_NAMED = dict.fromkeys(("problem_id", "id"), fields.NAME)
+_NAMES = ("problem_id", "id")
+_KEYS = ("prompt", "answer", *_NAMES)
+_NAMED = dict.fromkeys(_NAMES, fields.NAME)
+
+log = logging.getLogger(__name__)
 
 
 def load(path: str | os.PathLike, limit: int | None = None) -> list[Problem]:
-    """The first `limit` problems of the file. A bad row is a ValueError that names it."""
+    """The first `limit` problems of the file. A bad row is a ValueError that names it.
+
+    Rows without an answer are not graded; the log says how many they are, and which keys they have.
+    """
     found, where, copies = [], {}, collections.Counter()
+    without_answer: dict[str, None] = {}  # the keys of such rows, in order
     for number, row in records.rows(path):
         if limit is not None and len(found) == limit:
             break
         here = f"{path}, line {number}"
+        _check_keys(row, here)
         prompt = _prompt(row, here)
         fields.check(row, here, kinds=_NAMED)
         name = row.get("problem_id", row.get("id"))
@@ -39,17 +51,21 @@ def load(path: str | os.PathLike, limit: int | None = None) -> list[Problem]:
                 f"{here}: the problem_id {name!r} is that of line {where[name]}; give each its own"
             )
         where[name] = number
-        answer = row.get("answer")
-        found.append(Problem(name, prompt, None if answer is None else str(answer)))
+        found.append(Problem(name, prompt, _answer(row, here)))
+        if found[-1].answer is None:
+            without_answer |= dict.fromkeys(row)
     if not found:
         raise ValueError(f"{path} holds no prompts: write one JSON object with a prompt per line")
+    if without_answer:
+        _say_ungraded(path, found, list(without_answer))
     return found
 
 
 def grade(problem: Problem, completion: str) -> tuple[bool | None, str | None]:
     r"""(correct, extracted answer): the last `\boxed{}`, else the whole text, against the answer.
 
-    Spaces, dollar signs and thousands' commas do not count, and 0.50 equals .5. (None, None) where
+    Spaces, dollar signs and thousands' commas do not count. Numbers in decimal notation are
+    compared exactly, whatever their length: 0.50 equals .5 and 1e3 equals 1000. (None, None) where
     no answer is known.
     """
     if problem.answer is None:
@@ -71,9 +87,57 @@ def _prompt(row: dict[str, Any], here: str) -> str | list[int]:
     )
 
 
-def _plain(answer: str) -> str | float:
-    plain = re.sub(r"[\s$]|(?<=\d),(?=\d{3}\b)", "", answer)
-    try:
-        return float(plain)
-    except ValueError:
-        return plain
+def _check_keys(row: dict[str, Any], here: str) -> None:
+    """A ValueError where a key is one that is read but for capitals and spaces."""
+    for key in row:
+        meant = re.sub(r"[\s-]+", "_", key.strip().lower())
+        if meant not in _KEYS or key in _KEYS:
+            continue
+        if not any(name in row for name in (_NAMES if meant in _NAMES else (meant,))):
+            raise ValueError(f"{here}: the key {key!r} is not read: write {meant!r}")
+
+
+def _answer(row: dict[str, Any], here: str) -> str | None:
+    """The row's answer as text; None where it has none."""
+    answer = row.get("answer")
+    if answer is None:
+        return None
+    if isinstance(answer, str) and answer.strip():
+        return answer
+    if type(answer) is int or (isinstance(answer, float) and math.isfinite(answer)):
+        return str(answer)
+    found = "empty text" if isinstance(answer, str) else type(answer).__name__
+    if isinstance(answer, float):
+        found = str(answer)
+    raise ValueError(
+        f"{here}: the answer must be text or a number, not {found}: write it as the completion is"
+        " to have it, or leave the key out where no answer is known"
+    )
+
+
+def _say_ungraded(path: str | os.PathLike, problems: list[Problem], keys: list[str]) -> None:
+    count = sum(problem.answer is None for problem in problems)
+    listed = ", ".join(map(repr, keys[:8])) + (", ..." if len(keys) > 8 else "")
+    if count == len(problems):
+        log.warning(
+            "%s: no row has the key 'answer', so there will be no accuracy (the keys are %s)",
+            path,
+            listed,
+        )
+    else:
+        log.warning(
+            "%s: %d of %d rows have no 'answer' and do not count in the accuracy (their keys are"
+            " %s)",
+            *(path, count, len(problems), listed),
+        )
+
+
+def _plain(answer: str) -> str | tuple[bool, str, int]:
+    """The number, or the text without spaces and dollar signs."""
+    text = re.sub(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", _without_commas, answer)
+    one = re.sub(r"(?<!,)[\s$]+(?!,)", "", text)  # `32, 349` is two numbers
+    return numbers.decimal(one) or re.sub(r"[\s$]", "", text)
+
+
+def _without_commas(found: re.Match) -> str:
+    return found[0].replace(",", "")

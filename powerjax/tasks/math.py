@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from powerjax.tasks import answers, checkers, equivalence, sources
+from powerjax.tasks import answers, boxes, checkers, equivalence, sources
 from powerjax.tasks.base import Graded, Problem
 
 # The braces are doubled in the prompt that the paper's numbers were made with.
@@ -93,7 +93,8 @@ def grade_all(
 
     Each `detail` holds the verdicts `rules` (which is `correct`) and `math_verify` on the same
     extracted answer (None if it ran out of time), and in `timed_out` the names of those that did.
-    Equal pairs of answers are compared once.
+    Where the last sentence has several boxes of different content, `boxes` is how many; the last
+    one alone was compared. Equal pairs of answers are compared once.
     """
     found = [answers.last_boxed(completion) for completion in completions]
     pairs = [
@@ -105,15 +106,18 @@ def grade_all(
     pool = checkers.pool(num_workers, limit_s)
     verdicts = dict(zip(jobs, pool.check_all(jobs, progress=progress), strict=True))
 
-    def graded(problem: Problem, extracted: str | None) -> Graded:
+    def graded(problem: Problem, completion: str, extracted: str | None) -> Graded:
         if extracted is None:
             return Graded(False, None, {**dict.fromkeys(checkers.RULES, False), "timed_out": []})
         detail = {rule: verdicts[rule, extracted, problem.answer] for rule in checkers.RULES}
         timed_out = [rule for rule, verdict in detail.items() if verdict is None]
         detail["rules"] = bool(detail["rules"])
-        return Graded(detail["rules"], extracted, {**detail, "timed_out": timed_out})
+        detail["timed_out"] = timed_out
+        if (count := len(boxes.of_last_sentence(completion))) > 1:
+            detail["boxes"] = count
+        return Graded(detail["rules"], extracted, detail)
 
-    return [graded(problem, extracted) for problem, extracted in zip(problems, found, strict=True)]
+    return [graded(*one) for one in zip(problems, completions, found, strict=True)]
 
 
 def prompt(question: str) -> str:

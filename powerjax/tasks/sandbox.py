@@ -8,9 +8,10 @@ because the assertions are made in another process on values of Python's own typ
 
 Each of the two runs in a bubblewrap sandbox of its own: no network; its own processes alone in
 sight; of the file system the system's libraries and this Python, read-only, and an empty /tmp in
-memory; none of our environment. Resource limits bound its time, memory, processes, files and
-output. When a run is over its process namespace is killed, and with it whatever the program
-started. If we are killed, the sandboxes die with us.
+memory; none of our environment; and no system call that leads past these (`isolation` says what
+closes what). Resource limits bound its time, memory, processes, files and output. When a run is
+over its process namespace is killed, and with it whatever the program started. If we are killed,
+the sandboxes die with us.
 
 Without bubblewrap, `unsafe_exec=True` runs the same two processes with the resource limits alone.
 The program can then read and write what we can, and could tamper with the tester, and for root
@@ -18,7 +19,7 @@ there is no limit of processes; it is for programs that are trusted. Every verdi
 two it was.
 
 Not prevented: use of a fault in the kernel; more than `memory_bytes` in all, since the limit holds
-for each of `num_processes`, and kernel objects such as System V shared memory are not counted.
+for each of `num_processes`, and what the kernel keeps for empty files and pipes is not counted.
 Calls go by value, so what a program does to its arguments is not seen by the tests, and iterators
 are run to their end. Programs can import the standard library and numpy.
 """
@@ -37,13 +38,15 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from powerjax.tasks import isolation
-from powerjax.tasks.confined import plain
+from powerjax.tasks import isolation, seccomp
+from powerjax.tasks.confined import harness, plain
 
 BUBBLEWRAP, RLIMITS = "bubblewrap", "rlimits"
 UNSAFE = "or give --unsafe_exec to run programs that you trust with resource limits alone"
 
 _START_S = 60.0
+_LAST_WORDS_S = 5.0
+_SAID_BYTES = 1 << 16
 _TESTER_BYTES = 2 << 30
 
 
@@ -148,32 +151,43 @@ def run(program: Program, *, limits: Limits | None = None, unsafe_exec: bool = F
 def require(unsafe_exec: bool = False) -> str | None:
     """The path of bubblewrap, None with `unsafe_exec`.
 
-    Raises a FileNotFoundError where it is not installed, an OSError where it does not work.
+    Raises a FileNotFoundError where it is not installed, another OSError where it does not work:
+    its message ends in the reason that bubblewrap or the system gave, or in how bubblewrap ended.
     """
     if unsafe_exec:
         return None
     bwrap = shutil.which("bwrap")
     if bwrap is None:
+        for path in (os.path.join(folder, "bwrap") for folder in os.get_exec_path()):
+            if os.path.isfile(path):
+                raise PermissionError(f"{path} is not executable: chmod +x {path}, {UNSAFE}")
         raise FileNotFoundError(
             "programs run in bubblewrap, which is not installed: apt-get install bubblewrap"
             f" (dnf, pacman, zypper alike; Linux only), {UNSAFE}"
         )
+    machine = os.uname().machine
+    if machine not in seccomp.MACHINES:
+        known = ", ".join(seccomp.MACHINES)
+        raise OSError(f"programs cannot be confined on {machine} (but on {known}); {UNSAFE}")
     _try(bwrap)
     return bwrap
 
 
 @functools.cache
 def _try(bwrap: str) -> None:
-    if "--size" not in isolation.options(bwrap):
-        raise OSError(f"bubblewrap is too old: version 0.7 or newer is needed, {UNSAFE}")
     try:
-        _run(Program("def f(): return 1", "assert f() == 1", "f"), Limits(), bwrap)
+        new = "--size" in isolation.options(bwrap)
+        if new:
+            _run(Program("def f(): return 1", "assert f() == 1", "f"), Limits(), bwrap)
     except OSError as error:
         raise OSError(f"bubblewrap does not work here: {error}; {UNSAFE}") from None
+    if not new:
+        raise OSError(f"bubblewrap is too old: version 0.7 or newer is needed, {UNSAFE}")
 
 
 def _run(program: Program, limits: Limits, bwrap: str | None) -> Verdict:
     command = None if bwrap is None else isolation.sandboxed(bwrap, limits.tmp_bytes)
+    deadline = time.monotonic() + _START_S
     with contextlib.ExitStack() as stack:
         job = stack.enter_context(tempfile.TemporaryFile())
         job.write(plain.encode(dataclasses.asdict(program), limit=1 << 30))
@@ -181,24 +195,25 @@ def _run(program: Program, limits: Limits, bwrap: str | None) -> Verdict:
         folder = "/tmp"
         if bwrap is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
-        (asked, ask), (answered, answer), (verdict, give_verdict), (output, put) = (
-            _pipe(stack) for _ in range(4)
-        )
+        (asked, ask), (answered, answer), (verdict, give_verdict) = (_pipe(stack) for _ in "123")
+        (complaints, complain), (output, put) = _pipe(stack), _pipe(stack)
         tester = isolation.Process(
             ["tester", ask.fileno(), answered.fileno()],
             dataclasses.replace(limits, memory_bytes=_TESTER_BYTES),
             command,
+            deadline,
             cwd=folder,
             pass_fds=(ask.fileno(), answered.fileno()),
             stdin=job,
             stdout=give_verdict,
-            stderr=put,
+            stderr=complain,
         )
         stack.callback(tester.kill)
         child = isolation.Process(
             ["program", answer.fileno(), isolation.SITE if bwrap else isolation.numpy().parent],
             limits,
             command,
+            deadline,
             cwd=folder,
             pass_fds=(answer.fileno(),),
             stdin=asked,
@@ -206,9 +221,14 @@ def _run(program: Program, limits: Limits, bwrap: str | None) -> Verdict:
             stderr=put,
         )
         stack.callback(child.kill)
-        for end in (asked, ask, answered, answer, give_verdict, put):
+        for end in (asked, ask, answered, answer, give_verdict, complain, put):
             end.close()
-        status, message = _watch(verdict.fileno(), output.fileno(), limits)
+        said = {complaints.fileno(): b"", output.fileno(): b""}
+        ended = _watch(verdict.fileno(), said, limits, deadline)
+        if ended is None:
+            _listen(said)
+            raise OSError(_why(*zip(said.values(), (tester, child), strict=True)))
+        status, message = ended
         if status == "ended":
             status, message = _how_it_ended(child.exit_status(), message)
         return Verdict(status, message, BUBBLEWRAP if bwrap else RLIMITS)
@@ -229,21 +249,31 @@ def _pipe(stack: contextlib.ExitStack):
     return tuple(stack.enter_context(end) for end in ends)
 
 
-def _watch(verdict: int, output: int, limits: Limits) -> tuple[str, str]:
-    """(status, message): the tester's, or of the limit that was broken before it spoke."""
-    received, written, complaint = b"", 0, b""
-    started, deadline = False, time.monotonic() + _START_S
+def _watch(
+    verdict: int, said: dict[int, bytes], limits: Limits, deadline: float
+) -> tuple[str, str] | None:
+    """(status, message): the tester's, or of the limit that was broken before it spoke.
+
+    None if the tester ended, or the time was over, before the tests started.
+
+    Args:
+      verdict: the pipe to which the tester writes.
+      said: of each pipe of other output what it has given, added to here.
+      deadline: the time of `time.monotonic()` until which the tests must start.
+    """
+    received, written, started = b"", 0, False
     with selectors.DefaultSelector() as selector:
-        selector.register(verdict, selectors.EVENT_READ)
-        selector.register(output, selectors.EVENT_READ)
+        for pipe in (verdict, *said):
+            selector.register(pipe, selectors.EVENT_READ)
         while (left := deadline - time.monotonic()) > 0:
             for key, _ in selector.select(left):
                 data = os.read(key.fd, 1 << 16)
-                if key.fd == output:
-                    written, complaint = written + len(data), complaint or data
+                if key.fd != verdict:
+                    written += len(data)
+                    said[key.fd] = (said[key.fd] + data)[-_SAID_BYTES:]
                     if not data:
-                        selector.unregister(output)
-                    if written > limits.output_bytes:
+                        selector.unregister(key.fd)
+                    if started and written > limits.output_bytes:
                         return "output", f"more than {limits.output_bytes:,} bytes of output"
                     continue
                 received += data
@@ -254,14 +284,36 @@ def _watch(verdict: int, output: int, limits: Limits) -> tuple[str, str]:
                     if status != "started":
                         return status, message
                     started, deadline = True, time.monotonic() + limits.wall_s
-                if not data and started:
-                    return "failed", "the tests ran out of memory or time"
                 if not data:
-                    line = complaint.decode(errors="replace").strip().split("\n")[-1]
-                    raise OSError(line or "the sandbox ended before it started")
-    if started:
-        return "timeout", f"not done after {limits.wall_s:g} s"
-    raise OSError(f"the sandbox did not start within {_START_S:g} s")
+                    return ("failed", "the tests ran out of memory or time") if started else None
+    return ("timeout", f"not done after {limits.wall_s:g} s") if started else None
+
+
+def _listen(said: dict[int, bytes]) -> None:
+    """Adds what is still written to the pipes, until their last writers end or time is over.
+
+    The end of the verdict's pipe is no sign that a reason has been given, far less that it has
+    been read.
+    """
+    deadline = time.monotonic() + _LAST_WORDS_S
+    with selectors.DefaultSelector() as selector:
+        for pipe in said:
+            selector.register(pipe, selectors.EVENT_READ)
+        while selector.get_map() and (left := deadline - time.monotonic()) > 0:
+            for key, _ in selector.select(left):
+                if data := os.read(key.fd, 1 << 16):
+                    said[key.fd] = (said[key.fd] + data)[-_SAID_BYTES:]
+                else:
+                    selector.unregister(key.fd)
+
+
+def _why(tester: tuple[bytes, isolation.Process], child: tuple[bytes, isolation.Process]) -> str:
+    """Why the tests did not start, in one line, from what each process said and how it ended."""
+    first, second = tester, child
+    if harness.NOT_READY.encode() in tester[0]:
+        first, second = child, (b"", tester[1])
+    reason = isolation.reason(first[0]) or isolation.reason(second[0])
+    return reason or f"its process {isolation.ending(first[1].exit_status())}"
 
 
 def _messages(received: bytes) -> list[tuple[str, str]]:

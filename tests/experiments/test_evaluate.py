@@ -133,6 +133,20 @@ def test_programs_that_were_recorded_ungraded_are_run(data_dir, tmp_path):
     assert f"{path}: its last line is cut short (no newline), and left out." in printed
 
 
+def test_answers_spread_over_several_boxes_are_counted_in_a_line(data_dir, tmp_path):
+    (problem,) = registry.get("math500").load(data_dir=data_dir, limit=1)
+    texts = [r"\boxed{3} and \boxed{\frac{\pi}{2}}.", problem.meta["solution"]]
+    path = tmp_path / "math.jsonl"
+    _write(path, [_record(problem, "math500", "power", 0, i, text) for i, text in enumerate(texts)])
+    out = tmp_path / "eval"
+    code, printed, err = _evaluate(f"--records={path}", f"--data_dir={data_dir}", f"--out={out}")
+    assert code == 0, err
+    line = "1 of 2 completions have several boxes in their last sentence"
+    assert line in printed and line in (out / "report.html").read_text()
+    (summary,) = json.loads((out / "summary.json").read_text())
+    assert summary["accuracy"]["mean"] == 0.5
+
+
 def test_mistakes_end_in_one_line_that_says_what_to_do(runs, data_dir, tmp_path):
     made = _sums("standard", 0, 4)
     files = {

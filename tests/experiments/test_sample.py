@@ -8,6 +8,8 @@ import time
 import pytest
 
 from powerjax import records
+from powerjax.models import checkpoint
+from tests import tokenizer_folder
 from tests.experiments import programs
 
 # Some seconds of work, so that signals find it under way.
@@ -138,3 +140,34 @@ def test_mistakes_end_in_one_line_that_says_what_to_do(undisturbed, tmp_path):
         assert "Traceback" not in err
         assert len(err.strip().split("\n")) <= 2, err  # absl adds where to find help
     assert records.read(tmp_path / "run" / "records.jsonl") == []
+
+
+def test_a_chat_models_template_is_used_and_said_and_a_broken_one_is_one_line(tmp_path, tiny_qwen):
+    prompts = tmp_path / "mine.jsonl"
+    prompts.write_text('{"prompt": "2+2="}\n')
+    folders = {
+        "asked-it": "{{ bos_token }}{{ messages[0].content }}:",
+        "student-iter1": "{{ bos_token }}{{ messages[0].content }}:",
+        "broken-chat": "{{ raise_exception('no users') }}",
+    }
+    for name, template in folders.items():
+        folder = tokenizer_folder.write(tmp_path / name, chat_template=template)
+        checkpoint.save(folder, tiny_qwen.config, tiny_qwen.params, stop_ids=(1,))
+    flags = ["--sampler=standard", "--max_new_tokens=4", "--noprogress", "--dtype=float32"]
+    commands = [
+        [*flags, f"--task={prompts}", f"--model={tmp_path / name}", f"--out={tmp_path / name}-run"]
+        for name in folders
+    ]
+    asked, raw, broken = programs.ends("experiments.sample", commands)
+    assert asked[0] == raw[0] == 0 and broken[0] == 1, (asked, raw, broken)
+    said = broken[2].strip().splitlines()[-1]
+    assert said.startswith("sample: ") and "broken-chat" in said and "no users" in said
+    assert "--chat_template=off" in said and "Traceback" not in broken[2]
+    found = {}
+    for name in ("asked-it", "student-iter1"):
+        manifest = json.loads((tmp_path / f"{name}-run" / "manifest.json").read_text())
+        (record,) = records.read(tmp_path / f"{name}-run" / "records.jsonl")
+        style = manifest["prompts"]["mine"]["style"]
+        assert record["prompt_style"] == style and manifest["prompts"]["mine"]["why"]
+        found[name] = style, record["prompt"]
+    assert found == {"asked-it": ("chat", "<s>2+2=:"), "student-iter1": ("raw", "2+2=")}

@@ -205,6 +205,40 @@ def test_no_such_folder(name):
     _fails(FileNotFoundError, name, "no such folder", name_or_folder=name)
 
 
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("m-q4.gguf", "GGUF is not read"), ("model.safetensors", "give the one it is in")],
+)
+def test_a_file_for_a_folder(name, part, tmp_path):
+    (tmp_path / name).write_bytes(b"GGUF")
+    _fails(FileNotFoundError, name, part, name_or_folder=tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("files", "parts"),
+    [
+        ({"adapter_config.json": '{"base_model_name_or_path": "org/base"}'}, ("(org/base)",)),
+        ({"adapter/adapter_config.json": "{}"}, ("its student is", "/adapter")),
+        ({"merged/config.json": "{}", "metrics.jsonl": ""}, ("its student is", "/merged")),
+        ({"a.gguf": ""}, ("a.gguf", "GGUF is not read")),
+        ({"config.json": "[]"}, ("config.json", "no JSON object")),
+        ({"config.json": "[" * 100_000}, ("config.json", "not valid JSON")),
+    ],
+)
+def test_a_folder_that_is_no_model_s_says_what_it_is(files, parts, tmp_path):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    error = ValueError if "config.json" in files else FileNotFoundError
+    _fails(error, str(tmp_path), *parts, name_or_folder=tmp_path)
+
+
+def test_a_damaged_number_is_named_with_its_folder(folder):
+    hf = cases.CASES["qwen2_tied"] | {"rms_norm_eps": "1e-06"}
+    (folder / "config.json").write_text(json.dumps(hf))
+    _fails(ValueError, str(folder), "rms_norm_eps is '1e-06'", name_or_folder=folder)
+
+
 def test_hub_out_of_reach(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))

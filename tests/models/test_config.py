@@ -91,6 +91,68 @@ def test_refusals(change, message):
     assert "\n" not in str(caught.value)
 
 
+NAN, INFINITE = float("nan"), float("inf")
+_LONGROPE = cases.CASES["phi3_longrope_long"]["rope_scaling"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("rms_norm_eps", value) for value in ("1e-06", NAN, INFINITE, True, -1e-6, 0, 10**400)),
+        *(("vocab_size", value) for value in (61.0, True, "61", NAN, -1)),
+        *(("hidden_size", value) for value in (32.0, -32)),
+        *(("num_hidden_layers", value) for value in (True, 3.0)),
+        *(("max_position_embeddings", value) for value in ("256", 256.5)),
+        *(("num_key_value_heads", value) for value in ("2", 0, False)),
+        *(("head_dim", value) for value in ("8", 8.0)),
+        *(("rope_theta", value) for value in ("1e6", NAN, 0, -1.0, True)),
+        *(("initializer_range", value) for value in ("0.02", NAN, INFINITE, -0.1, True)),
+        *(("partial_rotary_factor", value) for value in ("0.5", NAN, 2.0, -0.5)),
+        *(("sliding_window", value) for value in ("8", 8.5, -8, True)),
+        *(("max_window_layers", value) for value in ("2", 1.5, -1)),
+        *(("use_sliding_window", value) for value in ("false", 1)),
+        *(("tie_word_embeddings", value) for value in ("false", 0, "no")),
+        ("layer_types", "full_attention"),
+        ("architectures", "Qwen2ForCausalLM"),
+        ("rope_scaling", "linear"),
+        ("rope_parameters", [1]),
+        ("original_max_position_embeddings", "4096"),
+    ],
+)
+def test_a_damaged_value_is_named_with_what_it_is(key, value):
+    with pytest.raises(ValueError, match=key) as caught:
+        ModelConfig.from_hf(cases.CASES["qwen2_tied"] | {key: value})
+    said = str(caught.value)
+    assert "config.json is damaged" in said and "\n" not in said and len(said) < 200
+    assert len(repr(value)) > 30 or repr(value) in said
+
+
+@pytest.mark.parametrize("holder", ["rope_parameters", "rope_scaling"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("rope_theta", value) for value in ("10000", NAN, -1, True)),
+        *(("partial_rotary_factor", value) for value in (NAN, "1", 0)),
+        *(("factor", value) for value in ("32", NAN, 0)),
+        *(("attention_factor", value) for value in ("1.2", INFINITE, -1.0)),
+        *(("short_factor", value) for value in (3.0, "1.0", [1.0, "1"] * 3, [NAN] * 6, [0] * 6)),
+        *(("long_factor", value) for value in (1, [True] * 6, [-1.0] * 6)),
+        *(("original_max_position_embeddings", value) for value in (16.0, "16", 1, NAN)),
+    ],
+)
+def test_a_damaged_value_of_the_rope_is_named(holder, key, value):
+    hf = {k: v for k, v in cases.CASES["phi3_longrope_long"].items() if k != "rope_scaling"}
+    del hf["original_max_position_embeddings"], hf["rope_theta"]
+    with pytest.raises(ValueError, match=rf"{key}.*config\.json is damaged"):
+        ModelConfig.from_hf(hf | {holder: _LONGROPE | {key: value}})
+
+
+def test_a_null_stands_for_the_default():
+    hf = cases.CASES["qwen2_tied"]
+    nulls = {"head_dim": None, "initializer_range": None, "rope_scaling": None}
+    assert ModelConfig.from_hf(hf | nulls) == ModelConfig.from_hf(hf)
+
+
 @pytest.mark.parametrize(
     ("change", "window"),
     [

@@ -129,6 +129,18 @@ def test_merge_is_the_adapter_and_unmerge_takes_it_back(tiny_qwen):
     chex.assert_trees_all_close(back, tiny_qwen.params, atol=1e-6)
 
 
+def test_adapters_are_told_apart_by_their_tensors_and_merged_from_not(tiny_qwen):
+    first, second = _student(tiny_qwen), _student(tiny_qwen, scale=0.2)
+    seen = [lm.identity for lm in (tiny_qwen, first, second, first.merged())]
+    assert len({tuple(identity.items()) for identity in seen}) == 4
+    assert {identity["weights"] for identity in seen} == {tiny_qwen.fingerprint}
+    assert seen[3] == {**seen[1], "adapter_merged": True} and seen[1]["adapter_merged"] is False
+    assert seen[0]["adapter_hash"] is None and seen[1]["adapter_hash"] != seen[2]["adapter_hash"]
+    moved = dataclasses.replace(first.adapter, name="elsewhere")
+    moved = dataclasses.replace(tiny_qwen, adapter=moved)
+    assert moved.identity == {**seen[1], "adapter": "elsewhere"}
+
+
 @pytest.mark.parametrize("sampler", ["power", "temperature"])
 def test_every_sampler_takes_an_adapter_without_a_merge(tiny_qwen, sampler, monkeypatch):
     monkeypatch.setattr(workers, "_without_adapter", lambda lm: lm)  # as for a large model

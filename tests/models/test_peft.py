@@ -207,12 +207,22 @@ def test_absent_adapter(tmp_path):
         {"peft_type": "IA3"},
         {"init_lora_weights": "pissa_niter_4"},
         {"target_parameters": ["mlp.experts.down_proj"]},
+        {"r": 4.0},
+        {"r": True},
+        {"r": None},
+        {"lora_alpha": float("nan")},
+        {"lora_alpha": "8"},
+        {"lora_dropout": -0.1},
+        {"use_rslora": "yes"},
+        {"rank_pattern": {"q_proj": "4"}},
+        {"alpha_pattern": {"q_proj": None}},
+        {"layers_to_transform": "0"},
     ],
 )
 def test_unsupported_settings(settings, tmp_path):
     _write_adapter(tmp_path / "adapter", "qwen2_tied", **settings)
     name = "IA3" if "peft_type" in settings else next(iter(settings))
-    _fails(ValueError, tmp_path, name)
+    _fails(ValueError, tmp_path, name, str(tmp_path / "adapter"))
 
 
 def test_an_adapter_of_a_model_with_fewer_layers(tmp_path):

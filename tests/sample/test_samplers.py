@@ -1,12 +1,14 @@
 """The samplers as a user calls them: results, records, best of n, mistakes."""
 
 import dataclasses
+import functools
 import json
+import re
 
 import numpy as np
 import pytest
 
-from powerjax import sample
+from powerjax import evaluate, sample
 
 SMALL = dict(max_new_tokens=12, num_slots=8, progress=False)
 PROMPTS = [[5, 6, 7], [9], [20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36]]
@@ -59,10 +61,70 @@ def test_records_hold_every_field_and_survive_json(completions):
         "acceptance_rate",
         "num_forward_tokens",
         "num_early_rejections",
+        "top_k",
+        "max_new_tokens",
+        "prompt_style",
+        "dtype",
+        "adapter",
+        "weights",
     }
     assert wanted <= set(records[0])
-    assert records[3]["id"] == "demo/b/tiny_qwen/power/0/1"
+    assert re.fullmatch(r"demo/b/tiny_qwen/power-[0-9a-f]{8}/0/1", records[3]["id"])
     assert len({r["id"] for r in records}) == 6
+
+
+def _first(sampler, lm, **changed):
+    """The first record of a short run."""
+    options = dict(ids=["a"], **SMALL) | changed
+    return sampler(lm, [[5, 6, 7]], **options).to_records()[0]
+
+
+def test_what_changes_the_law_is_in_the_record_and_its_id(tiny_qwen):
+    power = functools.partial(sample.power, block_size=6, num_mcmc_steps=2)
+    adapter = dict(adapter_name="runs/a/adapter")
+    found = [
+        _first(power, tiny_qwen),
+        _first(power, tiny_qwen, top_k=20),
+        _first(power, tiny_qwen, max_new_tokens=9),
+        _first(power, tiny_qwen, stop="horizon"),
+        _first(power, tiny_qwen, kernel="karan2026"),
+        _first(power, tiny_qwen, temperature=0.5),
+        _first(power, dataclasses.replace(tiny_qwen, weights="random-3")),
+        _first(power, dataclasses.replace(tiny_qwen, **adapter)),
+    ]
+    assert len({record["id"] for record in found}) == len(found)
+    assert [result.summary.num_problems for result in evaluate.rows(found)] == [1] * len(found)
+    assert (found[1]["top_k"], found[0]["top_k"]) == (20, None)
+    assert (found[2]["max_new_tokens"], found[0]["max_new_tokens"]) == (9, 12)
+    assert found[-1]["adapter"] == "runs/a/adapter" and found[0]["dtype"] == "float32"
+    assert found[-2]["weights"] == "random-3" and found[0]["prompt_style"] == "raw"
+
+
+def test_what_does_not_change_the_law_leaves_the_id_as_it_is(tiny_qwen):
+    power = functools.partial(sample.power, block_size=6, num_mcmc_steps=2, alpha=3.0)
+    same = [
+        _first(power, tiny_qwen),
+        _first(power, tiny_qwen, temperature=1 / 3),
+        _first(power, tiny_qwen, temperature=float(np.float32(1 / 3))),
+        _first(power, tiny_qwen, alpha=3),
+        _first(power, tiny_qwen, num_slots=4),
+        _first(power, tiny_qwen, early_rejection=False),
+        _first(power, dataclasses.replace(tiny_qwen, attention="xla")),
+    ]
+    assert {record["id"] for record in same} == {same[0]["id"]}
+    assert {tuple(record["tokens"]) for record in same} == {tuple(same[0]["tokens"])}
+
+
+def test_records_of_numpy_settings_are_plain_json(tiny_qwen):
+    numbers = dict(block_size=np.int64(6), num_mcmc_steps=np.int32(2), top_k=np.int64(20))
+    numbers |= dict(max_new_tokens=np.int64(12), num_slots=8, progress=False)
+    record = sample.power(
+        tiny_qwen, [[5, 6, 7]], alpha=np.float32(4), ids=[np.int64(7)], **numbers
+    ).to_records()[0]
+    assert json.loads(json.dumps(record)) == record
+    plain = {name: int(value) for name, value in numbers.items() if name != "progress"}
+    again = sample.power(tiny_qwen, [[5, 6, 7]], ids=[7], progress=False, **plain).to_records()[0]
+    assert record == again
 
 
 def test_the_same_seed_gives_the_same_and_another_another(tiny_qwen, completions):

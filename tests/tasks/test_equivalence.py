@@ -56,6 +56,25 @@ EQUAL = [
     (r"\text{Evelyn}", r"\text{evelyn}", None),
     (r"2516_8", r"2516_{8}", True),
     (r"p - q", r"-q+p", True),
+    # Styles, which PRM800K's reader of LaTeX drops.
+    (r"90\degree", "90", True),
+    (r"90\,\degree C", "90", True),
+    (r"90{}^\circ", "90", True),
+    (r"\displaystyle\frac12", r"\frac12", True),
+    (r"\frac{\displaystyle 1}{2}", r"\frac12", True),
+    (r"\(42\)", "42", True),
+    (r"\[ 42 \]", "42", True),
+    ("$$42$$", "42", True),
+    (r"\( \left(3, \frac12\right) \).", r"(3,\frac{1}{2})", None),
+    (r"\boldsymbol{\frac{1}{2}}", r"\frac12", True),
+    (r"{\bf 42}", "42", True),
+    (r"\textcolor{red}{42}\hspace{1cm}", "42", True),
+    (r"\pi\bm{x}", r"\pi x", True),
+    (
+        r"\begin{pmatrix} 1 \\[2pt] 2 \end{pmatrix}",
+        r"\begin{pmatrix} 1 \\[2pt] 2 \end{pmatrix}",
+        None,
+    ),
 ]
 DIFFERENT = [
     ("4", "5", True),
@@ -90,6 +109,24 @@ DIFFERENT = [
     ("2^3", "8", False),
     ("2, 1", "1, 2", False),
 ]
+# given, reference, by PRM800K's rules, in truth: where the two differ, the second verdict is true.
+LINEAGE = [
+    (r"12\,\text{kg}", "12", False, True),
+    (r"12~\mathrm{kg}", "12", False, True),
+    (r"12\,\frac{\text{km}}{\text{h}}", "12", False, True),
+    (r"12\,{\rm kg}.", "12", False, True),
+    (r"\text{12 kg}", "12", False, True),
+    ("12", r"12\;\text{m}\cdot\text{s}^{-1}", False, True),
+    (r"13\,\text{kg}", "12", False, False),
+    (r"0.\overline{3}", r"\frac13", False, True),
+    (r"0.1\overline{6}", r"\frac{1}{6}", False, True),
+    (r"-2.\bar{3}", r"-\frac{7}{3}", False, True),
+    (r"0.\overline{3}", r"\frac{3}{10}", False, False),
+    ("32, 349", "32349", True, False),
+    (r"1, 234, 567", "1234567", True, False),
+    ("32,349", "32349", True, True),
+    (r"32,\!349", "32349", True, True),
+]
 
 
 @pytest.mark.parametrize("given, reference, _", EQUAL)
@@ -102,6 +139,14 @@ def test_equal_answers(given, reference, _):
 def test_different_answers(given, reference, _):
     assert not equivalence.equivalent(given, reference)
     assert not equivalence.same_text(given, reference)
+
+
+@pytest.mark.parametrize("given, reference, lineage, truth", LINEAGE)
+def test_the_rules_follow_the_lineage_and_the_second_verdict_the_truth(
+    given, reference, lineage, truth
+):
+    assert equivalence.equivalent(given, reference) is lineage
+    assert equivalence.by_math_verify(given, reference) is truth
 
 
 def test_math_verify_is_of_the_stated_mind():

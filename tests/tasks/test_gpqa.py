@@ -204,7 +204,7 @@ def test_files_of_two_versions_are_noticed(folder):
         ("**B**", None, "B"),
         ("DNA and CO2", None, None),
         (r"\boxed{E}", None, None),
-        (r"\boxed{b}", None, None),
+        (r"\boxed{b}", "B", None),
         ("", None, None),
     ],
 )
@@ -216,3 +216,64 @@ def test_letters_by_either_rule(folder, text, boxed, last):
         (graded,) = gpqa.grade_all([problem], [text], rule=rule)
         assert graded == Graded(verdicts[rule], letter, verdicts)
     assert gpqa.grade(problem, text) == (boxed == "B", boxed)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(
+            "B",
+            "b",
+            "(B)",
+            "(b)",
+            "[B]",
+            "<B>",
+            "B)",
+            "B.",
+            "b)",
+            "B!",
+            "$B$",
+            "**B**",
+            "'B'",
+            "Ｂ",
+        ),
+        *(r"\text{Option B}", "option b", "Choice (B)", "Answer: B", r"\text{The answer is } B"),
+        *(r"\mathbf{B}", r"\textbf{(B)}", r"\displaystyle B", r"\(B\)", r"\left(B\right)"),
+        *("(b) 5 m", "B) -5 m", "B. 5 m", "B: zorbs", "B zorbs", "B, because", "B — zorbs"),
+        *(
+            "B) CO_2",
+            r"\text{B: } A = 5",
+            r"\textbf{B.}\ \frac12",
+            r"B\quad 5 m",
+            r"\textcircled{B}",
+        ),
+    ],
+)
+def test_forms_of_a_letter_in_the_box(content):
+    assert gpqa.boxed_letter(rf"Not A. \boxed{{{content}}}") == "B"
+    assert gpqa.boxed_letter(rf"\boxed{{{content}}} \boxed{{$LETTER}}") == "B"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(
+            "C_6H_6",
+            "A = 5",
+            "CO_2",
+            "A^2",
+            "D_{2h}",
+            "BH_3",
+            "a = 3",
+            "A + B",
+            "C-H",
+            "A/B",
+            "A(x)",
+        ),
+        *(r"\mathrm{C}_6\mathrm{H}_6", r"\text{B}H_3", r"A \cdot B", "A e^{-kt}", "A - 5", "A'"),
+        *("(A)^2", "(A) = 5", "[A]/[B]", "(A)(B)", "A and B", "A, C", "a cat", "a.u.", "D-glucose"),
+        *("C₆H₆", r"\vec{B}", r"B \to C", "A > 5", r"\{A\}", "ABCD", "", r"\text{none}"),
+    ],
+)
+def test_formulas_that_begin_with_a_letter_name_no_option(content):
+    assert gpqa.boxed_letter(rf"\boxed{{{content}}}") is None

@@ -40,6 +40,15 @@ def test_unnamed_rows_keep_their_name_when_others_come_or_go(tmp_path):
         ({"prompt": 5}, "must be text"),
         ({"prompt": "b", "id": [1]}, "id must be text or a whole number"),
         ({"prompt": "b", "problem_id": "\udfff"}, "half a surrogate pair"),
+        ({"prompt": "b", "Answer": "4"}, "the key 'Answer' is not read: write 'answer'"),
+        ({"prompt": "b", "ANSWER ": "4"}, "the key 'ANSWER ' is not read: write 'answer'"),
+        ({"Prompt": "b"}, "the key 'Prompt' is not read: write 'prompt'"),
+        ({"prompt": "b", "Problem ID": 1}, "write 'problem_id'"),
+        ({"prompt": "b", "answer": ["4", "four"]}, "text or a number, not list"),
+        ({"prompt": "b", "answer": {"value": 4}}, "not dict: write it as"),
+        ({"prompt": "b", "answer": True}, "not bool"),
+        ({"prompt": "b", "answer": float("nan")}, "NaN is no number"),
+        ({"prompt": "b", "answer": " "}, "not empty text: "),
     ],
 )
 def test_a_bad_row_is_named(tmp_path, row, complaint):
@@ -58,8 +67,51 @@ def test_a_bad_row_is_named(tmp_path, row, complaint):
         ("yes", " yes\n", (True, "yes")),
         ("yes", "no", (False, "no")),
         (None, "anything", (None, None)),
+        (9007199254740993, "9007199254740992", (False, "9007199254740992")),
+        (9007199254740993, r"\boxed{9,007,199,254,740,993}", (True, "9,007,199,254,740,993")),
+        (int("1" * 309), "1" * 308 + "2", (False, "1" * 308 + "2")),
+        (int("1" * 309), "1" * 309, (True, "1" * 309)),
+        ("nan", "nan", (True, "nan")),
+        ("inf", "1e999", (False, "1e999")),
+        (0.1, "0.10", (True, "0.10")),
+        ("1000", "1e3", (True, "1e3")),
+        ("1e999999999", "1e999999998", (False, "1e999999998")),
+        (-5, "−5", (True, "−5")),
+        ("32349", "32, 349", (False, "32, 349")),
+        ("1, 2", "1,2", (True, "1,2")),
+        ("42", r"\boxed{42}. \boxed{\text{your answer}}", (True, "42")),
     ],
 )
 def test_answers_are_compared_by_value(tmp_path, answer, completion, expected):
     (problem,) = jsonl.load(_write(tmp_path / "p.jsonl", {"prompt": "q", "answer": answer}))
     assert jsonl.grade(problem, completion) == expected
+
+
+def test_other_spellings_beside_the_key_are_the_users_own(tmp_path):
+    row = {"prompt": "q", "answer": "4", "Answer": "long", "problem_id": "x", "ID": 7}
+    (problem,) = jsonl.load(_write(tmp_path / "p.jsonl", row))
+    assert (problem.id, problem.answer) == ("x", "4")
+
+
+@pytest.mark.parametrize(
+    "rows, said",
+    [
+        (
+            [{"prompt": "a", "solution": "4"}] * 2,
+            "no row has the key 'answer', so there will be no",
+        ),
+        ([{"prompt": "a", "solution": "4"}] * 2, "(the keys are 'prompt', 'solution')"),
+        ([{"prompt": "a", "answer": None}], "so there will be no accuracy"),
+        ([{"prompt": "a"}, {"prompt": "b", "answer": 4}], "1 of 2 rows have no 'answer'"),
+    ],
+)
+def test_a_line_says_why_there_is_no_accuracy(tmp_path, caplog, rows, said):
+    path = _write(tmp_path / "p.jsonl", *rows)
+    jsonl.load(path)
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line.startswith(f"{path}: ") and said in line and "\n" not in line
+
+
+def test_where_every_row_has_an_answer_nothing_is_said(tmp_path, caplog):
+    jsonl.load(_write(tmp_path / "p.jsonl", {"prompt": "a", "answer": 4}))
+    assert not caplog.records

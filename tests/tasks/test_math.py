@@ -5,7 +5,7 @@ import json
 import pytest
 
 from powerjax.tasks import answers, math
-from powerjax.tasks.base import Graded
+from powerjax.tasks.base import Graded, Problem
 
 FIRST_DRAWN = ["10683", "1965", "1135", "1937", "1720"]  # by seed 0
 
@@ -67,6 +67,23 @@ def test_verdicts_carry_the_second_opinion(math500):
     assert hung.correct is False and "rules" in hung.detail["timed_out"]
     for text, graded in zip(texts[:3], (half, right, none), strict=True):
         assert math.grade(problem, text) == (graded.correct, graded.extracted)
+
+
+def test_a_placeholder_box_does_not_take_the_answers_place(math500):
+    problem = next(p for p in math500 if p.answer == "\\frac{3}{56}")
+    for box in ("", "?", r"\text{your answer}"):
+        (graded,) = math.grade_all([problem], [rf"\boxed{{\frac{{3}}{{56}}}} \boxed{{{box}}}"])
+        assert graded.correct and graded.extracted == r"\frac{3}{56}"
+        assert graded.detail == {"rules": True, "math_verify": True, "timed_out": []}
+
+
+def test_several_boxes_in_one_sentence_change_no_verdict_and_are_counted():
+    problem = Problem("p", "", "2, 3")
+    spread, single = r"It is \boxed{2} or \boxed{3}.", r"It is \boxed{2}. So \boxed{2, 3}."
+    graded, whole = math.grade_all([problem] * 2, [spread, single])
+    wrong = {"rules": False, "math_verify": False, "timed_out": [], "boxes": 2}
+    assert graded == Graded(False, "3", wrong)
+    assert whole == Graded(True, "2, 3", {"rules": True, "math_verify": True, "timed_out": []})
 
 
 def test_the_draw_of_500_is_a_function_of_its_seed(data_dir):

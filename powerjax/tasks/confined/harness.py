@@ -21,6 +21,8 @@ import time
 
 from . import plain
 
+NOT_READY = "the program's process did not start"
+
 _LENGTH = struct.Struct(">I")
 
 # A generator of the tests would take these for its own end, and `all(map(f, xs))` hold of nothing.
@@ -44,7 +46,7 @@ def confine(uid, cpu_s, memory_bytes, num_processes, file_bytes):
         ("NPROC", num_processes, num_processes),
         ("FSIZE", file_bytes, file_bytes),
         ("NOFILE", 64, 64),
-        ("CORE", 0, 0),
+        ("CORE", 1, 1),  # with 0 a handler of core dumps outside the sandbox would still be run
         ("MEMLOCK", 0, 0),
         ("MSGQUEUE", 0, 0),
     ):
@@ -191,7 +193,7 @@ def tester(requests, replies, *limits):
     verdicts = os.dup(1)
     os.dup2(2, 1)
     if receive(replies) != b"ready":
-        sys.exit("the program's process did not start")
+        sys.exit(NOT_READY)
     send(verdicts, plain.encode(("started", "")))
     send(verdicts, plain.encode(test(job, Remote(requests, replies))))
     time.sleep(60)  # until it is killed: bubblewrap reaps what ends so, and not what ends by itself

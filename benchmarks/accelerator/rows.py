@@ -1,0 +1,107 @@
+"""The rows of benchmarks.gpu: each is on disk when it is measured, and later parts read them.
+
+This file imports neither JAX nor torch, so that the process that starts the parts holds no device.
+"""
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+from powerjax import records
+
+RESULTS = "results.jsonl"
+
+
+class Report:
+    """Appends the rows of one part to OUT/results.jsonl.
+
+    started: when the part's process was started, in seconds since the epoch.
+    """
+
+    def __init__(self, out: Path, part: str, started: float | None = None):
+        self.path = out / RESULTS
+        self.part = part
+        self.started = started
+
+    def begin(self, *, dry_run: bool) -> None:
+        """Writes the first row of a run: what it runs on, with what software."""
+        self._write(
+            what="machine",
+            note=("dry run with toy shapes; " if dry_run else "") + _card(),
+            dry_run=dry_run,
+            command=records.command(),
+            git_commit=records.git_commit(),
+            versions=records.versions(),
+            cpus=os.cpu_count(),
+            load=round(os.getloadavg()[0], 2),
+        )
+
+    def add(self, what: str, value: float, unit: str, note: str = "", **more) -> None:
+        """Writes a measured value. `more` are further fields of the row."""
+        self._write(what=what, value=float(value), unit=unit, note=note, **more)
+
+    def skip(self, what: str, reason: str, **more) -> None:
+        """Says that a value was not measured, and why."""
+        self._write(what=what, note=f"not measured: {reason}", **more)
+
+    def fail(self, reason: str) -> None:
+        """Says that the part did not come to its end, and why."""
+        self._write(what="the whole part", note=reason, failed=True)
+
+    def row(self, part: str, what: str) -> dict | None:
+        """The first row of this name that a part of this run wrote; None where it wrote none."""
+        rows = (row for row in read(self.path.parent) if row["part"] == part)
+        return next((row for row in rows if row["what"] == what), None)
+
+    def value(self, part: str, what: str) -> float | None:
+        """What a part of this run measured; None where it did not."""
+        return (self.row(part, what) or {}).get("value")
+
+    def _write(self, **fields) -> None:
+        row = {"part": self.part, **fields, "time": round(time.time(), 2)}
+        data = json.dumps(row, ensure_ascii=False) + "\n"
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        print(_line(row), flush=True)
+
+
+def read(out: Path) -> list[dict]:
+    """The rows of the folder's last run."""
+    found = records.read(out / RESULTS)
+    starts = [i for i, row in enumerate(found) if row["part"] == "run" and row["what"] == "machine"]
+    return found[starts[-1] if starts else 0 :]
+
+
+def table(out: Path) -> str:
+    """All rows of the folder's last run, a line each."""
+    return "".join(_line(row) + "\n" for row in read(out))
+
+
+def failed(out: Path) -> bool:
+    """Whether a part of the folder's last run did not come to its end."""
+    return any(row.get("failed") for row in read(out))
+
+
+def last_line(log: Path) -> str:
+    """The last line of a file that says anything."""
+    lines = log.read_text(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "nothing was said")
+
+
+def _line(row: dict) -> str:
+    value = "-" if row.get("value") is None else f"{row['value']:,.4g} {row['unit']}"
+    return f"{row['part']:15}{row['what']:54}{value:>18}  {row['note']}".rstrip()
+
+
+def _card() -> str:
+    """Name, driver and memory of the NVIDIA cards that this process may use."""
+    asked = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return "no nvidia-smi here"
+    return "; ".join(said.strip().splitlines())

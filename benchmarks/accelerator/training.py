@@ -1,0 +1,58 @@
+"""The LoRA step at the Qwen2.5-7B shape: the paper's batch, one row at a time."""
+
+from typing import NamedTuple
+
+from benchmarks import shapes
+from benchmarks.accelerator import card, timing
+from benchmarks.lora_steps import Ours
+from powerjax.models import LM, ModelConfig
+
+STEP = "LoRA step"
+PEAK = "peak memory of the step"
+
+
+class Size(NamedTuple):
+    """The model, and a batch of `rows` rows of `length` tokens each."""
+
+    config: ModelConfig = shapes.QWEN_7B
+    rows: int = 8
+    length: int = 1024
+
+
+FULL = Size()
+TOY = Size(shapes.TOY, rows=2, length=32)
+
+
+def measure(report, dry_run: bool) -> None:
+    """Writes tokens/s, the share of the matmul rate, and the peak memory."""
+    size = TOY if dry_run else FULL
+    lm = shapes.random_lm(size.config, "bfloat16")
+    step = Ours(lm, (size.rows, 1, size.length))
+    took = timing.seconds(step, repeats=1)
+    add_rate(report, took, size, "recomputation, dropout 0.05")
+    flops = model_flops(lm, size)
+    rate = report.value("card", card.MATMUL)
+    if rate is None:
+        report.skip("model FLOP utilisation", "no matmul rate to compare with")
+    else:
+        note = f"{flops / took / 1e12:.4g} TFLOP/s over the measured matmul rate"
+        report.add("model FLOP utilisation", 100 * flops / took / (1e12 * rate), "%", note)
+    timing.add_peak(report, PEAK)
+
+
+def add_rate(report, took: float, size: Size, note: str) -> None:
+    """Writes the tokens per second of a step that took so many seconds."""
+    tokens = size.rows * size.length
+    what = f"{size.rows} x {size.length:,}"
+    report.add(STEP, tokens / took, "tokens/s", f"{what}, {took:.3g} s; {note}", seconds=took)
+
+
+def model_flops(lm: LM, size: Size) -> float:
+    """Operations of one step, recomputation left out.
+
+    2 per number of the matrices and token forward, and 2 backward, since frozen weights have no
+    gradient; causal attention takes 2 T N H per layer and token forward and twice that backward.
+    """
+    c, tokens = lm.config, size.rows * size.length
+    attention = 6 * c.num_layers * size.length * c.num_heads * c.head_dim
+    return tokens * (4 * shapes.matrix_numbers(lm) + attention)

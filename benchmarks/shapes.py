@@ -1,0 +1,54 @@
+"""The model shapes that benchmarks use. Weights are random: speed does not depend on them."""
+
+import dataclasses
+
+import jax
+from flax import traverse_util
+
+from powerjax.models import LM, ModelConfig, checkpoint
+
+QWEN_7B = ModelConfig(152_064, 3584, 18_944, 28, 28, 4, 128)
+QWEN_HALF_B = ModelConfig(
+    vocab_size=151_936,
+    hidden_size=896,
+    intermediate_size=4864,
+    num_layers=24,
+    num_heads=14,
+    num_kv_heads=2,
+    head_dim=64,
+    max_position_embeddings=32_768,
+    tie_word_embeddings=True,
+)
+# Phi-3.5's longrope factors cost what other numbers do.
+PHI_35_MINI = ModelConfig(
+    32_064, 3072, 8192, 32, 32, 32, 96, architecture="Phi3ForCausalLM", qkv_bias=False
+)
+TOY = ModelConfig(512, 64, 128, 2, 4, 2, 16)
+TOY_TIED = dataclasses.replace(TOY, tie_word_embeddings=True)
+
+
+def random_lm(config: ModelConfig, dtype: str, name: str = "random weights") -> LM:
+    """A model of this shape that never ends a completion."""
+    params = checkpoint.random_params(config, dtype, seed=0)
+    jax.block_until_ready(params)
+    return LM(config, params, stop_ids=(-1,), name=name, dtype=dtype)
+
+
+def matrix_numbers(lm: LM) -> int:
+    """How many numbers the matrices hold that every token is multiplied with."""
+    flat = traverse_util.flatten_dict(lm.params, sep="/")
+    read = {path: x for path, x in flat.items() if _is_read(lm.config, path)}
+    return sum(x.size for x in read.values() if x.ndim > 1)
+
+
+def read_bytes(lm: LM) -> int:
+    """Bytes of the weights that one model step reads.
+
+    The table of embeddings is looked up, not read, unless it is the head as well.
+    """
+    flat = traverse_util.flatten_dict(lm.params, sep="/")
+    return sum(x.nbytes for path, x in flat.items() if _is_read(lm.config, path))
+
+
+def _is_read(config: ModelConfig, path: str) -> bool:
+    return config.tie_word_embeddings or not path.startswith("embed_tokens")

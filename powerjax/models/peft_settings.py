@@ -1,0 +1,137 @@
+"""adapter_config.json of a PEFT folder: its settings, checked, and the layers they name."""
+
+import re
+from pathlib import Path
+
+from powerjax import json_file
+from powerjax.models import weight_files
+
+# Settings that change what an adapter computes and are not implemented: None, False or empty here.
+_UNSUPPORTED = (
+    "use_dora",
+    "fan_in_fan_out",
+    "layer_replication",
+    "trainable_token_indices",
+    "lora_bias",
+    "target_parameters",
+    "alora_invocation_tokens",
+    "use_qalora",
+    "use_bdlora",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+)
+# Initialisations that take A B out of the weights, for which the adapter's file then makes up.
+_CHANGES_WEIGHTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
+CONFIG, WEIGHTS = weight_files.ADAPTER_CONFIG, weight_files.ADAPTER
+MERGE = (
+    "merge it into its model with PEFT (merge_and_unload, then save_pretrained) and give that"
+    " folder as the model"
+)
+
+
+def read(folder: Path) -> dict:
+    """The settings of a LoRA adapter that can be computed here.
+
+    Raises FileNotFoundError where the folder is no adapter's, ValueError where the settings are
+    damaged or ask for something that is not supported; both say what to do.
+    """
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(_why_no_adapter(folder, name))
+    settings = json_file.read(folder / CONFIG)
+    if settings.get("peft_type") != "LORA":
+        raise ValueError(
+            f"{folder} is a {settings.get('peft_type')} adapter, only LORA is read: if PEFT can"
+            " merge it into its model (merge_and_unload), give the merged folder as the model"
+        )
+    used = [key for key in _UNSUPPORTED if settings.get(key)]
+    if settings.get("bias", "none") != "none":
+        used.append(f"bias {settings['bias']!r}")
+    if str(settings.get("init_lora_weights")).lower().startswith(_CHANGES_WEIGHTS):
+        used.append(f"init_lora_weights {settings['init_lora_weights']!r}")
+    if used:
+        raise ValueError(f"{folder} uses {', '.join(used)}, which is not supported: {MERGE}")
+    _check_numbers(settings, str(folder / CONFIG))
+    return settings
+
+
+def _check_numbers(settings: dict, file: str) -> None:
+    """Refuses numbers of the settings that are none; a missing rank or alpha too."""
+    read = {"r": json_file.whole_number, "lora_alpha": json_file.number}
+    for key, check in read.items():
+        if check(settings, key, file=file) is None:
+            raise ValueError(f"{file} has no {key}: is it a PEFT adapter's?")
+    json_file.number(settings, "lora_dropout", file=file, zero=True, most=1.0)
+    json_file.switch(settings, "use_rslora", file=file)
+    for key, check in (("rank_pattern", read["r"]), ("alpha_pattern", read["lora_alpha"])):
+        patterns = settings.get(key) or {}
+        if not isinstance(patterns, dict):
+            raise json_file.damaged(file, key, patterns, "an object of patterns")
+        for pattern in patterns:
+            if check(patterns, pattern, file=f"{key} of {file}") is None:
+                raise json_file.damaged(file, key, patterns, "an object of numbers")
+    layers = settings.get("layers_to_transform")
+    listed = layers if isinstance(layers, list) else [layers]
+    if layers is not None and not all(type(n) is int for n in listed):
+        raise json_file.damaged(file, "layers_to_transform", layers, "layer numbers")
+
+
+def _why_no_adapter(folder: Path, name: str) -> str:
+    """What to say of a folder that lacks one of the two files."""
+    if folder.is_file():
+        return f"{folder} is a file: give the adapter's folder"
+    if not folder.is_dir():
+        return (
+            f"{folder}: there is no such folder, with an {CONFIG}, and adapters are not downloaded:"
+            " fetch one with huggingface_hub.snapshot_download and give its folder"
+        )
+    if (folder / "adapter" / CONFIG).is_file():
+        return f"{folder} has no {name}: is {folder / 'adapter'} meant?"
+    pickle = sorted(path.name for path in folder.glob("adapter_model*.bin"))
+    if name == WEIGHTS and pickle:
+        return (
+            f"{folder} holds its adapter as {pickle[0]}, a pickle, and only {WEIGHTS} is read: load"
+            " it with PEFT (PeftModel.from_pretrained) and save it again with save_pretrained"
+        )
+    if (folder / "config.json").is_file():
+        return f"{folder} is a model's folder, without {name}: give it as the model, not an adapter"
+    if list(folder.glob("*.gguf")):
+        return f"{folder} has no {name}, and GGUF is not read: take the adapter as PEFT saved it"
+    return f"{folder} has no {name}: is it a PEFT adapter's folder?"
+
+
+def is_target(folder: Path, settings: dict, module: str) -> bool:
+    """Whether the settings name the module, as peft's check_target_module_exists has it."""
+
+    def named(by) -> bool:
+        if isinstance(by, str):
+            return bool(_pattern(folder, by).fullmatch(module))
+        return any(module == name or module.endswith(f".{name}") for name in by or ())
+
+    if named(settings.get("exclude_modules")):
+        return False
+    targets = settings.get("target_modules")
+    if targets == "all-linear":
+        return True
+    layers = settings.get("layers_to_transform")
+    layers = [layers] if isinstance(layers, int) else layers
+    index = int(re.search(r"\.(\d+)\.", module)[1])
+    if layers and not isinstance(targets, str) and index not in layers:
+        return False
+    return named(targets)
+
+
+def _pattern(folder: Path, text: str) -> re.Pattern:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{folder / CONFIG}: {text!r} is no pattern ({error})") from None
+
+
+def by_pattern(folder: Path, settings: dict, key: str, module: str, default):
+    """The value of the pattern that fits the module's name, as peft's get_pattern_key does."""
+    for pattern, value in (settings.get(key) or {}).items():
+        if _pattern(folder, rf"(.*\.)?({pattern})$").match(module):
+            return value
+    return default

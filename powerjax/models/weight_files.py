@@ -1,0 +1,156 @@
+"""Which files of a folder are its model's weights: those that transformers reads.
+
+That is model.safetensors, else the shards that model.safetensors.index.json names; here also
+shards without an index. Whatever else lies in the folder is not read, and named in the log.
+"""
+
+import itertools
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from powerjax import json_file
+from powerjax.models import tensor_file
+
+log = logging.getLogger(__name__)
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+NO_GGUF = "GGUF is not read: take the folder of safetensors that it was made from"
+_SHARD = re.compile(r"model-\d+-of-(\d+)\.safetensors")
+_CONVERT = "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
+
+
+def read_headers(folder: Path, named: str | None = None) -> dict[str, tensor_file.StoredTensor]:
+    """Every tensor of the folder's model, by name.
+
+    named: the file, or the index of shards, that config.json names as `transformers_weights`.
+    Raises FileNotFoundError where there are no weights or a shard is missing, ValueError where a
+    file is damaged or two files hold the same tensor.
+    """
+    names = _names(folder, named)
+    missing = sorted(name for name in names if not (folder / name).is_file())
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} lacks {', '.join(missing)} ({len(missing)} of {len(names)} shards): "
+            "download it again"
+        )
+    stored: dict[str, tensor_file.StoredTensor] = {}
+    for name in sorted(names):
+        for tensor in tensor_file.read_header(folder / name).values():
+            if tensor.name in stored:
+                raise ValueError(
+                    f"the tensor {tensor.name} stands in both {stored[tensor.name].path} and"
+                    f" {tensor.path}: remove the file that is not the model's"
+                )
+            stored[tensor.name] = tensor
+    others = sorted(path.name for path in folder.glob("*.safetensors") if path.name not in names)
+    if others:
+        read = min(names) if len(names) == 1 else f"{len(names)} files, {min(names)} and so on"
+        log.warning(
+            "%s: the weights are those of %s; not read: %s", folder, read, ", ".join(others)
+        )
+    return stored
+
+
+def _names(folder: Path, named: str | None) -> set[str]:
+    """The names of the files that hold the weights, whether they are there or not."""
+    if named is not None:
+        if not isinstance(named, str) or not named.endswith(
+            (".safetensors", ".safetensors.index.json")
+        ):
+            raise json_file.damaged(
+                "config.json", "transformers_weights", named, "the name of a safetensors file"
+            )
+        return _indexed(folder / named) if named.endswith(".json") else {named}
+    indexed = _indexed(folder / INDEX) if (folder / INDEX).is_file() else None
+    if (folder / SINGLE).is_file():
+        return {SINGLE}
+    if indexed is not None:
+        return indexed
+    counts = {found[1] for path in folder.iterdir() if (found := _SHARD.fullmatch(path.name))}
+    if not counts:
+        raise FileNotFoundError(_why_none(folder))
+    return {
+        f"model-{i + 1:0{len(count)}d}-of-{count}.safetensors"
+        for count in counts
+        for i in range(int(count))
+    }
+
+
+def _indexed(path: Path) -> set[str]:
+    """The files that an index of shards names."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.parent} lacks {path.name}: download it again")
+    files = json_file.read(path).get("weight_map")
+    if (
+        not isinstance(files, dict)
+        or not files
+        or not all(isinstance(f, str) for f in files.values())
+    ):
+        raise ValueError(f"{path} has no weight_map from tensors to files: download it again")
+    return set(files.values())
+
+
+def _why_none(folder: Path) -> str:
+    """What to say of a folder without weights that can be read."""
+    names = sorted(path.name for path in folder.iterdir())
+    pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
+    tensors = [name for name in names if name.endswith(".safetensors")]
+    gguf = [name for name in names if name.endswith(".gguf")]
+    if ADAPTER in tensors or ADAPTER_CONFIG in names:
+        return (
+            f"{folder} holds an adapter and no model: give its base model, and this folder as the"
+            " adapter"
+        )
+    if tensors:
+        return (
+            f"{folder} has no {SINGLE}, index or shards, and {', '.join(tensors)} is not a name"
+            f" that transformers reads: if it is the model's, rename it to {SINGLE}"
+        )
+    if pickles:
+        return (
+            f"{folder} holds its weights as {pickles[0]}, a pickle, and only safetensors are read:"
+            f" convert it with transformers, {_CONVERT}"
+        )
+    if gguf:
+        return f"{folder} holds its weights as {gguf[0]}, and {NO_GGUF}"
+    return (
+        f"{folder} has no *.safetensors file: convert the checkpoint, or give "
+        "random_weights=True for its shapes alone"
+    )
+
+
+def grouped(names: Iterable[str]) -> str:
+    """Tensor names in few words: `model.layers.2-3.{mlp.up_proj.weight, input_layernorm.weight}`.
+
+    Names that differ in their first number alone are one, with the range of the numbers; those of
+    the same numbers stand in braces.
+    """
+    plain, numbers = [], defaultdict(set)
+    for name in names:
+        if found := re.fullmatch(r"((?:.*?\.)?)(\d+)\.(.*)", name):
+            numbers[found[1], found[3]].add(int(found[2]))
+        else:
+            plain.append(name)
+    tails = defaultdict(list)
+    for (head, tail), members in sorted(numbers.items()):
+        tails[f"{head}{_ranges(members)}."].append(tail)
+    return ", ".join(
+        [*sorted(plain)]
+        + [
+            f"{head}{t[0] if len(t) == 1 else '{' + ', '.join(t) + '}'}"
+            for head, t in tails.items()
+        ]
+    )
+
+
+def _ranges(numbers: set[int]) -> str:
+    """`0-3,7`."""
+    parts = []
+    for _, run in itertools.groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0]):
+        members = [number for _, number in run]
+        parts.append(f"{members[0]}-{members[-1]}" if len(members) > 1 else f"{members[0]}")
+    return ",".join(parts)

@@ -1,0 +1,75 @@
+r"""What TeX adds to an answer's look and not to its meaning.
+
+`unstyled` drops what PRM800K's reader of LaTeX drops too: math delimiters, sizes, fonts, colours,
+spacing of a given width, degree signs. Text (`\text{..}`) stays: it may be a unit or the answer.
+"""
+
+from __future__ import annotations
+
+import re
+
+_HALF_WIDTH = {0xFF00 + (ord(sign) - 0x20): sign for sign in "0123456789+-.,=%()$"}
+_HALF_WIDTH |= dict.fromkeys(map(ord, "−–﹣‑"), "-")
+
+_SIZES = (
+    r"displaystyle|textstyle|scriptstyle|scriptscriptstyle|tiny|scriptsize|footnotesize|small|"
+    r"normalsize|large|Large|LARGE|huge|Huge"
+)
+_FONTS = r"bf|rm|it|sf|tt|sl|bfseries|itshape|normalfont|boldmath|unboldmath"
+_INVISIBLE = r"space|thinspace|enspace|nonumber|notag|strut|mathstrut|limits|nolimits"
+_SIGNS = r"degrees?|textdegree|pounds|euro|cents?|textdollar"
+_WITH_ARGUMENT = (
+    r"boldsymbol|bm|pmb|mathsf|mathtt|mathnormal|mathcal|underline|emph|ensuremath|textsc|textup|"
+    r"boxed|fbox|framebox"
+)
+_DELIMITERS = re.compile(r"(?<!\\)(?:\\[()\[\]]|\$)")
+_OLD_FONT = re.compile(r"\{ *\\(?:bf|rm|it|sf|tt|sl)(?![A-Za-z]) *([^{}]*)\}")
+_DROPPED = re.compile(
+    r"\\(?:[hv]space\*?|[hv]?phantom|color|textcolor) *\{[^{}]*\}"
+    r"|(?<!\^)(?<!\^\{)\\degrees? *[CFK](?![A-Za-z])"
+    rf"|(?<!\^)(?<!\^\{{)\\(?:{_SIZES}|{_FONTS}|{_INVISIBLE}|{_SIGNS})(?![A-Za-z])"
+    r"|(?<=[\d)}]) *\\deg(?![A-Za-z])"
+    r"|\^ *(?:\{ *\\circ *\}|\\circ)(?![A-Za-z])|°"
+)
+_EMPTY_GROUP = re.compile(r"(?<=[\d)]) *\{ *\}")
+_STYLED = re.compile(rf"\\(?:{_WITH_ARGUMENT})(?![A-Za-z]) *")
+_SEAM = "\0"
+
+
+def groups(text: str) -> dict[int, int]:
+    r"""Where each `{` that is closed stands -> where its `}` does. `\{` opens no group."""
+    closed, opened = {}, []
+    for found in re.finditer(r"\\.|[{}]", text, re.DOTALL):
+        if found[0] == "{":
+            opened.append(found.start())
+        elif found[0] == "}" and opened:
+            closed[opened.pop()] = found.start()
+    return closed
+
+
+def half_width(text: str) -> str:
+    """The text with ASCII in place of full-width digits and signs, and of Unicode's minus signs."""
+    return text.translate(_HALF_WIDTH)
+
+
+def unstyled(answer: str) -> str:
+    r"""The answer without styles: `\(\displaystyle\frac12\)` is `\frac12`, `90\degree` is `90`."""
+    text = _DELIMITERS.sub(" ", half_width(answer))
+    text = _OLD_FONT.sub(r"\\mathrm{\1}", text)
+    text = _EMPTY_GROUP.sub("", _DROPPED.sub(" ", text))
+    text = re.sub(r"\\nicefrac(?![A-Za-z])", r"\\frac", text)
+    return re.sub(r"[\\\s]+$", "", unwrapped(text, _STYLED)).strip()
+
+
+def unwrapped(text: str, command: re.Pattern) -> str:
+    """The text with the arguments of these commands in place of the commands."""
+    at = 0
+    while found := command.search(text, at):
+        at, start = found.start(), found.end()
+        end = groups(text).get(start)
+        inner, rest = (
+            (text[start:], "") if end is None else (text[start + 1 : end], text[end + 1 :])
+        )
+        text = text[:at] + _SEAM + inner + (_SEAM if end is not None else "") + rest
+    # A space keeps `\pi\bm{x}` from running together, and must not part a number's digits.
+    return re.sub(rf"(?<=\d){_SEAM}+(?=\d)", "", text).replace(_SEAM, " ")

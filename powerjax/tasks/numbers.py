@@ -1,0 +1,174 @@
+r"""Numbers as final answers write them, read exactly: no float stands between text and value.
+
+`decimal` reads plain decimal notation, of any length. `value` reads a final answer in MATH's normal
+form (`answers.simplified`): fractions, mixed numbers, powers of ten, with a unit or a few words
+around. `last` finds the number that prose ends on.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from powerjax.tasks import answers
+from powerjax.tasks.notation import half_width
+
+MAX_CHARS = 2000  # of a final answer; a longer one is a text
+MAX_EXPONENT = 1000  # of ten, where a value is worked out
+
+_DECIMAL = re.compile(
+    r"(?P<sign>[-+]?)(?P<whole>\d{1,3}(?:,\d{3})+|\d*)(?:\.(?P<part>\d*))?"
+    r"(?:[eE](?P<exponent>[-+]?\d{1,18}))?",
+    re.ASCII,
+)
+
+# --- numerals within a longer text ---
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
+_PLAIN = rf"(?:{_DIGITS}(?:\.\d+)?|(?<![A-Za-z])\.\d+)"
+_PART = r"(?:\{ *-?[\d.]+ *\}|\d)"
+_FRACTION = rf"\\[dtc]?frac *{_PART} *{_PART}"
+_SLASHED = r"(?<![\d/.])\d+/\d+(?![\d/]|\.\d)"
+_POWER = r"(?: *(?:\\times|\\cdot|×|\*) *10 *\^ *(?:\{ *-?\d+ *\}|-?\d)|[eE][-+]?\d+(?!\w|\.\d))"
+_SCALE = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALES = rf"(?: *(?:{'|'.join(_SCALE)})s?(?![A-Za-z]))"
+_NUMERAL = (
+    rf"(?:\d+ *{_FRACTION}|{_FRACTION}|(?<![\d/.])\d+ +{_SLASHED}|{_SLASHED}"
+    rf"|{_PLAIN}{_POWER}?)(?:{_SCALES})?"
+)
+
+# --- a final answer in MATH's normal form: words, number, unit ---
+_BEFORE = r"(?P<before>(?:[a-z][a-z'’,:.() ]*)?)"
+_SYMBOL = r"(?:[a-z]{2,}(?![a-z])|[acfghlms](?![a-z]))(?: ?\^ ?(?:\{-?\d\}|-?\d))?"
+_AFTER = rf"(?:{_SYMBOL}|['’]s|[\s/.()-]|\\cdot)*"
+_ANSWER = re.compile(
+    rf"{_BEFORE}(?P<number>(?:[-+]|(?<![a-z] )[-+] )?{_NUMERAL})(?P<after>{_AFTER})"
+)
+# Words that change the number's value, or make a formula of it.
+_CHANGING = re.compile(
+    r"\b(?:half|halves|thirds?|fourths?|fifths?|tenths?|hundredths?|thousandths?|squared|cubed|"
+    r"root|sqrt|log|ln|sin|cos|tan|exp|factorial|plus|minus|negative|times|divided|over|choose|mod|"
+    r"twice|double|triple|not|no|than|to|[bdeijkn-rt-z])\b(?!\.)|(?<!total )\bof *$"
+)
+_CURRENCY = r"(?:\\?[$€£¥₹] ?)"
+_SIGN = r"(?:(?<![\w.)\]}])-)"
+_GROUP_MARK = re.compile(r"(?<=\d)(?:\{,\}|,? ?\\!|\\,)(?=\d{3}(?!\d))")
+_IN_PROSE = rf"(?:{_SIGN}?{_CURRENCY}|{_CURRENCY}{_SIGN}|{_SIGN})?{_NUMERAL}"
+
+# --- periodic decimals ---
+_DOT = r"\\dot *\{?(\d)\}?"
+_PERIODIC = re.compile(
+    r"(?<![\d.])(\d*)\.(\d*)(?:\\(?:overline|bar|mathring) *(?:\{ *(\d+) *\}|(\d))"
+    rf"|{_DOT}(?:(\d*){_DOT})?|((?:\d[\u0304\u0305])+))(?![\d.])"
+    r"|(?<![\d.])(\d+)\.\((\d+)\)",
+    re.ASCII,
+)
+_MAX_PERIOD = 200  # digits
+
+
+def decimal(text: str) -> tuple[bool, str, int] | None:
+    """A number in decimal notation as (is negative, digits, exponent of ten); None if it is none.
+
+    Equal numbers are equal tuples: `1e3`, `1,000` and `1000.0` are all (False, "1", 3). Signs may
+    be any minus of Unicode. Nothing is worked out, so length and exponent cost nothing.
+    """
+    found = _DECIMAL.fullmatch(half_width(text))
+    if found is None or not (found["whole"] or found["part"]):
+        return None
+    part = found["part"] or ""
+    digits = (found["whole"].replace(",", "") + part).lstrip("0")
+    short = digits.rstrip("0")
+    if not short:
+        return False, "0", 0
+    exponent = int(found["exponent"] or 0) - len(part) + len(digits) - len(short)
+    return found["sign"] == "-", short, exponent
+
+
+def written(answer: str) -> str | None:
+    r"""The one number in a final answer, without unit, currency and words; None if it is not one.
+
+    `18\text{ apples}` gives `18`, `\$1{,}000.50` gives `1000.50`, `x = \frac12` gives `\frac12`.
+    """
+    if len(answer) > MAX_CHARS:
+        return None
+    # MATH's normal form would join `32, 349`, two numbers, to one.
+    text = re.sub(r",\s+(?!\\!)(?=\d)", " ; ", fractions_of_periods(answer))
+    # In capitals it leaves the word, which `value` may be asked to pass over.
+    text = answers.simplified(re.sub(r"[mbtr]+illion", lambda word: word[0].upper(), text))
+    text = re.split(r"=|\\approx|\\simeq|≈", text)[-1]
+    text = re.sub(r"[€£¥₹¢]|\*\*", "", text).strip()
+    if text.startswith("(") and text.find(")") == len(text) - 1:
+        text = text[1:-1].strip()
+    found = _ANSWER.fullmatch(text)
+    if found is None or _CHANGING.search(found["before"]) or _CHANGING.search(found["after"]):
+        return None
+    return re.sub(r"^([-+]) ", r"\1", found["number"].strip())
+
+
+def value(answer: str, scaled: bool = True) -> Fraction | None:
+    """The exact value of a final answer that is one number, see `written`; None if it is not.
+
+    scaled: whether `4 million` is 4,000,000; else it is 4, with a unit.
+    """
+    number = written(answer)
+    if number is None:
+        return None
+    scale = 0
+    if word := re.search(rf" *({'|'.join(_SCALE)})s?$", number):
+        number, scale = number[: word.start()], _SCALE[word[1]] * scaled
+    sign = -1 if number[0] == "-" else 1
+    number = number.lstrip("-+ ")
+    try:
+        exact = _unsigned(number)
+    except (ValueError, ZeroDivisionError):
+        return None
+    return None if exact is None else sign * exact * 10**scale
+
+
+def last(text: str, after: str = "") -> str | None:
+    r"""The last number in prose as it is written, as `$1,080` or `-\frac{1}{2}`; None without one.
+
+    after: a pattern that must stand before the number.
+    """
+    text = _GROUP_MARK.sub(",", half_width(text))
+    found = [match[1] for match in re.finditer(f"{after}({_IN_PROSE})", text)]
+    return found[-1] if found else None
+
+
+def fractions_of_periods(text: str) -> str:
+    r"""The text with its periodic decimals as fractions: `0.\overline{3}` is `\frac{1}{3}`."""
+
+    def fraction(found: re.Match) -> str:
+        whole, part, line, digit, first, middle, final, combining, own_whole, bracket = (
+            found.groups()
+        )
+        dotted = "" if first is None else first + (middle or "") + (final or "")
+        bare = re.sub(r"\D", "", combining or "")
+        period = line or digit or dotted or bare or bracket
+        whole, part = whole or own_whole or "0", part or ""
+        if len(whole + part + period) > _MAX_PERIOD:
+            return found[0]
+        nines = (10 ** len(period) - 1) * 10 ** len(part)
+        exact = Fraction(int(whole + part + period) - int(whole + part), nines)
+        if exact.denominator == 1:
+            return str(exact)
+        return rf"\frac{{{exact.numerator}}}{{{exact.denominator}}}"
+
+    return _PERIODIC.sub(fraction, text)
+
+
+def _unsigned(number: str) -> Fraction | None:
+    """The value of a numeral of `_NUMERAL` without scale word."""
+    if mixed := re.fullmatch(rf"(\d+) *({_FRACTION}|(?<= )\d+/\d+)", number):
+        return int(mixed[1]) + _unsigned(mixed[2])
+    if parts := re.fullmatch(rf"\\[dtc]?frac *({_PART}) *({_PART})", number):
+        above, below = (Fraction(part.strip("{ }")) for part in parts.groups())
+        return above / below
+    if "/" in number:
+        above, below = map(int, number.split("/"))
+        return Fraction(above, below)
+    digits, *power = re.split(r" *(?:\\times|\\cdot|×|\*) *10 *\^", number)
+    exponent = int(power[0].strip("{ }")) if power else 0
+    found = decimal(digits)
+    if found is None or abs(found[2] + exponent) > MAX_EXPONENT:
+        return None
+    return int(found[1]) * Fraction(10) ** (found[2] + exponent)

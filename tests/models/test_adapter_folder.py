@@ -1,0 +1,139 @@
+"""What PEFT leaves in an adapter's folder beside adapters of layers, and folders of no adapter."""
+
+import chex
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from powerjax import models
+from powerjax.models import checkpoint, lora, peft
+from tests.golden import cases
+from tests.models.test_peft import TOKENS
+from tests.models.test_peft import _adapter as random_adapter
+from tests.models.test_peft import _agrees_with_peft as agrees_with_peft
+from tests.models.test_peft import _fails as fails
+from tests.models.test_peft import _write_adapter as write_adapter
+
+EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+BIAS = "model.layers.0.self_attn.q_proj.bias"
+NORM = "model.layers.1.input_layernorm.weight"
+
+
+def _with(tmp_path, case, tensors, **settings):
+    """Writes a base and an adapter that holds these tensors too, made of the base's arrays."""
+    base = cases.write_checkpoint(case, tmp_path / "base")
+    write_adapter(tmp_path / "adapter", case, **settings)
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    arrays = load_file(base / "model.safetensors")
+    more = {f"base_model.model.{name}": make(arrays) for name, make in tensors.items()}
+    save_file(load_file(path) | more, path)
+    return base
+
+
+@pytest.mark.parametrize(
+    ("case", "tensors", "settings"),
+    [
+        ("qwen2_tied", {EMBEDDINGS: lambda a: a[EMBEDDINGS]}, {}),
+        (
+            "qwen2_tied",
+            {EMBEDDINGS: lambda a: a[EMBEDDINGS], HEAD: lambda a: a[EMBEDDINGS].copy()},
+            {"modules_to_save": ["embed_tokens", "lm_head"]},
+        ),
+        ("phi3_default", {HEAD: lambda a: a[HEAD]}, {"modules_to_save": ["lm_head"]}),
+        ("qwen2_tied", {"model.embed_tokens.base_layer.weight": lambda a: a[EMBEDDINGS]}, {}),
+        (
+            "qwen2_tied",
+            {NORM: lambda a: a[NORM]},
+            {"modules_to_save": ["input_layernorm"]},
+        ),
+        ("qwen2_tied", {BIAS: lambda a: a[BIAS]}, {}),
+    ],
+)
+def test_whole_tensors_that_are_the_models_own_change_nothing(case, tensors, settings, tmp_path):
+    base = _with(tmp_path, case, tensors, **settings)
+    write_adapter(tmp_path / "plain", case)
+    plain = models.load(base, dtype="float32", adapter=tmp_path / "plain")
+    found = models.load(base, dtype="float32", adapter=tmp_path / "adapter")
+    chex.assert_trees_all_equal(found.adapter.params, plain.adapter.params)
+    models.load(base, dtype="bfloat16", adapter=tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "parts"),
+    [
+        ({EMBEDDINGS: lambda a: a[EMBEDDINGS] + 1}, (EMBEDDINGS, "differs", "trained")),
+        ({HEAD: lambda a: a[EMBEDDINGS] * 2}, (HEAD, "differs", "trained")),
+        ({EMBEDDINGS: lambda a: a[EMBEDDINGS][:-1].copy()}, ("(60, 32)", "(61, 32)", "resized")),
+        ({BIAS: lambda a: a[BIAS] + 1}, (BIAS, "differs")),
+        ({"lm_head.lora_A.weight": lambda a: np.ones((4, 32), "f4")}, ("adapts lm_head",)),
+        ({"model.embed_tokens.lora_embedding_A": lambda a: np.ones(1)}, ("adapts model.embed",)),
+        (
+            {"model.layers.0.mlp.up_proj.lora_magnitude_vector": lambda a: np.ones(2)},
+            ("DoRA",),
+        ),
+        (
+            {"model.embed_tokens.token_adapter.trainable_tokens_delta": lambda a: np.ones(2)},
+            ("trained rows of the embeddings",),
+        ),
+        (
+            {"model.layers.0.mlp.up_proj.lora_B.bias": lambda a: np.ones(2)},
+            ("lora_B.bias", "no part of a plain LoRA"),
+        ),
+    ],
+)
+def test_what_an_adapter_cannot_do_here_is_said_with_the_way_out(tensors, parts, tmp_path):
+    _with(tmp_path, "qwen2_tied", tensors)
+    fails(ValueError, tmp_path, str(tmp_path / "adapter"), "merge_and_unload", *parts)
+
+
+def test_embeddings_of_random_weights_have_nothing_to_be_compared_with(tmp_path):
+    base = _with(tmp_path, "qwen2_tied", {EMBEDDINGS: lambda a: a[EMBEDDINGS]})
+    with pytest.raises(ValueError, match=f"{EMBEDDINGS} of its own.*random weights"):
+        models.load(base, adapter=tmp_path / "adapter", random_weights=True)
+
+
+def test_an_adapter_of_a_model_whose_head_differs(tmp_path):
+    base = _with(tmp_path, "qwen2_tied", {HEAD: lambda a: a[EMBEDDINGS][::-1].copy()})
+    arrays = load_file(base / "model.safetensors")
+    arrays[HEAD] = arrays[EMBEDDINGS][::-1].copy()
+    save_file(arrays, base / "model.safetensors", metadata={"format": "pt"})
+    lm = models.load(base, dtype="float32", adapter=tmp_path / "adapter")
+    merged = lm.merged()
+    checkpoint.save(tmp_path / "merged", merged.config, merged.params)
+    again = models.load(tmp_path / "merged", dtype="float32")
+    np.testing.assert_array_equal(again.params["lm_head"]["kernel"], arrays[HEAD].T)
+    np.testing.assert_allclose(again.logits(TOKENS), lm.logits(TOKENS), atol=1e-4)
+
+
+def test_peft_agrees_about_a_model_whose_head_differs(tmp_path, parity, record_property):
+    base = cases.write_checkpoint("qwen2_tied", tmp_path / "base")
+    arrays = load_file(base / "model.safetensors")
+    arrays[HEAD] = arrays[EMBEDDINGS][::-1].copy()
+    save_file(arrays, base / "model.safetensors", metadata={"format": "pt"})
+    lm = models.load(base, dtype="float32")
+    peft.save(tmp_path / "adapter", random_adapter(lm.config, lora.TARGETS), lm.config)
+    found = models.load(base, dtype="float32", adapter=tmp_path / "adapter")
+    agrees_with_peft(found, base, tmp_path / "adapter", record_property)
+
+
+@pytest.mark.parametrize(
+    ("files", "parts"),
+    [
+        (("adapter_config.json", "adapter_model.bin"), ("adapter_model.bin, a pickle", "PEFT")),
+        (("config.json", "model.safetensors"), ("is a model's folder", "give it as the model")),
+        (("adapter/adapter_config.json", "manifest.json"), ("is", "adapter/adapter meant?")),
+        (("adapter_config.json",), ("has no adapter_model.safetensors",)),
+        (("lora.gguf",), ("GGUF is not read",)),
+    ],
+)
+def test_a_folder_that_is_no_adapters_says_what_it_is(files, parts, tmp_path):
+    for name in files:
+        (tmp_path / "adapter" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "adapter" / name).write_text("{}")
+    fails(FileNotFoundError, tmp_path, str(tmp_path / "adapter"), *parts)
+
+
+def test_an_adapters_id_is_not_downloaded(tmp_path):
+    base = cases.write_checkpoint("qwen2_tied", tmp_path / "base")
+    with pytest.raises(FileNotFoundError, match="org/name: there is no such folder"):
+        models.load(base, adapter="org/name")
