@@ -60,6 +60,10 @@ def _is_chat(value: Any) -> bool:
 
 TEXT = Kind(_is_text, "text")
 WHOLE = Kind(_is_whole, "a whole number, 0 or more")
+# Tools that write columns of numbers make 20.0 of 20 where a row has none.
+_COUNT = Kind(
+    lambda v: _is_whole(int(v) if isinstance(v, float) and v.is_integer() else v), WHOLE.words
+)
 NUMBER = Kind(_is_number, "a finite number")
 IDS = Kind(_is_ids, "a list of token ids, 0 or more")
 NAME = Kind(lambda v: _is_text(v) or _is_whole(v, -(2**63), 2**64), "text or a whole number")
@@ -84,12 +88,13 @@ FIELDS: dict[str, Kind] = {
         ),
         TEXT,
     ),
+    **dict.fromkeys(("sample_index", "step", "epoch"), WHOLE),
     **dict.fromkeys(
         (
-            *("sample_index", "num_tokens", "block_size", "num_mcmc_steps", "max_new_tokens"),
-            *("top_k", "num_forward_tokens", "num_early_rejections", "step", "epoch"),
+            *("num_tokens", "block_size", "num_mcmc_steps", "max_new_tokens", "top_k"),
+            *("num_forward_tokens", "num_early_rejections"),
         ),
-        WHOLE,
+        _COUNT,
     ),
     **dict.fromkeys(
         (

@@ -92,7 +92,14 @@ def test_every_reader_names_file_line_and_field(tmp_path, field, value, words):
 
 def test_unknown_fields_and_unknown_values_pass(tmp_path):
     path = tmp_path / "r.jsonl"
-    row = {**RECORD, "mine": {"a": ["\ud800"]}, "alpha": "inf", "prompt": [1, 2], "correct": None}
+    row = {
+        **RECORD,
+        "top_k": 20.0,
+        "mine": {"a": ["\ud800"]},
+        "alpha": "inf",
+        "prompt": [1, 2],
+        "correct": None,
+    }
     path.write_text(json.dumps(row) + "\n")
     for reader in (records.read, _open):
         assert reader(path) == [row]
