@@ -22,13 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tokenizers
-import tqdm
 from absl import flags
 
 from powerjax import evaluate, launch, models, records, sample
 from powerjax.models import checkpoint
 from powerjax.models.config import ModelConfig, RopeConfig
 from powerjax.models.decoder import CausalLM
+from powerjax.progress import progress_bar
 from powerjax.tasks import arithmetic
 
 _OUT = flags.DEFINE_string("out", None, "Folder the model is written to.", required=True)
@@ -243,7 +243,7 @@ def train(
 
     losses: list[float] = []
     pending = None
-    bar = tqdm.tqdm(range(steps), desc="training", unit="step", mininterval=1.0)
+    bar = progress_bar(range(steps), desc="training", unit="step")
     for _ in bar:
         batch = next(data)
         params, opt_state, loss = step(params, opt_state, batch.tokens, batch.weights)

@@ -22,6 +22,7 @@ import numpy as np
 
 from powerjax import records as files
 from powerjax import text as texts
+from powerjax.progress import progress_bar
 from powerjax.records import Record
 from powerjax.tasks.base import Problem, Task, prompt_hash
 
@@ -166,8 +167,6 @@ def _filled(
     progress: bool,
 ) -> list[Record]:
     """The records with their fields from the file at `path`, else those in `order` from `work`."""
-    from tqdm import tqdm
-
     with _opened(path) as file:
         known = {} if file is None else {row["id"]: row for row in file.records}
         fields: list[dict[str, Any] | None] = [
@@ -175,7 +174,7 @@ def _filled(
             for record, of in zip(records, hashes, strict=True)
         ]
         todo = [i for i in order if fields[i] is None]
-        with tqdm(total=len(todo), desc=what, unit="record", disable=not progress) as bar:
+        with progress_bar(total=len(todo), desc=what, unit="record", show=progress) as bar:
             for start in range(0, len(todo), _BATCH):
                 batch = todo[start : start + _BATCH]
                 for i, found in zip(batch, work(batch), strict=True):

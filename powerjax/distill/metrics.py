@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import tqdm
 
 from powerjax import records
+from powerjax.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +45,12 @@ class Log:
             self._rewrite(rows)
             self._file = self._path.open("a", encoding="utf-8")
             self._board = _board(folder / TENSORBOARD, done)
-        self._bar = tqdm.tqdm(
+        self._bar = progress_bar(
             total=num_steps,
             initial=done,
             desc="distilling",
             unit="step",
-            disable=not (progress and self._writes),
+            show=progress and self._writes,
         )
         self._since = time.monotonic()
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from powerjax.models import prompts as prompts_lib
 from powerjax.models.language_model import LM
+from powerjax.progress import progress_bar
 from powerjax.sample import draws, engine, inputs, mh, workers
 from powerjax.sample.completions import Completion, Completions
 from powerjax.sample.failures import ChainsFailed
@@ -327,7 +327,7 @@ def _run(
             on_finish(item)
 
     stats = engine.Stats(num_slots=num_slots)
-    with tqdm(total=len(requests), desc=sampler, unit="chain", disable=not progress) as bar:
+    with progress_bar(total=len(requests), desc=sampler, unit="chain", show=progress) as bar:
         # Each prompt's own length chooses longrope's factors, whoever else is in the run.
         for long_context in (False, True):
             mine = [

@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from tqdm.auto import tqdm
 
 from powerjax.models.language_model import LM
 from powerjax.sample import engine, mh, placement
@@ -65,9 +64,11 @@ def generate(
     long_context: bool = False,
     on_finish: Callable[[engine.Finished], None],
     on_fail: Callable[[engine.Request], None],
-    bar: tqdm,
+    bar,
 ) -> engine.Stats:
     """`engine.generate` by as many engines as pay, its callbacks in the caller's thread.
+
+    `bar`, a tqdm bar, goes on by one with each chain that ends.
 
     A small model's adapter is merged into a copy of its weights (`_without_adapter`).
     """
@@ -85,6 +86,7 @@ def generate(
 
         def show(stats: engine.Stats) -> bool:
             bar.set_postfix_str(_postfix(stats), refresh=False)
+            bar.update(0)  # a log gets its line even while no chain ends
             return True
 
         return engine.generate(

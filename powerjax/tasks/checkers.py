@@ -25,6 +25,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from powerjax.progress import progress_bar
+
 RULES = ("rules", "math_verify")
 LIMIT_S = 5.0  # of one comparison
 GRACE_S = 1.0  # between the alarm and the kill
@@ -208,9 +210,7 @@ def _cores() -> int:
 
 
 def _bar(total: int, progress: bool):
-    from tqdm import tqdm
-
-    return tqdm(total=total, desc="comparing", unit="answer", disable=not progress)
+    return progress_bar(total=total, desc="comparing", unit="answer", show=progress)
 
 
 _POOLS: dict[tuple[int | None, float], Checkers] = {}

@@ -38,6 +38,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 
+from powerjax.progress import progress_bar
 from powerjax.tasks import isolation, seccomp
 from powerjax.tasks.confined import harness, plain
 
@@ -124,8 +125,6 @@ def run_all(
 
     A program that occurs again is not run again. Raises as `require` does.
     """
-    from tqdm import tqdm
-
     bwrap = require(unsafe_exec)
     distinct = list(dict.fromkeys(programs))
     num_workers = num_workers or os.cpu_count() or 1
@@ -133,7 +132,9 @@ def run_all(
         futures = [pool.submit(_run, one, limits or Limits(), bwrap) for one in distinct]
         try:
             done = concurrent.futures.as_completed(futures)
-            bar = tqdm(done, "programs", len(futures), disable=not progress, unit="")
+            bar = progress_bar(
+                done, desc="running", unit="program", total=len(futures), show=progress
+            )
             for future in bar:
                 future.result()
         except BaseException:
