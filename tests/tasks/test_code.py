@@ -116,6 +116,8 @@ def test_humaneval_is_asked_by_its_stub_and_phi_by_the_papers_request():
 
 def test_the_request_for_a_published_problem(humaneval, data):
     (problem,) = code.load_humaneval(data_dir=data, limit=1, wording=code.REQUEST)
+    assert problem.style == code.REQUEST
+    assert code.load_humaneval(data_dir=data, limit=1)[0].style == code.STUB
     signature = "has_close_elements(numbers: List[float], threshold: float) -> bool"
     assert problem.prompt == (
         f"Write a Python function `{signature}` to solve the following problem:\n"
