@@ -103,11 +103,11 @@ def _answer(row: dict[str, Any], here: str) -> str | None:
         return answer
     if type(answer) is int or (isinstance(answer, float) and math.isfinite(answer)):
         return str(answer)
-    found = "empty text" if isinstance(answer, str) else type(answer).__name__
+    kind = "empty text" if isinstance(answer, str) else type(answer).__name__
     if isinstance(answer, float):
-        found = str(answer)
+        kind = str(answer)
     raise ValueError(
-        f"{here}: the answer must be text or a number, not {found}: write it as the completion is"
+        f"{here}: the answer must be text or a number, not {kind}: write it as the completion is"
         " to have it, or leave the key out where no answer is known"
     )
 
