@@ -40,8 +40,8 @@ def last_boxed(text: str) -> str | None:
     """
     closed = groups(text)
     last = None
-    for found in reversed(list(_BOX.finditer(text))):
-        content = _content(text, found.end(), closed)
+    for match in reversed(list(_BOX.finditer(text))):
+        content = _content(text, match.end(), closed)
         if content is None:
             continue
         if not is_placeholder(content):
@@ -58,12 +58,12 @@ def of_last_sentence(text: str) -> list[str]:
     """
     closed = groups(text)
     spans, inside = [], 0
-    for found in _BOX.finditer(text):
-        content = _content(text, found.end(), closed)
-        if content is None or found.start() < inside or is_placeholder(content):
+    for match in _BOX.finditer(text):
+        content = _content(text, match.end(), closed)
+        if content is None or match.start() < inside or is_placeholder(content):
             continue
-        inside = closed.get(found.end(), found.end()) + 1
-        spans.append((found.start(), inside, content))
+        inside = closed.get(match.end(), match.end()) + 1
+        spans.append((match.start(), inside, content))
     sentence: list[str] = []
     for i in reversed(range(len(spans))):
         if i + 1 < len(spans) and _SENTENCE_END.search(text[spans[i][1] : spans[i + 1][0]]):

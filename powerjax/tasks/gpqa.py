@@ -52,12 +52,18 @@ _LEAD = (
     r"(?: +is)?(?: +(?:option|choice))?) *[:=]? *)?"
 )
 # What may stand behind the letter. A formula that begins with a letter goes on in other ways.
-_WORDS = r" +(?!(?:and|or|to|in|is|vs)\b)(?=[A-Za-z]{2}|\d|\()"
+_ANOTHER = r"(?! *(?:and|or|&|,|;) *[(\[]?[A-D][)\].]*(?:$|,| ))"  # several letters are no answer
+_WORDS = (
+    r" +(?!(?:and|or|to|in|vs)\b|is +(?!(?:the +)?(?:correct|right|best|answer)))"
+    r"(?=[A-Za-z]{2}|\d|\()"
+)
 _DASHED = r" +(?:- +(?=[A-Za-z]{2})|[–—] *(?=[A-Za-z\d]))"
-_MARKED = r"(?:[):]|\.(?![A-Za-z]\.)|[,;](?! *[A-D]\b)) *(?![=^_+*/<>|~)(&]|-(?!\d))"
+_MARKED = rf"(?:[):]{_ANOTHER}|\.(?![A-Za-z]\.)|[,;](?! *[A-D]\b)) *(?![=^_+*/<>|~)(&]|-(?!\d))"
 _CAPITAL = rf"(?P<capital>[ABCD])(?:[.!]?$|{_MARKED}|{_WORDS}|{_DASHED})"
 _SMALL = r"(?P<small>[abcd])(?:\.?$|\)(?: +|$)(?![=^_+*/<>|~&])|[.:] +(?![=^_+*/<>|~&]))"
-_ENCLOSED = r"[(\[<] ?(?P<enclosed>[A-Da-d]) ?[)\]>](?:[.,:;]? +(?![=^_+*/<>|~&])|[.,:;]? *$)"
+_ENCLOSED = (
+    rf"[(\[<] ?(?P<enclosed>[A-Da-d]) ?[)\]>]{_ANOTHER}(?:[.,:;]? +(?![=^_+*/<>|~&])|[.,:;]? *$)"
+)
 _OPENING = re.compile(rf"{_LEAD}(?:{_ENCLOSED}|{_CAPITAL}|{_SMALL})")
 _MAX_CHARS = 500  # of a box that are looked at
 _LONE = re.compile(r"(?<![A-Za-z0-9])[ABCD](?![A-Za-z0-9])")

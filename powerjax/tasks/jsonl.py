@@ -105,9 +105,9 @@ def _answer(row: dict[str, Any], here: str) -> str | None:
         return answer
     if type(answer) in (int, float):
         return str(answer)
-    found = "empty text" if isinstance(answer, str) else type(answer).__name__
+    kind = "empty text" if isinstance(answer, str) else type(answer).__name__
     raise ValueError(
-        f"{here}: the answer must be text or a number, not {found}: write it as the completion is"
+        f"{here}: the answer must be text or a number, not {kind}: write it as the completion is"
         " to have it, or leave the key out where no answer is known"
     )
 

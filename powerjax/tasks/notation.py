@@ -39,11 +39,11 @@ _SEAM = "\0"
 def groups(text: str) -> dict[int, int]:
     r"""Where each `{` that is closed stands -> where its `}` does. `\{` opens no group."""
     closed, opened = {}, []
-    for found in re.finditer(r"\\.|[{}]", text, re.DOTALL):
-        if found[0] == "{":
-            opened.append(found.start())
-        elif found[0] == "}" and opened:
-            closed[opened.pop()] = found.start()
+    for match in re.finditer(r"\\.|[{}]", text, re.DOTALL):
+        if match[0] == "{":
+            opened.append(match.start())
+        elif match[0] == "}" and opened:
+            closed[opened.pop()] = match.start()
     return closed
 
 
@@ -64,8 +64,8 @@ def unstyled(answer: str) -> str:
 def unwrapped(text: str, command: re.Pattern) -> str:
     """The text with the arguments of these commands in place of the commands."""
     at = 0
-    while found := command.search(text, at):
-        at, start = found.start(), found.end()
+    while match := command.search(text, at):
+        at, start = match.start(), match.end()
         end = groups(text).get(start)
         inner, rest = (
             (text[start:], "") if end is None else (text[start + 1 : end], text[end + 1 :])

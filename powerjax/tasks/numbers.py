@@ -71,16 +71,16 @@ def decimal(text: str) -> tuple[bool, str, int] | None:
     Equal numbers are equal tuples: `1e3`, `1,000` and `1000.0` are all (False, "1", 3). Signs may
     be any minus of Unicode. Nothing is worked out, so length and exponent cost nothing.
     """
-    found = _DECIMAL.fullmatch(half_width(text))
-    if found is None or not (found["whole"] or found["part"]):
+    match = _DECIMAL.fullmatch(half_width(text))
+    if match is None or not (match["whole"] or match["part"]):
         return None
-    part = found["part"] or ""
-    digits = (found["whole"].replace(",", "") + part).lstrip("0")
+    part = match["part"] or ""
+    digits = (match["whole"].replace(",", "") + part).lstrip("0")
     short = digits.rstrip("0")
     if not short:
         return False, "0", 0
-    exponent = int(found["exponent"] or 0) - len(part) + len(digits) - len(short)
-    return found["sign"] == "-", short, exponent
+    exponent = int(match["exponent"] or 0) - len(part) + len(digits) - len(short)
+    return match["sign"] == "-", short, exponent
 
 
 def written(answer: str) -> str | None:
@@ -98,10 +98,10 @@ def written(answer: str) -> str | None:
     text = re.sub(r"[€£¥₹¢]|\*\*", "", text).strip()
     if text.startswith("(") and text.find(")") == len(text) - 1:
         text = text[1:-1].strip()
-    found = _ANSWER.fullmatch(text)
-    if found is None or _CHANGING.search(found["before"]) or _CHANGING.search(found["after"]):
+    match = _ANSWER.fullmatch(text)
+    if match is None or _CHANGING.search(match["before"]) or _CHANGING.search(match["after"]):
         return None
-    return re.sub(r"^([-+]) ", r"\1", found["number"].strip())
+    return re.sub(r"^([-+]) ", r"\1", match["number"].strip())
 
 
 def value(answer: str, scaled: bool = True) -> Fraction | None:
@@ -130,23 +130,23 @@ def last(text: str, after: str = "") -> str | None:
     after: a pattern that must stand before the number.
     """
     text = _GROUP_MARK.sub(",", half_width(text))
-    found = [match[1] for match in re.finditer(f"{after}({_IN_PROSE})", text)]
-    return found[-1] if found else None
+    numerals = [match[1] for match in re.finditer(f"{after}({_IN_PROSE})", text)]
+    return numerals[-1] if numerals else None
 
 
 def fractions_of_periods(text: str) -> str:
     r"""The text with its periodic decimals as fractions: `0.\overline{3}` is `\frac{1}{3}`."""
 
-    def fraction(found: re.Match) -> str:
+    def fraction(match: re.Match) -> str:
         whole, part, line, digit, first, middle, final, combining, own_whole, bracket = (
-            found.groups()
+            match.groups()
         )
         dotted = "" if first is None else first + (middle or "") + (final or "")
         bare = re.sub(r"\D", "", combining or "")
         period = line or digit or dotted or bare or bracket
         whole, part = whole or own_whole or "0", part or ""
         if len(whole + part + period) > _MAX_PERIOD:
-            return found[0]
+            return match[0]
         nines = (10 ** len(period) - 1) * 10 ** len(part)
         exact = Fraction(int(whole + part + period) - int(whole + part), nines)
         if exact.denominator == 1:
@@ -168,7 +168,7 @@ def _unsigned(number: str) -> Fraction | None:
         return Fraction(above, below)
     digits, *power = re.split(r" *(?:\\times|\\cdot|×|\*) *10 *\^", number)
     exponent = int(power[0].strip("{ }")) if power else 0
-    found = decimal(digits)
-    if found is None or abs(found[2] + exponent) > MAX_EXPONENT:
+    exact = decimal(digits)
+    if exact is None or abs(exact[2] + exponent) > MAX_EXPONENT:
         return None
-    return int(found[1]) * Fraction(10) ** (found[2] + exponent)
+    return int(exact[1]) * Fraction(10) ** (exact[2] + exponent)

@@ -240,6 +240,7 @@ def test_letters_by_either_rule(folder, text, boxed, last):
         *(r"\text{Option B}", "option b", "Choice (B)", "Answer: B", r"\text{The answer is } B"),
         *(r"\mathbf{B}", r"\textbf{(B)}", r"\displaystyle B", r"\(B\)", r"\left(B\right)"),
         *("(b) 5 m", "B) -5 m", "B. 5 m", "B: zorbs", "B zorbs", "B, because", "B — zorbs"),
+        *("B is correct", "B) D-glucose", "(B), because"),
         *(
             "B) CO_2",
             r"\text{B: } A = 5",
@@ -272,6 +273,7 @@ def test_forms_of_a_letter_in_the_box(content):
         ),
         *(r"\mathrm{C}_6\mathrm{H}_6", r"\text{B}H_3", r"A \cdot B", "A e^{-kt}", "A - 5", "A'"),
         *("(A)^2", "(A) = 5", "[A]/[B]", "(A)(B)", "A and B", "A, C", "a cat", "a.u.", "D-glucose"),
+        *("(A) and (B)", "A) and C)", "[A], [B]", "A is 5"),
         *("C₆H₆", r"\vec{B}", r"B \to C", "A > 5", r"\{A\}", "ABCD", "", r"\text{none}"),
     ],
 )
