@@ -24,6 +24,7 @@ STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\n```")
 
 _FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})[ \t]*([^`\n]*)$")
 _INLINE_FENCE = re.compile(r"^([^`\n]*[^`\s][^`\n]*)(```\w*)[ \t]*$", re.MULTILINE)
+_FIRST_SPACE = re.compile(r"\A(\n*) (?=(?:async|def|class|import|from)\s|@\w)")  # a tokenizer's
 _DOCSTRING = re.compile(r"\s*[rRuU]?(\"\"\"|''')(?:\\.|(?!\1).)*\1", re.DOTALL)
 _EMPTY = re.compile(r"(?:#[^\n]*|pass\b|\.\.\.|raise NotImplementedError[^\n]*|\s)*$")
 _LIFTED = re.compile(
@@ -53,7 +54,7 @@ def pieces(completion: str) -> list[Piece]:
     A fence that the completion does not close goes to its end. The first fence closes what stands
     before it if that is code: the prompt, or a part of it that is not shown, opened it.
     """
-    text = completion.replace("\r\n", "\n").replace("\r", "\n")
+    text = _FIRST_SPACE.sub(r"\1", completion.replace("\r\n", "\n").replace("\r", "\n"))
     found: list[Piece] = []
     lines: list[str] = []
     fence = ""
@@ -221,8 +222,6 @@ def _at_margin(text: str, name: str) -> str:
     match = re.search(rf"^([ \t]+)(?:async\s+)?def\s+{re.escape(name)}\b", text, re.M)
     if match is None or re.search(r"^[ \t]*class\s+\w+\s*[(:]", text[: match.start()], re.M):
         return text
-    if match[1] == " " and not text[: match.start()].strip():  # a space that the tokenizer adds
-        return text[match.start() + 1 :]
     lines = text.split("\n")
     columns = len(match[1])
     return "\n".join(line[columns:] if line[:columns].isspace() else line for line in lines)
