@@ -82,13 +82,12 @@ def generate(
         (on_finish if isinstance(end, engine.Finished) else on_fail)(end)
         bar.update()
 
+    def show(stats: engine.Stats) -> bool:
+        bar.set_postfix_str(_postfix(stats), refresh=False)
+        bar.update(0)  # a log gets its line even while no chain ends
+        return True
+
     if count == 1:
-
-        def show(stats: engine.Stats) -> bool:
-            bar.set_postfix_str(_postfix(stats), refresh=False)
-            bar.update(0)  # a log gets its line even while no chain ends
-            return True
-
         return engine.generate(
             models[0],
             prompts,
@@ -111,6 +110,7 @@ def generate(
     def work(number: int) -> None:
         def keep(stats: engine.Stats) -> bool:
             latest[number] = dataclasses.replace(stats)
+            events.put(latest[number])
             return not stopping.is_set()
 
         try:
@@ -137,7 +137,9 @@ def generate(
             event = events.get()
             if isinstance(event, engine.Finished | engine.Request):
                 hand_over(event)
-                bar.set_postfix_str(_postfix(_sum(latest, started)), refresh=False)
+                continue
+            if isinstance(event, engine.Stats):
+                show(_sum(latest, started))
                 continue
             running -= 1
             if event is not None:
