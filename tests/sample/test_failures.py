@@ -80,6 +80,17 @@ def test_plain_chains_fail_where_they_feed_the_bad_token_and_nowhere_else(
     assert found.stats.num_failed == len(failed)
 
 
+def test_a_failed_chain_leaves_nothing_in_its_slot(healthy):
+    """Short prompts and long completions: what a chain wrote last, no prompt overwrites."""
+    options = dict(max_new_tokens=48, num_slots=2, num_samples=24, progress=False)
+    prompts = [[20], [21, 22]]
+    expected = by_chain(sample.standard(healthy, prompts, **options))
+    found, failed = run(sample.standard, damaged(healthy, BAD), prompts, **options)
+    assert set(failed) == {chain for chain, c in expected.items() if BAD in c.tokens[:-1]}
+    assert 3 < len(failed) < 40
+    assert all(same(c, expected[c.prompt_index, c.sample_index]) for c in found)
+
+
 @pytest.mark.parametrize(
     ("sampler", "extra", "value"),
     [
