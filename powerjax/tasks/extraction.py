@@ -23,9 +23,9 @@ from powerjax.tasks.statements import Statement
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\n```")
 
 _FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})[ \t]*([^`\n]*)$")
-_INLINE_FENCE = re.compile(r"^([^`\n]*[^`\s][^`\n]*)(```\w*)[ \t]*$", re.MULTILINE)
+_INLINE_FENCE = re.compile(r"^(?=[ \t]*[^`\s])([^`\n]+)(```\w*)[ \t]*$", re.MULTILINE)
 _FIRST_SPACE = re.compile(r"\A(\n*) (?=(?:async|def|class|import|from)\s|@\w)")  # a tokenizer's
-_DOCSTRING = re.compile(r"\s*[rRuU]?(\"\"\"|''')(?:\\.|(?!\1).)*\1", re.DOTALL)
+_DOCSTRING = re.compile(r"\s*[rRuU]?(\"\"\"|''')(?:\\.|(?!\1)[^\\])*\1", re.DOTALL)
 _EMPTY = re.compile(r"(?:#[^\n]*|pass\b|\.\.\.|raise NotImplementedError[^\n]*|\s)*$")
 _LIFTED = re.compile(
     r"^from[ \t]+__future__[ \t]+import[ \t]+(?:\([^)]*\)|[^\n(]+)\n?", re.MULTILINE
@@ -55,7 +55,7 @@ def pieces(completion: str) -> list[Piece]:
     before it if that is code: the prompt, or a part of it that is not shown, opened it.
     """
     text = _FIRST_SPACE.sub(r"\1", completion.replace("\r\n", "\n").replace("\r", "\n"))
-    found: list[Piece] = []
+    parts: list[Piece] = []
     lines: list[str] = []
     fence = ""
     for line in _INLINE_FENCE.sub(r"\1\n\2", text).split("\n"):
@@ -65,11 +65,11 @@ def pieces(completion: str) -> list[Piece]:
         if not (closes or opens):
             lines.append(line)
             continue
-        found.append(_piece(lines, bool(fence), True))
-        first = len(found) == 1 and not match[2].strip()
-        opens = opens and not (first and _is_code(found[0].text))
+        parts.append(_piece(lines, bool(fence), True))
+        first = len(parts) == 1 and not match[2].strip()
+        opens = opens and not (first and _is_code(parts[0].text))
         lines, fence = [], match[1] if opens else ""
-    return [piece for piece in [*found, _piece(lines, bool(fence), False)] if piece.text.strip()]
+    return [piece for piece in [*parts, _piece(lines, bool(fence), False)] if piece.text.strip()]
 
 
 def body(parts: Sequence[Piece], indent: int, name: str, stub: str = "") -> str | None:
@@ -231,12 +231,7 @@ def _has_body(text: str, name: str) -> bool:
     """Whether a definition of `name` in `text` is more than a docstring or a placeholder."""
     for part in statements.split(text):
         if name in part.names:
-            head = re.search(
-                r"^(?:async\s+)?def\b.*?\)[^\n]*?:[ \t]*(?=\n|\S)", part.text, re.M | re.S
-            )
-            if head is None:
-                return True
-            rest = part.text[head.end() :]
+            rest = statements.after_head(part.text) if part.kind == statements.FUNCTION else name
             docstring = _DOCSTRING.match(rest)
             if not _EMPTY.match(rest[docstring.end() :] if docstring else rest):
                 return True
@@ -287,11 +282,11 @@ def _with_needs(
     candidates = [*above, *below]
     taken: set[int] = set()
     while True:
-        chosen = [*own, *(candidates[number] for number in sorted(taken))]
+        chosen = _Chosen([*own, *(candidates[number] for number in sorted(taken))], bound, name)
         more = {
             number
             for number, part in enumerate(candidates)
-            if number not in taken and _is_needed(part, chosen, bound, name)
+            if number not in taken and part.complete and chosen.needs(part)
         }
         if not more:
             break
@@ -302,27 +297,29 @@ def _with_needs(
     return "\n".join([*before, text, *after])
 
 
-def _is_needed(part: Statement, chosen: Sequence[Statement], bound: set[str], name: str) -> bool:
-    """Whether the chosen statements need another one.
+class _Chosen:
+    """Statements of a program for `name`, and which others they need.
 
     They need what binds a name of theirs that is not bound yet, and what changes their variables.
     """
-    code = "\n".join(one.text for one in chosen)
-    words = set(re.findall(r"\w+", code))
-    if not part.complete:
-        return False
-    if part.kind in (statements.FUNCTION, statements.IMPORT):
-        if "*" in part.names:
-            return (module := re.search(r"from\s+(\w+)", part.text)) is not None and (
-                module[1] in sys.stdlib_module_names
-            )
-        return any(one in words and one not in bound for one in part.names)
-    if re.search(rf"\b(?:{re.escape(name)}|input)\s*\(", part.text):
-        return False
-    if part.kind == statements.ASSIGNMENT:
-        if "." in part.names[0]:
-            return part.names[0] in code
-        return any(one in words and one not in bound for one in part.names)
-    variables = {one for it in chosen if it.kind == statements.ASSIGNMENT for one in it.names}
-    changes = part.kind == statements.OTHER and not _EXAMPLE.match(part.text)
-    return changes and not variables.isdisjoint(re.findall(r"\w+", part.text))
+
+    def __init__(self, parts: Sequence[Statement], bound: set[str], name: str):
+        self.code = "\n".join(part.text for part in parts)
+        self.missing = set(re.findall(r"\w+", self.code)) - bound
+        assignments = (part for part in parts if part.kind == statements.ASSIGNMENT)
+        self.variables = {one for part in assignments for one in part.names}
+        self.calls = re.compile(rf"\b(?:{re.escape(name)}|input)\s*\(")
+
+    def needs(self, part: Statement) -> bool:
+        names = self.missing.intersection(part.names)
+        if part.kind in (statements.FUNCTION, statements.IMPORT):
+            module = re.search(r"^from\s+(\w+)", part.text, re.M)
+            whole = "*" in part.names and module and module[1] in sys.stdlib_module_names
+            return bool(names or whole)
+        if self.calls.search(part.text):
+            return False
+        if part.kind == statements.ASSIGNMENT:
+            return bool(names) or ("." in part.names[0] and part.names[0] in self.code)
+        if part.kind != statements.OTHER or _EXAMPLE.match(part.text):
+            return False
+        return not self.variables.isdisjoint(re.findall(r"\w+", part.text))

@@ -28,7 +28,7 @@ _OTHER = re.compile(
     r"|[A-Za-z_][\w.]*\s*(?:[(\[]|[-+*/%&|^@<>]{1,3}=)|\"\"\"|\'\'\'"
 )
 _CLAUSE = re.compile(r"(?:else|elif|except|finally)\b")
-_STRING = re.compile(r"(['\"])(?:\\.|(?!\1).)*\1")
+_STRING = re.compile(r"(['\"])(?:\\.|(?!\1)[^\\])*\1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,13 +89,21 @@ class _Open:
 def split(text: str) -> list[Statement]:
     """The statements of `text`; their texts, joined by line ends, are `text`."""
     groups: list[list[str]] = []
-    state = _Open()
+    state, kind, decorators = _Open(), "", False
     for line in text.split("\n"):
-        if groups and (state or not _begins(line, groups[-1])):
-            groups[-1].append(line)
-        else:
-            groups.append([line])
-        if _kind(groups[-1]) != PROSE:
+        written = line.strip() and not state
+        if not groups or (written and not line[0].isspace()):
+            # Comments and decorators go with what follows, clauses with what is before.
+            goes_on = decorators or kind in ("", COMMENT) or (kind == OTHER and _CLAUSE.match(line))
+            if not groups or not goes_on:
+                groups.append([])
+                kind, decorators = "", False
+        groups[-1].append(line)
+        if written:
+            if kind in ("", COMMENT):
+                kind = _kind([line])
+            decorators = (decorators or kind == FUNCTION) and line[0] in "@#"
+        if kind != PROSE:
             state.read(line)
     joined = groups[:1]
     for lines in groups[1:]:
@@ -115,14 +123,17 @@ def inside_strings(text: str) -> list[bool]:
     return inside
 
 
-def _begins(line: str, before: list[str]) -> bool:
-    """Whether a new statement begins with `line`, after the lines of the one before."""
-    if not line.strip() or line[0].isspace():
-        return False
-    written = [one for one in before if one.strip()]
-    if all(one[0] in "@#" for one in written):  # comments and decorators go with what follows
-        return False
-    return not (_CLAUSE.match(line) and _kind(before) == OTHER)
+def after_head(text: str) -> str:
+    """What follows the head of the function that is defined in `text`, in its line or below."""
+    lines = text.split("\n")
+    first = next((n for n, line in enumerate(lines) if _FUNCTION.match(line)), 0)
+    state = _Open()
+    for number in range(first, len(lines)):
+        state.read(lines[number])
+        if not state:
+            break
+    in_line = re.sub(r"\s#.*", "", lines[number]).rpartition(":")[2]
+    return "\n".join([in_line, *lines[number + 1 :]])
 
 
 def _kind(lines: list[str]) -> str:

@@ -1,6 +1,7 @@
 """Reference solutions in every shape that models answer in: each passes its tests."""
 
 import textwrap
+import time
 
 import pytest
 
@@ -321,3 +322,19 @@ class of problems
         ("prose", (), True),
         ("function", (), False),
     ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("x" * 10**5, "a`b" * 10**4, "@a\n" * 10**4, "# a\n" * 10**4, "```\n" * 10**4),
+        *("    x\n" * 10**4, "(" * 10**5, "a" + " , a" * 10**4, "    x = '" + "\\" * 10**4),
+        *("def grow(x" + ")" * 10**4, 'def grow(x):\n  """' + "\\" * 10**4),
+        "    return f0\n" + "".join(f"def f{n}(): return f{n + 1}\n" for n in range(200)),
+    ],
+    ids=range(12),
+)
+def test_what_a_model_writes_without_end_is_read_soon(text):
+    start = time.monotonic()
+    code.program(code.humaneval_problem(MADE_UP), text)
+    assert time.monotonic() - start < 20  # a tenth of a second each, on a quiet machine
