@@ -73,6 +73,7 @@ _PERIODIC = re.compile(
     r"|(?<![\d.])(\d+)\.\((\d+)\)",
     re.ASCII,
 )
+_BRACED_PERIOD = re.compile(r"(?<=[\d.])\{(\\(?:overline|bar) *(?:\{ *\d+ *\}|\d))\}")
 _MAX_PERIOD = 200  # digits
 
 
@@ -175,7 +176,8 @@ def fractions_of_periods(text: str) -> str:
             return str(exact)
         return rf"\frac{{{exact.numerator}}}{{{exact.denominator}}}"
 
-    return _PERIODIC.sub(fraction, text)
+    plain = re.sub(r"(?<=\d)\{\.\}", ".", text)
+    return _PERIODIC.sub(fraction, _BRACED_PERIOD.sub(r"\1", plain))
 
 
 def _unsigned(number: str) -> Fraction | None:
