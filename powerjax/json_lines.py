@@ -57,9 +57,11 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 
 
 def rows(
-    path: str | os.PathLike, text: bytes, end: int | None = None
+    path: str | os.PathLike, text: bytes, end: int | None = None, as_written: bool = False
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields (line number, object) of the file's text, up to `end`; blank lines are passed over.
+
+    as_written: whether floats are `Float`, with their digits.
 
     Raises a ValueError of one line, with file and line number, at the first line that is not a JSON
     object.
@@ -68,7 +70,7 @@ def rows(
         if not line.strip():
             continue
         try:
-            row = parse(line)
+            row = parse(line, as_written)
         except ValueError as error:
             if number == 1 and _is_one_document(text):
                 raise ValueError(
@@ -101,10 +103,11 @@ def end_of_whole_lines(text: bytes) -> int:
     return len(text)
 
 
-def parse(text: bytes) -> Any:
+def parse(text: bytes, as_written: bool = False) -> Any:
     """The JSON value. Raises Malformed where it is none, ValueError where it is refused."""
     try:
-        return _DECODER.decode(text.removeprefix(_BOM).decode("utf-8"))
+        decoder = _DECODER_AS_WRITTEN if as_written else _DECODER
+        return decoder.decode(text.removeprefix(_BOM).decode("utf-8"))
     except json.JSONDecodeError as error:
         # What follows a whole value was not left by a kill.
         kind = ValueError if error.msg == "Extra data" else Malformed
@@ -149,10 +152,22 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON's")
 
 
+class Float(float):
+    """A number of a file, with the digits that it is written with, which float64 may not hold."""
+
+    written: str
+
+
 def _finite(digits: str) -> float:
     number = float(digits)
     if math.isinf(number):
         raise ValueError(f"{digits[:40]} is too large for a number")
+    return number
+
+
+def _as_written(digits: str) -> Float:
+    number = Float(_finite(digits))
+    number.written = digits
     return number
 
 
@@ -167,4 +182,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 _DECODER = json.JSONDecoder(
     parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_distinct
+)
+_DECODER_AS_WRITTEN = json.JSONDecoder(
+    parse_constant=_no_constant, parse_float=_as_written, object_pairs_hook=_distinct
 )

@@ -76,13 +76,14 @@ def _without_hash(record: Record, label: str) -> str:
     return name if dash and end == identity.law_hash(record) else label
 
 
-def rows(path: str | os.PathLike) -> Iterator[tuple[int, Record]]:
+def rows(path: str | os.PathLike, as_written: bool = False) -> Iterator[tuple[int, Record]]:
     """Yields (line number, row) of any file of JSON lines; blank lines are passed over.
 
+    as_written: whether floats are `json_lines.Float`, with their digits.
     Raises a ValueError of one line, with file and line number, at the first line that is not a JSON
     object, and for a file that is no file of lines.
     """
-    yield from json_lines.rows(path, json_lines.read_bytes(path))
+    yield from json_lines.rows(path, json_lines.read_bytes(path), as_written=as_written)
 
 
 def whole_rows(path: str | os.PathLike) -> Iterator[tuple[int, Record]]:

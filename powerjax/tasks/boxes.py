@@ -16,18 +16,21 @@ _MAX_PLACEHOLDER_CHARS = 100
 
 # What is invisible, or stands for something left out. Other commands are content.
 _BLANK = re.compile(
-    r"\\(?:(?:text|mbox|textrm|textbf|textit|mathrm|mathbf|operatorname|underline|boxed|fbox)"
-    r"(?![A-Za-z])|(?:[hv]?phantom|[hv]space\*?) *\{[^{}]*\}"
-    r"|(?:[lc]?dots|qquad|quad|square|Box|displaystyle)(?![A-Za-z])|[,;:! _$])|[{}$~]"
+    r"\\(?:(?:(?:text|math)(?:rm|bf|it|sf|tt|up|sc|normal)?|emph|mbox|operatorname|underline|boxed"
+    r"|fbox)(?![A-Za-z])|(?:[hv]?phantom|[hv]space\*?|color) *\{[^{}]*\}"
+    r"|rule *\{[^{}]*\} *\{[^{}]*\}"
+    r"|(?:[lcv]?dots[bcmo]?|q?quad|(?:en|thin)?space|square|Box|displaystyle)(?![A-Za-z])"
+    r"|[,;:! _$]|$)|[{}$~□☐]"
 )
 _VERB = r"(?:(?:insert|put|write|enter|place|type|fill in) )?"
 _WHOSE = r"(?:(?:the|your|my|our|an?) )?"
 _WHICH = r"(?:(?:final|correct|numerical|numeric|exact|simplified) )?"
+_INSERT = _VERB.removesuffix("?")
 _NOUN = r"(?:number|result|value|solution|letter|option|choice|expression)"
 _PLACEHOLDER = re.compile(
     rf"{_VERB}{_WHOSE}{_WHICH}(?:answer|ans)(?: (?:goes )?here)?"
     rf"|{_VERB}{_WHOSE}{_WHICH}{_NOUN} (?:goes )?here"
-    rf"|{_VERB}(?:your|my|our) {_WHICH}{_NOUN}|final {_NOUN}",
+    rf"|{_INSERT}{_WHOSE}{_WHICH}{_NOUN}|{_VERB}(?:your|my|our) {_WHICH}{_NOUN}|final {_NOUN}",
     re.IGNORECASE,
 )
 
@@ -77,10 +80,10 @@ def is_placeholder(content: str) -> bool:
     if len(content) > _MAX_PLACEHOLDER_CHARS:
         return False
     visible = " ".join(_BLANK.sub(" ", content).replace("_", " ").split())
-    inner = visible.strip("()[]<>* ")
+    inner = visible.strip("()[]<>*'\"“”‘’ ")
     if not inner:
         return not visible  # brackets or signs alone may be an answer, as in "<"
-    words = inner.strip("?.… ")
+    words = inner.strip("?.…: ")
     return words in ("", "LETTER") or _PLACEHOLDER.fullmatch(words) is not None
 
 

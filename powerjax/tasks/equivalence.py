@@ -25,10 +25,18 @@ from powerjax.tasks import answers, notation, numbers
 
 _INTEGER = re.compile(r"[-+]? ?\d+(?:\.0*)?")
 _FRACTION = re.compile(r"(-?) ?(?:\\frac ?\{? ?(-?\d+?) ?\}? ?\{? ?(\d+) ?\}?|(\d+) ?/ ?(\d+))")
-_TEXT = (
-    r"\\(?:text|mbox|textrm|textnormal|textbf|textit|mathrm|mathbf|operatorname|hbox)\s*"
-    r"\{[^{}]*\}"
+# Words that make another answer of a number, and are no unit of it.
+_NO_UNIT = (
+    r"(?![^{}]*\b(?:or|and|more|less|least|most|to|than|hundred|thousand|[mbtr]+illion|dozen)\b)"
 )
+_TEXT = (
+    r"\\(?:text|mbox|textrm|textnormal|textbf|textit|textsf|texttt|mathrm|mathbf|operatorname|hbox)"
+    rf"\s*\{{{_NO_UNIT}[^{{}}]*\}}"
+)
+_LETTERS = r"(?:[cmk]?m|k?g|ft|in|km/h|mph|s|h|[CF])(?:\s*\^\s*(?:\{\d\}|\d))?"
+_LETTERS_AT_END = re.compile(rf"(?<=\d)(?:\\[,;:! ]|~|\s)+{_LETTERS}$")
+_SPACED = re.compile(r"-?\d{1,3}(?:(?:\\[, ]|[~ ])\d{3})+(?:\.\d+)?")
+_MIXED = re.compile(r"(?<![\d.])(\d+) +(\d+)/(\d+)(?![\d.])")
 _TEXT_ALONE = re.compile(r"\\(?:text|mbox|textrm|mathrm)\s*\{([^{}]*)\}")
 _SPACE = r"(?:\\[,;:! ]|~|\s|\\q?quad(?![A-Za-z]))"
 _UNIT_AT_END = re.compile(
@@ -77,10 +85,20 @@ def _for_math_verify(given: str, reference: str) -> tuple[str, str]:
     sides = []
     for answer in (given, reference):
         text = notation.unstyled(numbers.fractions_of_periods(answer))
-        text = re.sub(r"(?<=[\d}]) *\.$", "", text.strip())
-        whole = _TEXT_ALONE.fullmatch(text)
-        sides.append(whole[1].strip() if whole and re.search(r"\d", whole[1]) else text)
+        text = re.sub(r"\\(?:left|right) *\.|^(?:[~\s]|\{\})+|(?:[~\s]|\\,)+(?=\\?%)", "", text)
+        text = re.sub(r"\\(?:text|mbox) *\{ *(?:and|or) *\}", " , ", text)
+        text = _MIXED.sub(r"\1\\frac{\2}{\3}", re.sub(r"\^ *\{ *\\circ *\}", " ", text))
+        text = re.sub(r"\\sfrac(?![A-Za-z])", r"\\frac", text)
+        whole = _TEXT_ALONE.fullmatch(
+            re.sub(r"(?<=[\d}]) *(?:[.,;]|\\(?:black)?square)$", "", text.strip())
+        )
+        text = whole[1] if whole and re.search(r"\d", whole[1]) else text
+        text = re.sub(r"(?<=[\d}]) *(?:[.,;]|\\(?:black)?square)$", "", text.strip())
+        sides.append(re.sub(r"[^-\d.]", "", text) if _SPACED.fullmatch(text) else text)
     bare = [_UNIT_AT_END.sub("", side) for side in sides]
+    for i, other in enumerate(reversed(sides)):
+        if not re.search("[A-Za-z]", other):
+            bare[i] = _LETTERS_AT_END.sub("", bare[i])
     units = [side != without for side, without in zip(sides, bare, strict=True)]
     return tuple(bare if units[0] != units[1] else sides)
 

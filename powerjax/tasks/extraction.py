@@ -24,11 +24,13 @@ STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\n```")
 
 _FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})[ \t]*([^`\n]*)$")
 _INLINE_FENCE = re.compile(r"^(?=[ \t]*[^`\s])([^`\n]+)(```\w*)[ \t]*$", re.MULTILINE)
+_QUOTES = ('"""', "'''")
 _FIRST_SPACE = re.compile(r"\A(\n*) (?=(?:async|def|class|import|from)\s|@\w)")  # a tokenizer's
 _DOCSTRING = re.compile(r"\s*[rRuU]?(\"\"\"|''')(?:\\.|(?!\1)[^\\])*\1", re.DOTALL)
 _EMPTY = re.compile(r"(?:#[^\n]*|pass\b|\.\.\.|raise NotImplementedError[^\n]*|\s)*$")
 _LIFTED = re.compile(
-    r"^from[ \t]+__future__[ \t]+import[ \t]+(?:\([^)]*\)|[^\n(]+)\n?", re.MULTILINE
+    r"^from[ \t]+__future__[ \t]+import(?:[ \t]|\\\n)*(?:\([^)]*\)|(?:[^\n(\\]|\\\n)+)[^\n]*\n?",
+    re.MULTILINE,
 )
 _EXAMPLE = re.compile(r"(?:assert|print|if\s+__name__)\b")
 
@@ -54,21 +56,32 @@ def pieces(completion: str) -> list[Piece]:
     A fence that the completion does not close goes to its end. The first fence closes what stands
     before it if that is code: the prompt, or a part of it that is not shown, opened it.
     """
-    text = _FIRST_SPACE.sub(r"\1", completion.replace("\r\n", "\n").replace("\r", "\n"))
+    text = completion.lstrip("\ufeff\u200b").replace("\r\n", "\n").replace("\r", "\n")
+    all_lines = _INLINE_FENCE.sub(r"\1\n\2", _FIRST_SPACE.sub(r"\1", text)).split("\n")
+    last_with = {
+        quotes: number
+        for number, line in enumerate(all_lines)
+        for quotes in _QUOTES
+        if quotes in line
+    }
     parts: list[Piece] = []
     lines: list[str] = []
-    fence = ""
-    for line in _INLINE_FENCE.sub(r"\1\n\2", text).split("\n"):
+    fence, columns, state = "", 0, statements.Open()
+    for number, line in enumerate(all_lines):
         match = _FENCE.match(line)
+        if state.quotes and number < last_with[state.quotes] and _columns(line) > columns:
+            match = None  # a fence in a docstring
         closes = match and fence and match[1].startswith(fence) and not match[2].strip()
         opens = match and (not fence or (match[2].strip() and match[1].startswith(fence)))
         if not (closes or opens):
             lines.append(line)
+            state.read(line)
             continue
         parts.append(_piece(lines, bool(fence), True))
         first = len(parts) == 1 and not match[2].strip()
         opens = opens and not (first and _is_code(parts[0].text))
-        lines, fence = [], match[1] if opens else ""
+        lines, fence, columns = [], match[1] if opens else "", _columns(line) if opens else 0
+        state = statements.Open()
     return [piece for piece in [*parts, _piece(lines, bool(fence), False)] if piece.text.strip()]
 
 
@@ -153,7 +166,9 @@ def defines(text: str, name: str) -> bool:
     """Whether some line of `text` begins the definition of the function (or class) `name`."""
     name = re.escape(name)
     return (
-        re.search(rf"^(?:(?:async\s+)?def|class)\s+{name}\b|^{name}\s*=(?!=)", text, re.M)
+        re.search(
+            rf"^(?:(?:async\s+)?def|class)\s+{name}\b|^{name}\s*(?::[^=\n]+)?=(?!=)", text, re.M
+        )
         is not None
     )
 
@@ -165,7 +180,7 @@ def fitted(text: str, indent: int) -> str:
       text: a body, perhaps at the left margin or in tabs, and statements after it.
       indent: columns of the docstring; 0 if there is none, and then any will do.
     """
-    first, *rest = statements.split(text)
+    first, *rest = statements.split(_with_first_columns(text))
     if first.kind != statements.BODY:
         first, rest = dataclasses.replace(first, text=text), []
     lines = first.text.split("\n")
@@ -175,8 +190,7 @@ def fitted(text: str, indent: int) -> str:
             line if within else re.sub(r"^[ \t]+", lambda match: match[0].expandtabs(4), line)
             for line, within in zip(lines, inside, strict=True)
         ]
-    line = _first_line("\n".join(lines))
-    columns = len(line) - len(line.lstrip(" "))
+    columns = _columns(_first_line("\n".join(lines)))
     shift = (indent or columns or 4) - columns
     moved = []
     for line, within in zip(lines, inside, strict=True):
@@ -186,10 +200,35 @@ def fitted(text: str, indent: int) -> str:
     return "\n".join([*moved, *(statement.text for statement in rest)])
 
 
+def _with_first_columns(text: str) -> str:
+    """`text` with the columns of its first line, where these alone were stripped.
+
+    That is seen where a deeper line follows and the first opens no block, or where a later line
+    stands between the two.
+    """
+    lines = zip(text.split("\n"), statements.inside_strings(text), strict=True)
+    first, *rest = [line for line, within in lines if line.strip() and not within] or [""]
+    state = statements.Open()
+    state.read(first)
+    deep = [_columns(line) for line in rest]
+    if not deep or state or first[:1] in (" ", "\t", "#", "@") or not all(deep):
+        return text
+    opens_block = re.sub(r"\s#.*", "", first).rstrip().endswith(":")
+    if opens_block and min(deep) == deep[0]:
+        return text
+    return text.replace(first, " " * min(deep) + first, 1)
+
+
 def lifted(source: str) -> str:
     """A program with its imports from `__future__` first, where alone they may stand."""
-    imports = [match[0].strip() + "\n" for match in _LIFTED.finditer(source)]
-    return "".join(dict.fromkeys(imports)) + _LIFTED.sub("", source) if imports else source
+    inside = statements.inside_strings(source)
+    imports, kept, end = [], [], 0
+    for match in _LIFTED.finditer(source):
+        if not inside[source.count("\n", 0, match.start())]:
+            imports.append(match[0].strip() + "\n")
+            kept.append(source[end : match.start()])
+            end = match.end()
+    return "".join([*dict.fromkeys(imports), *kept, source[end:]])
 
 
 def _piece(lines: list[str], fenced: bool, closed: bool) -> Piece:
@@ -204,6 +243,10 @@ def _is_code(text: str) -> bool:
     """Whether text before a first fence is code that the fence closes."""
     kinds = [one for one in statements.split(text) if one.kind == statements.FUNCTION]
     return bool(kinds) or re.match(r"(?:  |\t)", _first_line(text)) is not None
+
+
+def _columns(line: str) -> int:
+    return len(line) - len(line.lstrip(" "))
 
 
 def _first_line(text: str) -> str:
@@ -244,9 +287,10 @@ def _core(piece: Piece, name: str) -> tuple[list[Statement], str, list[Statement
     The surroundings are kept as they are; the others are for choosing from.
     """
     parts = statements.split(piece.text)
-    at = next((n for n, part in enumerate(parts) if name in part.names), None)
-    if at is None:  # the parts of a statement that is not read as such
+    defining = [n for n, part in enumerate(parts) if name in part.names]
+    if not defining:  # the parts of a statement that is not read as such
         return [], piece.text, []
+    at = next((n for n in defining if _has_body(parts[n].text, name)), defining[0])
     foreign = {statements.PROSE} if piece.fenced else {statements.PROSE, statements.OTHER}
     last_foreign = max((n for n in range(at) if parts[n].kind in foreign), default=-1)
     if piece.fenced:

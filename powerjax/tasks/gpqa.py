@@ -43,10 +43,12 @@ INSTRUCTION = (
 _WRONG = tuple(f"Incorrect Answer {i}" for i in (1, 2, 3))
 _FIELDS = ("Question", "Correct Answer", *_WRONG, "Record ID")
 _TEXT = re.compile(
-    r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mathrm|mathbf|mathit|mathsf|mbox|hbox|"
-    r"operatorname|textcircled|circled)(?![A-Za-z]) *(?=\{)"
+    r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mathrm|mathbf|mathit|mathsf|mathbb|"
+    r"mathfrak|mathscr|mbox|hbox|operatorname|textcircled|circled)(?![A-Za-z]) *(?=\{|[A-Da-d]$)"
 )
-_SPACE = re.compile(r"\\\\|\\[,;:! ]|\\(?:q?quad|left|right|[bB]igg?[lr]?)(?![A-Za-z])|~")
+_SPACE = re.compile(
+    r"\\\\|\\[,;:! ]|\\(?:q?quad|left|right|[bB]igg?[lr]?|checkmark)(?![A-Za-z])|[~✓✔✅]\ufe0f?"
+)
 _LEAD = (
     r"(?:(?i:(?:the +)?(?:(?:correct|final|right|best) +)?(?:answer|option|choice|letter)"
     r"(?: +is)?(?: +(?:option|choice))?) *[:=]? *)?"
@@ -118,8 +120,9 @@ def boxed_letter(completion: str) -> str | None:
         return None
     text = unicodedata.normalize("NFKC", notation.unstyled(boxed[:_MAX_CHARS]))
     text = _SPACE.sub(" ", notation.unwrapped(text, _TEXT))
-    text = " ".join(re.sub(r"[*{}\"`]", "", text).split())
-    found = _OPENING.match(re.sub(r"^'(.*)'$", r"\1", text))
+    text = " ".join(re.sub(r"[*{}\"`“”]", "", text).split())
+    text = re.sub(r"^([A-D]) (?=[):.])", r"\1", text)
+    found = _OPENING.match(re.sub(r"^['‘](.*)['’]$", r"\1", text))
     return found[found.lastgroup].upper() if found else None
 
 

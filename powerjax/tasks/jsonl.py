@@ -12,9 +12,10 @@ import json
 import logging
 import os
 import re
+import unicodedata
 from typing import Any
 
-from powerjax import fields, records
+from powerjax import fields, json_lines, records
 from powerjax.tasks import answers, numbers
 from powerjax.tasks.base import Problem
 
@@ -32,7 +33,7 @@ def load(path: str | os.PathLike, limit: int | None = None) -> list[Problem]:
     """
     found, where, copies = [], {}, collections.Counter()
     without_answer: dict[str, None] = {}  # the keys of such rows, in order
-    for number, row in records.rows(path):
+    for number, row in records.rows(path, as_written=True):
         if limit is not None and len(found) == limit:
             break
         here = f"{path}, line {number}"
@@ -63,8 +64,9 @@ def load(path: str | os.PathLike, limit: int | None = None) -> list[Problem]:
 def grade(problem: Problem, completion: str) -> tuple[bool | None, str | None]:
     r"""(correct, extracted answer): the last `\boxed{}`, else the whole text, against the answer.
 
-    Spaces, dollar signs and thousands' commas do not count. Numbers in decimal notation are
-    compared exactly, whatever their length: 0.50 equals .5 and 1e3 equals 1000. (None, None) where
+    Spaces, dollar signs and thousands' commas do not count, but a space between two numbers does:
+    `1 1/2` is not `11/2`. Numbers in decimal notation are compared exactly, whatever their length:
+    0.50 equals .5 and 1e3 equals 1000. (None, None) where
     no answer is known.
     """
     if problem.answer is None:
@@ -87,12 +89,14 @@ def _prompt(row: dict[str, Any], here: str) -> str | list[int]:
 
 
 def _check_keys(row: dict[str, Any], here: str) -> None:
-    """A ValueError where a key is one that is read but for capitals and spaces."""
+    """A ValueError where a key is one that is read but for capitals, spaces and invisible signs."""
     for key in row:
-        meant = re.sub(r"[\s-]+", "_", key.strip().lower())
+        visible = re.sub(r"[^ -~]", "", unicodedata.normalize("NFKC", key)).strip()
+        meant = re.sub(r"[\s-]+|(?<=[a-z])(?=[A-Z])", "_", visible).lower()
         if meant not in _KEYS or key in _KEYS:
             continue
-        if not any(name in row for name in (_NAMES if meant in _NAMES else (meant,))):
+        names = _NAMES if meant in _NAMES else (meant,)
+        if all(row.get(name) is None for name in names):
             raise ValueError(f"{here}: the key {key!r} is not read: write {meant!r}")
 
 
@@ -101,11 +105,15 @@ def _answer(row: dict[str, Any], here: str) -> str | None:
     answer = row.get("answer")
     if answer is None:
         return None
-    if isinstance(answer, str) and answer.strip():
-        return answer
-    if type(answer) in (int, float):
+    if isinstance(answer, json_lines.Float):
+        return answer.written
+    if type(answer) is int:
         return str(answer)
-    kind = "empty text" if isinstance(answer, str) else type(answer).__name__
+    if fields.TEXT.fits(answer) and answer.strip():
+        return answer
+    kind = type(answer).__name__
+    if isinstance(answer, str):
+        kind = "half a surrogate pair" if answer.strip() else "empty text"
     raise ValueError(
         f"{here}: the answer must be text or a number, not {kind}: write it as the completion is"
         " to have it, or leave the key out where no answer is known"
@@ -117,7 +125,10 @@ def _say_ungraded(path: str | os.PathLike, problems: list[Problem], keys: list[s
     listed = ", ".join(map(repr, keys[:8])) + (", ..." if len(keys) > 8 else "")
     if count == len(problems):
         log.warning(
-            "%s: no row has the key 'answer', so there will be no accuracy (the keys are %s)",
+            "%s: no row has an 'answer' that is not null, so there will be no accuracy (the keys"
+            " are %s)"
+            if "answer" in keys
+            else "%s: no row has the key 'answer', so there will be no accuracy (the keys are %s)",
             path,
             listed,
         )
@@ -131,9 +142,14 @@ def _say_ungraded(path: str | os.PathLike, problems: list[Problem], keys: list[s
 
 def _plain(answer: str) -> str | tuple[bool, str, int]:
     """The number, or the text without spaces and dollar signs."""
-    text = re.sub(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", _without_commas, answer)
-    one = re.sub(r"(?<!,)[\s$]+(?!,)", "", text)  # `32, 349` is two numbers
-    return numbers.decimal(one) or re.sub(r"[\s$]", "", text)
+    text = numbers.with_commas(re.sub(r"\\?\$", "", answer))
+    text = re.sub(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", _without_commas, text)
+    text = " ".join(text.split())
+    if re.fullmatch(r"[-+−]?\d{1,3}(?: \d{3})+(?:\.\d+)?", text):
+        text = text.replace(" ", "")
+    text = re.sub(r"(?<!\d) | (?!\d)", "", text)
+    one = re.sub(r"(?<=,)(?=\d)", " ", text) if re.search(r",\s", answer) else text
+    return numbers.decimal(one) or text
 
 
 def _without_commas(found: re.Match) -> str:

@@ -7,6 +7,7 @@ spacing of a given width, degree signs. Text (`\text{..}`) stays: it may be a un
 from __future__ import annotations
 
 import re
+import unicodedata
 
 _HALF_WIDTH = {0xFF00 + (ord(sign) - 0x20): sign for sign in "0123456789+-.,=%()$"}
 _HALF_WIDTH |= dict.fromkeys(map(ord, "−–﹣‑"), "-")
@@ -50,6 +51,16 @@ def groups(text: str) -> dict[int, int]:
 def half_width(text: str) -> str:
     """The text with ASCII in place of full-width digits and signs, and of Unicode's minus signs."""
     return text.translate(_HALF_WIDTH)
+
+
+def plain_fractions(text: str) -> str:
+    r"""The text with TeX's fractions in place of Unicode's: `2½` is `2\frac{1}{2}`."""
+    return re.sub(r"[¼-¾⅐-⅞]", _plain_fraction, text)
+
+
+def _plain_fraction(sign: re.Match) -> str:
+    above, below = unicodedata.normalize("NFKC", sign[0]).split("\u2044")
+    return rf"\frac{{{above}}}{{{below}}}"
 
 
 def unstyled(answer: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from powerjax.tasks import answers
+from powerjax.tasks import answers, notation
 from powerjax.tasks.notation import half_width
 
 MAX_CHARS = 2000  # of a final answer; a longer one is a text
@@ -38,17 +38,28 @@ _NUMERAL = (
 
 # --- a final answer in MATH's normal form: words, number, unit ---
 _BEFORE = r"(?P<before>(?:[a-z][a-z'’,:.() ]*)?)"
-_SYMBOL = r"(?:[a-z]{2,}(?![a-z])|[acfghlms](?![a-z]))(?: ?\^ ?(?:\{-?\d\}|-?\d))?"
-_AFTER = rf"(?:{_SYMBOL}|['’]s|[\s/.()-]|\\cdot)*"
+_FOREIGN = r"[^\x00-\x7f\u0370-\u03ff\W\d_]"  # as in `pièces`, or a sign of Chinese
+_SYMBOL = (
+    rf"(?:[a-z]{{2,}}|[acfghlms]|(?=[a-z]*{_FOREIGN})(?:[a-z]|{_FOREIGN})+)(?![a-z]|{_FOREIGN})"
+    r"(?: ?\^ ?(?:\{-?\d\}|-?\d))?"
+)
+_RATE = r"\\[dt]?frac *\{[a-z .]*\} *\{[a-z .]*\}"
+_AFTER = rf"(?:{_SYMBOL}|['’]s|[\s/.()-]|\\cdot|{_RATE}|, (?=[a-z]{{2,}}))*"
 _ANSWER = re.compile(
     rf"{_BEFORE}(?P<number>(?:[-+]|(?<![a-z] )[-+] )?{_NUMERAL})(?P<after>{_AFTER})"
 )
 # Words that change the number's value, or make a formula of it.
-_CHANGING = re.compile(
+_CHANGING = (
     r"\b(?:half|halves|thirds?|fourths?|fifths?|tenths?|hundredths?|thousandths?|squared|cubed|"
-    r"root|sqrt|log|ln|sin|cos|tan|exp|factorial|plus|minus|negative|times|divided|over|choose|mod|"
-    r"twice|double|triple|not|no|than|to|[bdeijkn-rt-z])\b(?!\.)|(?<!total )\bof *$"
+    r"root|sqrt|log|ln|sin|cos|tan|exp|factorial|plus|minus|negative|divided|over|choose|mod|"
+    r"twice|double|triple|not|no|[bdeijkn-rt-z])\b(?!\.)"
 )
+_CHANGING_BEFORE = re.compile(
+    rf"{_CHANGING}|\b(?:times|than)\b"
+    r"|(?<!equal )(?<!answer )(?<!solution )\bto\b|(?<!total )\bof *$"
+)
+_ONE = "a|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|hundred"
+_CHANGING_AFTER = re.compile(rf"{_CHANGING}|\b(?:times|to) +(?:{_ONE})\b")
 _CURRENCY = r"(?:\\?[$€£¥₹] ?)"
 _SIGN = r"(?:(?<![\w.)\]}])-)"
 _GROUP_MARK = re.compile(r"(?<=\d)(?:\{,\}|,? ?\\!|\\,)(?=\d{3}(?!\d))")
@@ -62,6 +73,7 @@ _PERIODIC = re.compile(
     r"|(?<![\d.])(\d+)\.\((\d+)\)",
     re.ASCII,
 )
+_BRACED_PERIOD = re.compile(r"(?<=[\d.])\{(\\(?:overline|bar) *(?:\{ *\d+ *\}|\d))\}")
 _MAX_PERIOD = 200  # digits
 
 
@@ -91,7 +103,9 @@ def written(answer: str) -> str | None:
     if len(answer) > MAX_CHARS:
         return None
     # MATH's normal form would join `32, 349`, two numbers, to one.
-    text = re.sub(r",\s+(?!\\!)(?=\d)", " ; ", fractions_of_periods(answer))
+    text = re.sub(
+        r",\s+(?!\\!)(?=\d)", " ; ", fractions_of_periods(notation.plain_fractions(answer))
+    )
     # In capitals it leaves the word, which `value` may be asked to pass over.
     text = answers.simplified(re.sub(r"[mbtr]+illion", lambda word: word[0].upper(), text))
     text = re.split(r"=|\\approx|\\simeq|≈", text)[-1]
@@ -99,7 +113,11 @@ def written(answer: str) -> str | None:
     if text.startswith("(") and text.find(")") == len(text) - 1:
         text = text[1:-1].strip()
     match = _ANSWER.fullmatch(text)
-    if match is None or _CHANGING.search(match["before"]) or _CHANGING.search(match["after"]):
+    if (
+        match is None
+        or _CHANGING_BEFORE.search(match["before"])
+        or _CHANGING_AFTER.search(match["after"])
+    ):
         return None
     return re.sub(r"^([-+]) ", r"\1", match["number"].strip())
 
@@ -129,9 +147,14 @@ def last(text: str, after: str = "") -> str | None:
 
     after: a pattern that must stand before the number.
     """
-    text = _GROUP_MARK.sub(",", half_width(text))
+    text = notation.plain_fractions(with_commas(half_width(text)))
     numerals = [match[1] for match in re.finditer(f"{after}({_IN_PROSE})", text)]
     return numerals[-1] if numerals else None
+
+
+def with_commas(text: str) -> str:
+    r"""The text with commas in place of TeX's marks of thousands: `1{,}000` is `1,000`."""
+    return _GROUP_MARK.sub(",", text)
 
 
 def fractions_of_periods(text: str) -> str:
@@ -153,7 +176,8 @@ def fractions_of_periods(text: str) -> str:
             return str(exact)
         return rf"\frac{{{exact.numerator}}}{{{exact.denominator}}}"
 
-    return _PERIODIC.sub(fraction, text)
+    plain = re.sub(r"(?<=\d)\{\.\}", ".", text)
+    return _PERIODIC.sub(fraction, _BRACED_PERIOD.sub(r"\1", plain))
 
 
 def _unsigned(number: str) -> Fraction | None:

@@ -22,7 +22,10 @@ _FUNCTION = re.compile(r"(?:async\s+)?def\s+(\w+)\s*[(\[]|class\s+(\w+)\s*[(:\[]
 _IMPORT = re.compile(
     r"import\s+[\w.]+\s*(?:,|as\s|#|;|$)|from\s+[\w.]+\s+import(?:\s|\(|$)", re.MULTILINE
 )
-_ASSIGNMENT = re.compile(r"[A-Za-z_][\w.]*(?:\[.*?\])?(?:\s*,\s*[A-Za-z_]\w*)*\s*(?::[^=]+)?=(?!=)")
+_ASSIGNMENT = re.compile(
+    r"(?:[A-Za-z_][\w.]*(?:\[.*?\])?|\*[A-Za-z_]\w*)(?:\s*,\s*\*?[A-Za-z_]\w*)*\s*(?::[^=]+)?=(?!=)"
+    r"|[(\[]\s*\*?[A-Za-z_]\w*(?:\s*,\s*\*?[A-Za-z_]\w*)*\s*,?\s*[)\]]\s*=(?!=)"
+)
 _OTHER = re.compile(
     r"(?:for|while|with|try|if|assert|return|yield|raise|del|global|async|pass|match)\b"
     r"|[A-Za-z_][\w.]*\s*(?:[(\[]|[-+*/%&|^@<>]{1,3}=)|\"\"\"|\'\'\'"
@@ -51,7 +54,7 @@ class Statement:
 
 
 @dataclasses.dataclass
-class _Open:
+class Open:
     """What is open after some lines: a string of three quotes, brackets, a line to be joined."""
 
     quotes: str = ""
@@ -89,7 +92,7 @@ class _Open:
 def split(text: str) -> list[Statement]:
     """The statements of `text`; their texts, joined by line ends, are `text`."""
     groups: list[list[str]] = []
-    state, kind, decorators = _Open(), "", False
+    state, kind, decorators = Open(), "", False
     for line in text.split("\n"):
         written = line.strip() and not state
         if not groups or (written and not line[0].isspace()):
@@ -116,7 +119,7 @@ def split(text: str) -> list[Statement]:
 
 def inside_strings(text: str) -> list[bool]:
     """Of each line of `text`, whether it begins inside a string of three quotes."""
-    state, inside = _Open(), []
+    state, inside = Open(), []
     for line in text.split("\n"):
         inside.append(bool(state.quotes))
         state.read(line)
@@ -127,7 +130,7 @@ def after_head(text: str) -> str:
     """What follows the head of the function that is defined in `text`, in its line or below."""
     lines = text.split("\n")
     first = next((n for n, line in enumerate(lines) if _FUNCTION.match(line)), 0)
-    state = _Open()
+    state = Open()
     for number in range(first, len(lines)):
         state.read(lines[number])
         if not state:
@@ -156,7 +159,7 @@ def _statement(lines: list[str]) -> Statement:
     text, kind = "\n".join(lines), _kind(lines)
     written = [line for line in lines if line.strip()]
     names: tuple[str, ...] = ()
-    state = _Open()
+    state = Open()
     for line in lines if kind != PROSE else ():
         state.read(line)
     complete = not state
@@ -169,19 +172,34 @@ def _statement(lines: list[str]) -> Statement:
         complete = complete and bool(names)
     elif kind == ASSIGNMENT:
         first = next(line for line in written if line[0] != "#")
-        names = tuple(part.strip() for part in re.split(r"[:=\[]", first)[0].split(","))
+        names = _assigned(first)
         complete = complete and not written[-1].rstrip().endswith("=")
     return Statement(kind, text, names, complete)
 
 
+def _assigned(line: str) -> tuple[str, ...]:
+    """The names that an assignment binds: `a`, `a, *b`, `(a, b)`, and both of `a = b = 0`."""
+    names: list[str] = []
+    for number, targets in enumerate(re.split(r"=(?!=)", line)[:-1]):
+        one = re.split(r"[:\[]", targets.strip().lstrip("[("))[0].rstrip(")] ,")
+        parts = [part.strip(" \t*") for part in one.split(",")]
+        if number and not all(map(str.isidentifier, parts)):
+            break
+        names += parts
+    return tuple(names)
+
+
 def _imported(text: str) -> tuple[str, ...]:
     """The names that an import statement binds."""
-    line = re.sub(r"#.*", "", text).strip()
-    whole_modules = line.startswith("import")
-    parts = re.sub(r"[()\\]", " ", line.partition("import")[2]).split(";")[0].split(",")
     names = []
-    for part in filter(None, (part.split() for part in parts)):
-        names.append(part[-1].split(".")[0] if whole_modules or len(part) == 1 else part[-1])
+    for one in re.sub(r"#.*", "", text).split(";"):
+        line = one.strip()
+        if not line.startswith(("import", "from")):
+            continue
+        whole_modules = line.startswith("import")
+        parts = re.sub(r"[()\\]", " ", line.partition("import")[2]).split(",")
+        for part in filter(None, (part.split() for part in parts)):
+            names.append(part[-1].split(".")[0] if whole_modules or len(part) == 1 else part[-1])
     return tuple(names)
 
 

@@ -24,7 +24,9 @@ from powerjax.tasks import boxes
         ),
         *("answer", "Answer.", r"\text{your answer}", r"\text{Your final answer here}", "[answer]"),
         *("your_answer", "<insert answer>", r"\textbf{answer}", r"\underline{\quad}", "LETTER"),
-        *(r"\phantom{42}", r"\hspace{1cm}", r"\boxed{}"),
+        *(r"\phantom{42}", r"\hspace{1cm}", r"\boxed{}", r"\rule{1cm}{1pt}", r"\color{red}{}"),
+        *(r"\ ", r"\ \ ", "□", r"\dotsc", r"\enspace", r"\texttt{answer}", r"\mathit{answer}"),
+        *("'answer'", "“your answer”", r"\text{Final Answer: }", r"\text{insert value}"),
     ],
 )
 def test_a_placeholder_after_the_answer_leaves_the_answer(content):

@@ -54,6 +54,7 @@ BODIES = {
     "a_body_in_a_fence": "```python\n{body}```",
     "a_body_in_a_fence_after_words": "Here is the body:\n\n```python\n{body}```\nIt works.",
     "a_body_at_the_margin_of_a_fence": "```python\n{flat}```\nIt works.",
+    "a_body_in_a_fence_without_its_first_columns": "```python\n{stripped}```",
     "a_body_deeper_in_a_fence": "```\n{deep}```\nIt works.",
     "a_body_in_an_indented_fence": "1. So:\n\n   ```python\n{body}   ```\n",
     "a_body_and_words": "{body}\nThis function (which isn't long) works.\n\n- It's right\n",
@@ -108,6 +109,16 @@ WHOLES = {
     "```\n{short}```",
     "a_docstring_and_a_future_import": '```python\n"""Module."""\n'
     "from __future__ import annotations, division\nimport os\n\n{short}```",
+    "a_future_import_over_lines": "from __future__ import \\\n    annotations\n{short}",
+    "a_future_import_in_a_string": "```python\n{quoting}```",
+    "fences_in_a_docstring": "```python\n{documented}```\nDone.",
+    "names_unpacked_in_the_fence": "```python\n*ONE, TWO = (THREE, FOUR) = FIVE = 1, 2\n"
+    "{unpacking}```",
+    "a_line_of_imports_in_its_own_fence": "```\nimport os; import string as letters_\n"
+    "import bisect; from collections import deque as line_\n```\n```python\n{needing}```\n",
+    "a_typed_name": "```python\n{renamed}\n{name}: object = other_name\n```\n",
+    "a_draft_without_a_body_first": "def {name}(*a):\n    pass\n\nFilled in:\n\n{short}",
+    "a_byte_order_mark": "\ufeff{short}",
     "a_draft_first": "A draft:\n```python\ndef {name}(*a):\n    return 0\n```\nBetter:\n"
     "```python\n{short}```\n",
     "the_stub_in_a_fence_first": "Given:\n```python\n{stub}```\nDone:\n```python\n{short}```\n",
@@ -160,6 +171,12 @@ def shapes(problem, which):
     values = dict(
         name=name,
         body=body,
+        stripped=body.lstrip(" \t"),
+        quoting=with_line("assert len('''\nfrom __future__ import annotations\n''') == 36"),
+        documented=short[:start]
+        + f'{space}"""Says:\n\n{space}```python\n{space}x\n{space}```\n{space}"""\n'
+        + short[start:],
+        unpacking=with_line("assert (*ONE, TWO) == FIVE == (THREE, FOUR)"),
         chopped=body.rstrip("\n"),
         flat=flat,
         deep=textwrap.indent(body, "    "),
@@ -280,6 +297,23 @@ def test_nothing_is_taken_that_is_not_needed():
 )
 def test_statements_together_are_the_text(text):
     assert "\n".join(part.text for part in statements.split(text)) == text
+
+
+@pytest.mark.parametrize(
+    "line, names",
+    [
+        ("a, *b = 1, 2", ("a", "b")),
+        ("*a, b = c", ("a", "b")),
+        ("(a, b) = 1, 2", ("a", "b")),
+        ("a = b[0] = 1", ("a", "b")),
+        ("a: dict[str, int] = f(b, c=1)", ("a",)),
+        ("a = b == c", ("a",)),
+        ("import os; import a.b as c; from d import e; f()", ("os", "c", "e")),
+    ],
+)
+def test_every_name_that_a_line_binds_is_seen(line, names):
+    (part,) = statements.split(line)
+    assert part.names == names
 
 
 def test_statements_are_told_apart():

@@ -247,6 +247,13 @@ def test_letters_by_either_rule(folder, text, boxed, last):
             r"\textbf{B.}\ \frac12",
             r"B\quad 5 m",
             r"\textcircled{B}",
+            r"\textbf B",
+            r"\mathbb{B}",
+            "“B”",
+            "‘B’",
+            r"B\text{) } 10^{-4}",
+            r"\text{B } \checkmark",
+            "B ✅",
         ),
     ],
 )

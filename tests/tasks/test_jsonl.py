@@ -38,6 +38,11 @@ def test_unnamed_rows_keep_their_name_when_others_come_or_go(tmp_path):
         ({"prompt": "b", "Answer": "4"}, "the key 'Answer' is not read: write 'answer'"),
         ({"prompt": "b", "ANSWER ": "4"}, "the key 'ANSWER ' is not read: write 'answer'"),
         ({"Prompt": "b"}, "the key 'Prompt' is not read: write 'prompt'"),
+        ({"prompt": "b", "answer": None, "Answer": "4"}, "the key 'Answer' is not read"),
+        ({"prompt": "b", "\ufeffAnswer": "4"}, "is not read: write 'answer'"),
+        ({"prompt": "b", "problemId": 1}, "write 'problem_id'"),
+        ({"prompt": "b", "answer": "4\ud800"}, "not half a surrogate pair"),
+        ({"prompt": "b", "id": 1.5}, "id must be text or a whole number, and is 1.5"),
         ({"prompt": "b", "Problem ID": 1}, "write 'problem_id'"),
         ({"prompt": "b", "answer": ["4", "four"]}, "text or a number, not list"),
         ({"prompt": "b", "answer": {"value": 4}}, "not dict: write it as"),
@@ -77,6 +82,11 @@ def test_a_bad_row_is_named(tmp_path, row, complaint):
         ("1000", "1e3", (True, "1e3")),
         ("1e999999999", "1e999999998", (False, "1e999999998")),
         (-5, "−5", (True, "−5")),
+        ("1234", r"\boxed{\$1{,}234}", (True, r"\$1{,}234")),
+        ("12 345", "12345", (True, "12345")),
+        ("11/2", "1 1/2", (False, "1 1/2")),
+        ("1 23", "12 3", (False, "12 3")),
+        ("a  1\n2", "a 1 2", (True, "a 1 2")),
         ("32349", "32, 349", (False, "32, 349")),
         ("1, 2", "1,2", (True, "1,2")),
         ("42", r"\boxed{42}. \boxed{\text{your answer}}", (True, "42")),
@@ -85,6 +95,22 @@ def test_a_bad_row_is_named(tmp_path, row, complaint):
 def test_answers_are_compared_by_value(tmp_path, answer, completion, expected):
     (problem,) = jsonl.load(_write(tmp_path / "p.jsonl", {"prompt": "q", "answer": answer}))
     assert jsonl.grade(problem, completion) == expected
+
+
+@pytest.mark.parametrize(
+    "written, other",
+    [
+        ("0.1234567890123456789012345", "0.12345678901234568"),
+        ("9007199254740993.0", "9007199254740992"),
+        ("1e23", "99999999999999991611392"),
+        ("1e-400", "0"),
+    ],
+)
+def test_a_number_with_a_point_keeps_the_digits_of_the_file(tmp_path, written, other):
+    path = tmp_path / "p.jsonl"
+    path.write_text(f'{{"prompt": "q", "answer": {written}}}')
+    (problem,) = jsonl.load(path)
+    assert jsonl.grade(problem, written)[0] and not jsonl.grade(problem, other)[0]
 
 
 def test_other_spellings_beside_the_key_are_the_users_own(tmp_path):
@@ -101,7 +127,7 @@ def test_other_spellings_beside_the_key_are_the_users_own(tmp_path):
             "no row has the key 'answer', so there will be no",
         ),
         ([{"prompt": "a", "solution": "4"}] * 2, "(the keys are 'prompt', 'solution')"),
-        ([{"prompt": "a", "answer": None}], "so there will be no accuracy"),
+        ([{"prompt": "a", "answer": None}], "no row has an 'answer' that is not null, so there"),
         ([{"prompt": "a"}, {"prompt": "b", "answer": 4}], "1 of 2 rows have no 'answer'"),
     ],
 )
