@@ -2,6 +2,7 @@
 
 import math
 import numbers
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -47,13 +48,24 @@ def shown(value: Any) -> str:
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
 
 
+def listed(names: Iterable[Any]) -> str:
+    """`prompt, answer`: how a message lists names; one that would break its line is quoted."""
+    texts = map(str, names)
+    return ", ".join(
+        text if text.isprintable() and len(text) <= _MAX_SHOWN else shown(text) for text in texts
+    )
+
+
 def _unwrapped(value: Any) -> Any:
     """An array or scalar of NumPy or JAX as Python's number; anything else as it is."""
     if isinstance(value, numbers.Number) and not isinstance(value, np.generic):
         return value
     if getattr(value, "ndim", None) != 0 or not hasattr(value, "__array__"):
         return value
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except (TypeError, RuntimeError):  # a random key, or a tensor that only its library reads
+        return value
     if array.dtype.name.startswith(("float", "bfloat")):  # ml_dtypes' too, which have no kind
         return float(array)
     return array.item()

@@ -164,7 +164,10 @@ class LM:
             if not prompt:
                 raise ValueError(f"prompt {i} is empty: its first token would have no context")
             total = len(prompt) + len(completion)
-            self.config.check_length(total)
+            try:
+                self.config.check_length(total)
+            except ValueError as error:
+                raise ValueError(f"prompt {i} and its completion: {error}") from None
             long = self.config.long_context(total) if long_context is None else long_context
             if completion:
                 groups.setdefault((long, _bucket(total - 1, 16)), []).append(i)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from powerjax import scalars
+from powerjax import fields, scalars
 from powerjax.models import prompts as prompts_lib
 from powerjax.models.language_model import LM
 from powerjax.sample import draws
@@ -125,4 +125,6 @@ def _name(value: Any) -> str | int:
     number = scalars.whole(value)
     if number is None:
         raise ValueError(f"id {scalars.shown(value)} is neither a string nor a whole number")
+    if not fields.NAME.fits(number):  # whoever reads the record would refuse it
+        raise ValueError(f"id {scalars.shown(value)} has more than 64 bits: give it as a string")
     return number
