@@ -45,11 +45,7 @@ def positive(temperature: Any) -> float:
 
 def whole(name: str, value: Any, least: int, most: int = _MOST) -> int:
     """A whole number from `least` to `most`, as an int."""
-    number = scalars.whole(value)
-    if number is None or not least <= number <= most:
-        bounds = f"from {least} to {most}"
-        raise ValueError(f"{name} is {scalars.shown(value)}: it must be a whole number {bounds}")
-    return number
+    return scalars.whole_from(name, value, least, most)
 
 
 def whole_or_none(name: str, value: Any, least: int) -> int | None:
