@@ -203,8 +203,6 @@ def encode(record: Record) -> bytes:
         line = json.dumps(record, ensure_ascii=False, allow_nan=False, default=_plain)
     except RecursionError:
         raise ValueError(f"the record {record.get('id')!r} is nested too deep") from None
-    except ValueError:
-        raise ValueError(f"the record {record.get('id')!r} holds NaN or infinity") from None
     return line.encode("utf-8", "backslashreplace") + b"\n"
 
 

@@ -271,11 +271,3 @@ def test_a_manifest_of_the_wrong_shape_is_named(tmp_path):
         with pytest.raises(ValueError, match=r"manifest\.json: not a manifest") as error:
             records.read_manifest(path)
         assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("value", [float("nan"), -float("inf")])
-def test_what_json_cannot_hold_is_one_line_that_names_the_record(tmp_path, value):
-    with records.RecordFile(tmp_path / "r.jsonl") as file:
-        with pytest.raises(ValueError, match="'t/p0/m/power/0/0' holds NaN or infinity$"):
-            file.append(_record(0) | {"log_prob": value})
-        file.append(_record(0))
