@@ -228,7 +228,7 @@ def _in_place(lm: LM, row: Any, prompt: list[int], alone: list[int], where: str)
     """
     if not isinstance(row["prompt"], str) or not isinstance(row["completion"], str):
         return alone
-    whole = row["prompt"] + row["completion"]
+    whole = text.recorded_prompt(row) + row["completion"]
     both, size = lm.encode(whole, what=f"{where}: completion"), len(prompt)
     return both[size:] if both[:size] == prompt and both[size:] else alone
 
