@@ -101,7 +101,9 @@ _WEIGHT_DECAY = flags.DEFINE_float("weight_decay", 0.01, "Of AdamW.", lower_boun
 _MAX_GRAD_NORM = flags.DEFINE_float(
     "max_grad_norm", None, "Clip gradients to this norm; none if not given.", lower_bound=0.0
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of the adapter, the dropout and the order.", lower_bound=0)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Of the adapter, the dropout and the order.", lower_bound=0, upper_bound=2**32 - 1
+)
 _DATA_AXIS = flags.DEFINE_integer(
     "data_axis", None, "Devices that share a batch; all that are left.", lower_bound=1
 )

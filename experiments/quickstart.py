@@ -29,7 +29,7 @@ _NUM_SAMPLES = flags.DEFINE_integer(
     "num_samples", 4, "Completions a problem: the paper's seeds, and the N of Best-of-N.",
     lower_bound=1,
 )  # fmt: skip
-_SEED = flags.DEFINE_integer("seed", 0, "Of every draw.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of every draw.", lower_bound=0, upper_bound=2**32 - 1)
 _ALPHA = flags.DEFINE_float("alpha", 4.0, "The power's exponent.", lower_bound=1.0)
 _NUM_MCMC_STEPS = flags.DEFINE_integer(
     "num_mcmc_steps", 10, "Metropolis-Hastings moves a completion.", lower_bound=1

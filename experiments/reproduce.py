@@ -68,7 +68,9 @@ _OUT = flags.DEFINE_string("out", None, "The run folder; runs/MODEL-TASK if not 
 _SEEDS = flags.DEFINE_integer(
     "seeds", paper.NUM_SEEDS, "Passes through the problems, and the N of Best-of-N.", lower_bound=1
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of every draw and of the student.")
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Of every draw and of the student.", lower_bound=0, upper_bound=2**32 - 1
+)
 _MAX_NEW_TOKENS = flags.DEFINE_integer(
     "max_new_tokens", None, "The longest completion; 3072, for arithmetic 64.", lower_bound=1
 )

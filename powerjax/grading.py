@@ -35,6 +35,8 @@ _BATCH = 64
 def load(paths: Sequence[str | os.PathLike]) -> list[Record]:
     """The records of all files, in order; a last line that a kill cut short is left out.
 
+    A problem_id that is a number becomes text, as the problems of every task are named.
+
     Raises a ValueError of one line for a record without an id, for an id that occurs twice and for
     a field that is not what `fields` says; a FileNotFoundError for a file that is not there.
     """
@@ -48,6 +50,8 @@ def load(paths: Sequence[str | os.PathLike]) -> list[Record]:
             if name in where:
                 raise ValueError(f"{here}: the id {name!r} is that of {where[name]}: drop one")
             where[name] = here
+            if record.get("problem_id") is not None:
+                record["problem_id"] = str(record["problem_id"])
             found.append(record)
     return found
 

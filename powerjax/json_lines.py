@@ -21,6 +21,7 @@ _FORMATS = {
     b"\xfd7zXZ\x00": ("compressed by xz", "unxz -c {path} > {to}"),
     b"\x28\xb5\x2f\xfd": ("compressed by zstd", "unzstd -c {path} > {to}"),
     b"PK\x03\x04": ("a zip archive", "unzip -p {path} > {to}"),
+    b"\xff\xfe\0\0": ("UTF-32 and not UTF-8", "iconv -f UTF-32 -t UTF-8 {path} > {to}"),
     b"\xff\xfe": ("UTF-16 and not UTF-8", "iconv -f UTF-16 -t UTF-8 {path} > {to}"),
     b"\xfe\xff": ("UTF-16 and not UTF-8", "iconv -f UTF-16 -t UTF-8 {path} > {to}"),
     b"PAR1": (
@@ -48,7 +49,7 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     for magic, (what, command) in _FORMATS.items():
         if text.startswith(magic):
             raise ValueError(f"{path} is {what}: convert it, {_filled(command, path)}")
-    if text.removeprefix(_BOM).lstrip()[:1] == b"[":
+    if _is_array(text.removeprefix(_BOM).lstrip()):
         raise ValueError(
             f"{path} is a JSON array and not one object a line: convert it,"
             f" {_filled(_FROM_ARRAY, path)}"
@@ -129,6 +130,20 @@ def document(path: str | os.PathLike) -> Any:
         return parse(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error})") from None
+
+
+def _is_array(text: bytes) -> bool:
+    """Whether a JSON array begins the text, and is neither a row of its own nor nested too deep."""
+    if not text.startswith(b"["):
+        return False
+    first, _, rest = text.partition(b"\n")
+    try:
+        parse(first)
+    except Malformed:  # it goes on, or was cut short
+        return True
+    except ValueError:
+        return False
+    return not rest.strip()
 
 
 def _is_one_document(text: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,29 @@ def real(value: Any) -> float | None:
         return math.inf if value > 0 else -math.inf
 
 
+def whole_from(name: str, value: Any, least: int, most: int) -> int:
+    """A whole number from `least` to `most`, as an int; else a ValueError that names it."""
+    number = whole(value)
+    if number is None or not least <= number <= most:
+        bounds = f"from {least} to {most}"
+        raise ValueError(f"{name} is {shown(value)}: it must be a whole number {bounds}")
+    return number
+
+
+def real_from(name: str, value: Any, least: float, most: float) -> float:
+    """A real number from `least` to `most`, as a float; else a ValueError that names it."""
+    number = real(value)
+    if number is None or not least <= number <= most:
+        bounds = f"from {least:g} to {most:g}"
+        raise ValueError(f"{name} is {shown(value)}: it must be a number {bounds}")
+    return number
+
+
+def key_seed(value: Any) -> int:
+    """A seed of `jax.random.key`, which takes 32 bits: it draws for 2**32 what it draws for 0."""
+    return whole_from("seed", value, 0, 2**32 - 1)
+
+
 def in_float32(value: float) -> float:
     """The number that a device with float32 computes with, infinite where float32 overflows."""
     with np.errstate(over="ignore", under="ignore"):
@@ -47,13 +71,24 @@ def shown(value: Any) -> str:
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
 
 
+def listed(names: Iterable[Any]) -> str:
+    """`prompt, answer`: how a message lists names; one that would break its line is quoted."""
+    texts = map(str, names)
+    return ", ".join(
+        text if text.isprintable() and len(text) <= _MAX_SHOWN else shown(text) for text in texts
+    )
+
+
 def _unwrapped(value: Any) -> Any:
     """An array or scalar of NumPy or JAX as Python's number; anything else as it is."""
     if isinstance(value, numbers.Number) and not isinstance(value, np.generic):
         return value
     if getattr(value, "ndim", None) != 0 or not hasattr(value, "__array__"):
         return value
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except (TypeError, RuntimeError):  # a random key, or a tensor that only its library reads
+        return value
     if array.dtype.name.startswith(("float", "bfloat")):  # ml_dtypes' too, which have no kind
         return float(array)
     return array.item()

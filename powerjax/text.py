@@ -101,14 +101,18 @@ def format_prompt(tokenizer, message: str, chat: bool = False) -> str:
     return render_chat(tokenizer, [{"role": "user", "content": message}]) if chat else message
 
 
-def render_chat(tokenizer, messages: Sequence[Mapping[str, Any]]) -> Rendered:
+def render_chat(
+    tokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    remedy: str = "use raw prompts (--chat_template=off)",
+) -> Rendered:
     """Messages ({"role": ..., "content": ...}) in the tokenizer's chat template, ready to continue.
 
+    remedy: what the error tells the reader to do instead.
     Raises a ValueError of one line, naming the tokenizer's folder, where there is no template, or
     it cannot be rendered, or leaves out what the last message says.
     """
     where = getattr(tokenizer, "name_or_path", "") or "this model"
-    remedy = "use raw prompts (--chat_template=off)"
     if not has_chat_template(tokenizer):
         raise ValueError(f"the tokenizer of {where} has no chat template: {remedy}")
     templates = tokenizer.chat_template

@@ -124,6 +124,18 @@ def test_record_files_are_read_together_and_faults_name_the_place(tmp_path):
         grading.load([tmp_path / "c.jsonl"])
 
 
+def test_problems_named_by_numbers_are_those_of_the_file_of_prompts(tmp_path):
+    """The samplers name problems as the caller does; a file of prompts names them by text."""
+    path, prompts = tmp_path / "records.jsonl", tmp_path / "prompts.jsonl"
+    rows = [_record(name, 0, task="prompts") for name in (0, 2**64 - 1)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = [{"prompt": "2+2=", "answer": 4, "problem_id": row["problem_id"]} for row in rows]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in asked))
+    task = dataclasses.replace(registry.get(str(prompts)), name="prompts")
+    graded = grading.grade_records(grading.load([path]), task, task.load(), progress=False)
+    assert [record["correct"] for record in graded] == [True, True]
+
+
 def test_secret_text_is_graded_and_not_kept(tmp_path):
     task = registry.get("gpqa_diamond")
     secret = Problem("rec0", "zorbs?", "B", secret=True)

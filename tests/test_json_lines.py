@@ -56,6 +56,8 @@ def test_a_line_that_is_no_object_is_named_by_file_and_line(tmp_path, line, word
         (b"PAR1...", "a Parquet file"),
         ((ROW + b"\n").decode().encode("utf-16"), "UTF-16 and not UTF-8: convert it, iconv"),
         (b"[" + ROW + b"]", "a JSON array and not one object a line: convert it, python -c"),
+        ((ROW + b"\n").decode().encode("utf-32"), "UTF-32 and not UTF-8: convert it, iconv"),
+        (b"[" + ROW + b", ", "a JSON array"),
         (b" [\n" + ROW + b",\n" + ROW, "a JSON array"),
         (json.dumps({"a": [1, 2]}, indent=1).encode(), "one JSON object over several lines"),
     ],
@@ -65,6 +67,20 @@ def test_another_format_is_named_with_the_command_that_converts_it(tmp_path, tex
     with pytest.raises(ValueError) as error:
         _read(path)
     assert str(error.value).startswith(f"{path} is {words}") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b'["a", 1]\n["b", 2]\n', "expected a JSON object, found list"),
+        (b"[" * 100_000 + b"]" * 100_000, "not valid JSON (it is nested too deep)"),
+    ],
+)
+def test_lists_that_no_command_makes_rows_of_are_named_by_line(tmp_path, text, words):
+    path = _write(tmp_path / "r.jsonl", text)
+    with pytest.raises(ValueError) as error:
+        _read(path)
+    assert str(error.value).startswith(f"{path}, line 1: {words}")
 
 
 def test_the_command_for_an_array_makes_lines_of_it(tmp_path):

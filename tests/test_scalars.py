@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -31,6 +32,17 @@ def test_real_numbers_of_every_library_are_floats(value):
 )
 def test_what_is_no_number_is_none(value):
     assert scalars.whole(value) is None and scalars.real(value) is None
+
+
+@pytest.mark.parametrize("value", [jax.random.key(0), [jax.random.key(0)]])
+def test_what_numpy_cannot_read_is_no_number(value):
+    assert scalars.whole(value) is None and scalars.real(value) is None
+
+
+def test_names_in_a_message_stay_on_its_line():
+    assert scalars.listed({"prompt": 1, "answer": 2}) == "prompt, answer"
+    assert scalars.listed(["a\nb", "\ud800", 3]) == r"'a\nb', '\ud800', 3"
+    assert len(scalars.listed(["k" * 500])) == 60
 
 
 def test_numbers_past_float64_are_infinite_and_shown_short():

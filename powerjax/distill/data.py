@@ -88,7 +88,10 @@ def load(lm: LM, source: Any, *, max_length: int = 1024) -> Corpus:
     """
     number = scalars.whole(max_length)
     if number is None or number < 2:
-        raise ValueError(f"--max_length={max_length}: a prompt and a completion need at least 2")
+        raise ValueError(
+            f"--max_length={scalars.shown(max_length)}: it must be a whole number, 2 or more, for a"
+            " prompt and a completion"
+        )
     max_length = number
     name, rows = _rows(source)
     eos = _eos(lm)
@@ -196,7 +199,7 @@ def _example(lm: LM, row: Any, where: str, eos: int | None) -> Example:
                     f"{where}: no prompt, only its prompt_sha256, for its text is secret: name the"
                     " task it was sampled from, --task=gpqa_rest, say"
                 )
-            raise ValueError(f"{where}: no {field}, only {', '.join(map(str, row)) or 'nothing'}")
+            raise ValueError(f"{where}: no {field}, only {scalars.listed(row) or 'nothing'}")
     fields.check(row, where, kinds=_CHECKED)
     prompt = prompts.encode(lm, text.recorded_prompt(row), f"{where}: prompt")
     if given == "tokens":
@@ -225,7 +228,7 @@ def _in_place(lm: LM, row: Any, prompt: list[int], alone: list[int], where: str)
     """
     if not isinstance(row["prompt"], str) or not isinstance(row["completion"], str):
         return alone
-    whole = row["prompt"] + row["completion"]
+    whole = text.recorded_prompt(row) + row["completion"]
     both, size = lm.encode(whole, what=f"{where}: completion"), len(prompt)
     return both[size:] if both[:size] == prompt and both[size:] else alone
 

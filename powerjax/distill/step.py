@@ -17,12 +17,14 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from powerjax import scalars
 from powerjax.distill.loss import sum_nll
 from powerjax.models import LM, lora
 from powerjax.models.config import ModelConfig
 from powerjax.models.lora import LoraConfig
 
 SCHEDULES = ("constant", "linear")
+_LARGEST = 1e30  # of a number that float32 computes with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Settings:
     warmup: share of num_steps over which the rate rises linearly from 0.
     schedule: "constant" after the warm-up, or "linear" decay to 0. The paper does not say.
     max_grad_norm: clip gradients to this global norm; None: do not.
-    seed: of A, dropout and the order of the data.
+    seed: of A, dropout and the order of the data, from 0 to 2**32 - 1.
     remat: recompute each layer in the backward pass.
     """
 
@@ -46,6 +48,26 @@ class Settings:
     max_grad_norm: float | None = None
     seed: int = 0
     remat: bool = True
+
+    def __post_init__(self):
+        """Makes Python's numbers of all; a ValueError of one line for one out of range."""
+        numbers = {
+            "learning_rate": scalars.real_from("learning_rate", self.learning_rate, 0, _LARGEST),
+            "warmup": scalars.real_from("warmup", self.warmup, 0, 1),
+            "weight_decay": scalars.real_from("weight_decay", self.weight_decay, 0, _LARGEST),
+            "num_steps": scalars.whole_from("num_steps", self.num_steps, 1, 2**31 - 1),
+            "seed": scalars.key_seed(self.seed),
+        }
+        if self.max_grad_norm is not None:
+            norm = scalars.real(self.max_grad_norm)
+            if norm is None or not 0 < norm <= _LARGEST:
+                raise ValueError(
+                    f"max_grad_norm is {scalars.shown(self.max_grad_norm)}: it must be above 0;"
+                    " leave it out for no clipping"
+                )
+            numbers["max_grad_norm"] = norm
+        for name, number in numbers.items():
+            object.__setattr__(self, name, number)
 
 
 class State(NamedTuple):
@@ -93,11 +115,6 @@ def optimizer(settings: Settings) -> optax.GradientTransformation:
     adamw = optax.adamw(learning_rate(settings), weight_decay=settings.weight_decay)
     if settings.max_grad_norm is None:
         return adamw
-    if not settings.max_grad_norm > 0:
-        raise ValueError(
-            f"max_grad_norm is {settings.max_grad_norm}: it must be above 0; leave it out for no"
-            " clipping"
-        )
     return optax.chain(optax.clip_by_global_norm(settings.max_grad_norm), adamw)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from powerjax import text
+from powerjax import scalars, text
 from powerjax.models import checkpoint, lora, peft, weight_files
 from powerjax.models import prompts as prompts_lib
 from powerjax.models.config import ModelConfig
@@ -164,7 +164,10 @@ class LM:
             if not prompt:
                 raise ValueError(f"prompt {i} is empty: its first token would have no context")
             total = len(prompt) + len(completion)
-            self.config.check_length(total)
+            try:
+                self.config.check_length(total)
+            except ValueError as error:
+                raise ValueError(f"prompt {i} and its completion: {error}") from None
             long = self.config.long_context(total) if long_context is None else long_context
             if completion:
                 groups.setdefault((long, _bucket(total - 1, 16)), []).append(i)
@@ -309,8 +312,8 @@ def load(
 
     mesh: devices to lay the weights on; fsdp: split them over its "data" axis as well.
     adapter: a PEFT LoRA folder, applied without a merge (`LM.merged` merges it).
-    random_weights: the same architecture with N(0, initializer_range) weights drawn from `seed`
-        (the paper's RandW); needs config.json alone.
+    random_weights: the same architecture with N(0, initializer_range) weights drawn from `seed`,
+        from 0 to 2**32 - 1 (the paper's RandW); needs config.json alone.
     """
     dtype_name = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
     if dtype_name not in _DTYPES:
@@ -322,6 +325,7 @@ def load(
     hf_config = checkpoint.read_config(folder)
     config = checkpoint.model_config(folder, hf_config)
     if random_weights:
+        seed = scalars.key_seed(seed)
         stored, params = None, checkpoint.random_params(config, dtype, mesh, seed, fsdp=fsdp)
     else:
         stored = weight_files.read_headers(folder, hf_config.get("transformers_weights"))

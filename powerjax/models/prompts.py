@@ -58,9 +58,14 @@ def separate(values: Any, what: str = "prompt", *, chat: bool = True) -> list:
     values = listed(values, f"{what}s", f"a list of {what}s")
     if values and all(scalars.whole(value) is not None for value in values):
         raise ValueError(f"{what}s is one list of token ids: wrap it in a list, [[1, 2, ...]]")
-    if chat and values and all(isinstance(value, Mapping) for value in values):
+    if chat and values and all(_is_message(value) for value in values):
         return [values]
     return values
+
+
+def _is_message(value: Any) -> bool:
+    # What a tokenizer returns is a mapping too, and is refused by name as a prompt.
+    return isinstance(value, Mapping) and "input_ids" not in value
 
 
 def style(prompts: list) -> str:
@@ -103,7 +108,8 @@ def listed(values: Any, what: str, wanted: str) -> list:
         raise ValueError(f"{what} is {_kind(values)}: give {wanted}")
     if hasattr(values, "__array__"):
         try:
-            values = np.asarray(values)
+            # A masked array is an array of NumPy, and its masked items stay None.
+            values = values if isinstance(values, np.ndarray) else np.asarray(values)
         except (TypeError, RuntimeError) as error:  # a tensor on another library's device
             reason = str(error).split("\n")[0]
             raise ValueError(f"{what} is an array that NumPy cannot read ({reason})") from None
@@ -153,7 +159,11 @@ def _rendered(lm, messages: list, what: str) -> str:
             f"{what} ends in the assistant's message, and there is nothing to answer: end it in"
             " another's, or give the text to continue"
         )
-    return text.render_chat(lm.tokenizer, [dict(message) for message in messages])
+    remedy = "give its text, or token ids, instead of messages"
+    try:
+        return text.render_chat(lm.tokenizer, [dict(message) for message in messages], remedy)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
 
 
 def _whole(items: list, what: str) -> list[int]:

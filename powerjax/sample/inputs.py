@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from powerjax import scalars
+from powerjax import fields, scalars
 from powerjax.models import prompts as prompts_lib
 from powerjax.models.language_model import LM
 from powerjax.sample import draws
@@ -45,11 +45,7 @@ def positive(temperature: Any) -> float:
 
 def whole(name: str, value: Any, least: int, most: int = _MOST) -> int:
     """A whole number from `least` to `most`, as an int."""
-    number = scalars.whole(value)
-    if number is None or not least <= number <= most:
-        bounds = f"from {least} to {most}"
-        raise ValueError(f"{name} is {scalars.shown(value)}: it must be a whole number {bounds}")
-    return number
+    return scalars.whole_from(name, value, least, most)
 
 
 def whole_or_none(name: str, value: Any, least: int) -> int | None:
@@ -125,4 +121,6 @@ def _name(value: Any) -> str | int:
     number = scalars.whole(value)
     if number is None:
         raise ValueError(f"id {scalars.shown(value)} is neither a string nor a whole number")
+    if not fields.NAME.fits(number):  # whoever reads the record would refuse it
+        raise ValueError(f"id {scalars.shown(value)} has more than 64 bits: give it as a string")
     return number

@@ -15,7 +15,7 @@ import re
 import unicodedata
 from typing import Any
 
-from powerjax import fields, json_lines, records
+from powerjax import fields, json_lines, records, scalars
 from powerjax.tasks import answers, numbers
 from powerjax.tasks.base import Problem
 
@@ -81,7 +81,8 @@ def _prompt(row: dict[str, Any], here: str) -> str | list[int]:
     if prompt and (fields.TEXT.fits(prompt) or fields.IDS.fits(prompt)):
         return prompt
     if "prompt" not in row:
-        raise ValueError(f"{here}: no prompt, only {', '.join(sorted(row)) or 'an empty object'}")
+        keys = scalars.listed(sorted(row)) or "an empty object"
+        raise ValueError(f"{here}: no prompt, only {keys}")
     raise ValueError(
         f"{here}: the prompt must be text (half a surrogate pair is none) or a list of token ids (0"
         " or more), and not empty"

@@ -75,6 +75,20 @@ def test_a_text_is_learnt_as_it_follows_its_prompt_without_phis_extra_space(tiny
     assert given.completion == phi.encode(completion, special=False)
 
 
+def test_a_text_follows_a_rendered_prompt_without_phis_extra_space(tiny_qwen, data_dir):
+    from tokenizers.processors import TemplateProcessing
+
+    phi = _with_tokenizer(tiny_qwen, data_dir / "tokenizers" / "phi-3-mini")
+    with_bos = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    phi.tokenizer.backend_tokenizer.post_processor = with_bos
+    prompt, completion = "def f(a, b):\n", "    return a + b"
+    for style, special in (("raw", True), ("chat", False)):
+        row = {"prompt": prompt, "completion": completion, "prompt_style": style}
+        (found,) = distill.load(phi, [row]).examples
+        both = phi.encode(prompt + completion, special=special)
+        assert found.prompt + found.completion == both and (both[0] == 1) == special
+
+
 @pytest.mark.parametrize(
     ("prompt", "completion"),
     [("def f(a, b):\n", "    return a + b"), (PROMPT, TEXT), ("un", "der"), ("1+1=", "2")],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import chex
 import jax
@@ -12,7 +13,7 @@ import pytest
 from flax import traverse_util
 
 from powerjax import mesh as mesh_lib
-from powerjax import models
+from powerjax import models, scalars
 from powerjax.distill import data, loss, step
 from powerjax.models import causal, checkpoint, lora
 from tests.golden import cases, training
@@ -240,6 +241,39 @@ def test_recomputation_keeps_less(tiny_qwen, one, record_property):
 def test_clipping_to_nothing_is_refused():
     with pytest.raises(ValueError, match=r"max_grad_norm is 0\.0: .* leave it out"):
         step.optimizer(step.Settings(1.0, num_steps=1, max_grad_norm=0.0))
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        dict(seed=2**32),  # jax.random.key would draw what it draws for 0
+        dict(seed=-1),
+        dict(seed=2**64),
+        dict(seed=1.0),
+        dict(learning_rate=math.nan),
+        dict(learning_rate=1e39),
+        dict(learning_rate="1e-4"),
+        dict(warmup=math.nan),
+        dict(warmup=1.5),
+        dict(weight_decay=math.inf),
+        dict(max_grad_norm=math.nan),
+        dict(max_grad_norm=-1),
+        dict(num_steps=0),
+        dict(num_steps=2**31),
+        dict(num_steps=10.0),
+    ],
+)
+def test_settings_out_of_range_are_one_line(numbers):
+    ((name, value),) = numbers.items()
+    with pytest.raises(ValueError, match=f"^{name} is ") as error:
+        step.Settings(**{"learning_rate": 1.0, "num_steps": 10, **numbers})
+    assert scalars.shown(value) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_settings_take_numbers_of_numpy():
+    of_numpy = step.Settings(np.float64(0.5), np.int64(10), seed=np.uint32(2**32 - 1))
+    assert of_numpy == step.Settings(0.5, 10, seed=2**32 - 1)
+    assert [type(of_numpy.learning_rate), type(of_numpy.num_steps)] == [float, int]
 
 
 @pytest.mark.parametrize("schedule", step.SCHEDULES)

@@ -89,7 +89,10 @@ def test_random_weights_need_only_a_config(tmp_path):
     hf = cases.CASES["qwen2_untied"] | {"initializer_range": 0.1, "eos_token_id": 7}
     (tmp_path / "config.json").write_text(json.dumps(hf))
     first = models.load(tmp_path, random_weights=True, seed=3)
-    again = models.load(tmp_path, random_weights=True, seed=3)
+    again = models.load(tmp_path, random_weights=True, seed=np.int64(3))
+    for alias in (3 + 2**32, 3 - 2**32):
+        with pytest.raises(ValueError, match=f"seed is {alias}: it must be .* to 4294967295"):
+            models.load(tmp_path, random_weights=True, seed=alias)
     other = models.load(tmp_path, random_weights=True, seed=4)
     jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
     assert first.stop_ids == (7,) and first.tokenizer is None

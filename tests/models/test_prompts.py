@@ -118,7 +118,8 @@ def test_what_is_no_prompt_is_one_line_in_sampling_and_scoring(chat, values, wor
 
 
 def test_what_a_tokenizer_returns_is_refused_by_name(tiny):
-    for given in (tiny.tokenizer(["1+1=", "2"]), tiny.tokenizer("1+1=")):
+    one = tiny.tokenizer("1+1=")
+    for given in (tiny.tokenizer(["1+1=", "2"]), one, [one], [one, one]):
         with pytest.raises(ValueError, match=r"give its \['input_ids'\] alone"):
             sample.standard(tiny, given, **SMALL)
     assert prompts.encode_all(tiny, tiny.tokenizer(["1+1="])["input_ids"])
@@ -134,8 +135,25 @@ def test_a_completion_is_no_string_alone_and_no_conversation(chat):
 
 
 def test_a_model_without_a_template_refuses_messages(tiny):
-    with pytest.raises(ValueError, match="no chat template"):
-        sample.standard(tiny, [HELLO], **SMALL)
+    rows = [{"prompt": "1", "completion": "1"}, {"prompt": HELLO, "completion": "2"}]
+    for where, call in {
+        "prompt 1": lambda: sample.standard(tiny, ["1+1=", HELLO], **SMALL),
+        "prompt 0": lambda: tiny.score([HELLO], ["2"]),
+        "records, row 2: prompt": lambda: distill.load(tiny, rows),
+    }.items():
+        with pytest.raises(ValueError, match=f"^{where}: .* no chat template: give its text"):
+            call()
+
+
+def test_masked_ids_are_no_ids(tiny):
+    with pytest.raises(ValueError, match="prompt 0 has None where a token id is due"):
+        sample.standard(tiny, [np.ma.array([1, 2], mask=[False, True])], **SMALL)
+
+
+def test_scoring_names_what_is_too_long(tiny):
+    for too_long in (["1", "1" * 5000], ["1", [1] * 4096]):
+        with pytest.raises(ValueError, match=r"^prompt 1 and its completion: .* context of 4096"):
+            tiny.score(["1", "1"], too_long)
 
 
 def test_text_with_tokens_past_the_embeddings_is_refused_everywhere(narrow):

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -68,6 +69,11 @@ def test_numbers_of_numpy_are_taken_and_recorded_as_pythons(tiny_qwen):
         (dict(ids=[-1, 2**64 - 1]), "the ids -1 and 18446744073709551615 name the same draws"),
         (dict(ids=[0, "0"]), "the ids 0 and '0' are written alike"),
         (dict(ids=[np.int64(5), "5"]), "the ids 5 and '5' are written alike"),
+        (dict(seed=jax.random.key(0)), "seed is Array"),
+        (dict(alpha=jax.random.key(1)), "alpha is Array"),
+        (dict(ids=[2**64 + 1, 0]), "id 18446744073709551617 has more than 64 bits"),
+        (dict(ids=[0, -(2**70)]), "id -1180591620717411303424 has more than 64 bits"),
+        (dict(ids=[10**5000, 0]), "id a number of 16610 bits has more than 64 bits"),
         (dict(ids=[True, 2]), "id True is neither a string nor a whole number"),
         (dict(ids=["a\udc00", "b"]), "half a surrogate pair"),
         (dict(ids="ab"), "ids is one string"),
