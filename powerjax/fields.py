@@ -110,7 +110,7 @@ FIELDS: dict[str, Kind] = {
     "tokens": IDS,
     "log_probs": _NUMBERS,
     "correct": _VERDICT,
-    "chosen": _FLAG,
+    **dict.fromkeys(("chosen", "adapter_merged"), _FLAG),
     "grade_detail": _OBJECT,
 }
 

@@ -105,7 +105,7 @@ class Completions(Sequence):
         )
         return (
             f"{len(self)} completions of {s['model']} by {s['sampler']} "
-            f"(alpha {_plain(s['alpha'])}, "
+            f"(alpha {_alpha_text(s['alpha'])}, "
             f"temperature {s['temperature']:.4g}{law}): mean r_self {mean:.3f}{accepted}, "
             f"{stats.num_forward_tokens:,} forward tokens in {stats.wall_s:.1f} s "
             f"({stats.tokens_per_s:,.0f}/s)"
@@ -145,7 +145,7 @@ class Completions(Sequence):
         return f"<p>{title}</p><table><tr>{head}</tr>{''.join(rows)}</table>{more}"
 
 
-def _plain(alpha: float | str) -> str:
+def _alpha_text(alpha: float | str) -> str:
     """alpha as text; `inf` is a string already."""
     return alpha if isinstance(alpha, str) else f"{alpha:g}"
 

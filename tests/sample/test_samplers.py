@@ -31,6 +31,7 @@ def test_completions_behave_as_a_sequence_and_print(completions):
     assert len(completions) == 6 and completions[-1].id == "c"
     assert [c.sample_index for c in completions[:2]] == [0, 1]
     assert "6 completions" in repr(completions) and "<table>" in completions._repr_html_()
+    assert "(alpha 4, temperature 0.25" in repr(completions)
     assert completions.stats.model_steps > 0 and completions.stats.wall_s > 0
 
 
