@@ -127,7 +127,11 @@ def rescore(
       problems: they give the prompts of records that hold none (secret problems).
       path: a JSONL file of scores, kept like that of `grade_records`.
       model: the name for `evaluated_model`; that of `launch.model_name` if not given.
+
+    Raises ValueError, which names the record, where a log-probability is not finite.
     """
+    from powerjax.sample import failures  # here: grading alone needs no JAX
+
     if model is None:
         from powerjax.launch import model_name  # here: it defines flags
 
@@ -142,6 +146,12 @@ def rescore(
         ]
         pairs = [_as_tokens(lm, records[i]) for i in batch]
         found = lm.score(contexts, [tokens for tokens, _ in pairs])
+        for i, one in zip(batch, found, strict=True):
+            if not np.isfinite(one).all():
+                raise ValueError(
+                    f"the log-probabilities of the record {records[i]['id']!r} under {model} are"
+                    f" not finite; {failures.remedy(lm.dtype)}"
+                )
         return [
             {
                 "evaluated_log_prob": float(one.sum(dtype=np.float64)),

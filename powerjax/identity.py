@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from powerjax import scalars
+
 # The fields of a record that decide its law.
 #   adapter_hash: a hash of the adapter's tensors, which tells apart two adapters of one name.
 #   weights: a hash of the model's weights; "random-SEED" for random weights.
@@ -78,6 +80,14 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple
     return [(name, before[name], now[name]) for name in names if before[name] != now[name]]
 
 
+def shown(value: Any) -> str:
+    """A value of `stated` as a message or a label has it: 0.3, where float32 holds 0.30000001.
+
+    These are the fewest digits that float32 reads as the same number, so no two values look alike.
+    """
+    return str(np.float32(value)) if isinstance(value, float) else str(value)
+
+
 def adapter_label(path: str) -> str:
     """The short name of an adapter's folder; one called just adapter goes by its parent's name."""
     folder = PurePosixPath(path)
@@ -110,18 +120,18 @@ def labels(laws: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _phrase(name: str, value: Any) -> str:
-    shown = f"{value:g}" if isinstance(value, float) else str(value)
+    text = shown(value)
     if name in _EQUALS:
-        return f"{_EQUALS[name]}={shown}"
+        return f"{_EQUALS[name]}={text}"
     if name == "max_new_tokens":
-        return f"{shown} tokens"
+        return f"{text} tokens"
     if name == "prompt_style":
-        return _STYLES.get(value, f"{shown} prompt")
+        return _STYLES.get(value, f"{text} prompt")
     if name == "dtype":
-        return shown
+        return text
     if name == "adapter_merged":
         return "adapter merged" if value else "adapter not merged"
-    return f"no {name}" if value is None else f"{name} {shown}"
+    return f"no {name}" if value is None else f"{name} {text}"
 
 
 def _normal(value: Any) -> Any:
@@ -134,5 +144,5 @@ def _normal(value: Any) -> Any:
         return json.dumps(value, sort_keys=True, default=str)
     if isinstance(value, numbers.Integral):
         return int(value)
-    rounded = float(np.float32(value))
+    rounded = scalars.in_float32(value)
     return int(rounded) if rounded.is_integer() else rounded

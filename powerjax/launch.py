@@ -192,8 +192,8 @@ def _check_law(record: records.Record, law: dict[str, Any], path: Path) -> None:
     """Raises ValueError where the record states another law than that of the run."""
     differing = identity.differences(record, law)
     if differing:
-        was = ", ".join(f"{name} {value}" for name, value, _ in differing)
-        now = ", ".join(f"{name} {value}" for name, _, value in differing)
+        was = ", ".join(f"{name} {identity.shown(value)}" for name, value, _ in differing)
+        now = ", ".join(f"{name} {identity.shown(value)}" for name, _, value in differing)
         raise ValueError(
             f"the record {record['id']!r} in {path.parent} was drawn with {was}, and this run has"
             f" {now}: choose another --out, or move the records of the other run away"

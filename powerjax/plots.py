@@ -6,6 +6,7 @@ colour-blind readers can tell apart. Error bars are 95 % intervals over problems
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -174,7 +175,7 @@ def acceptance(results: Sequence[Result]) -> Figure:
                 100 * share / len(rates),
                 color=colour,
                 marker=marker,
-                label=f"{result.sampler}, mean {np.mean(rates):.2f}",
+                label=_wrapped(f"{result.sampler}, mean {np.mean(rates):.2f}"),
             )
         panel.set_title(model)
         panel.set_xlabel("share of a chain's moves accepted")
@@ -273,12 +274,17 @@ def _legend(figure: Figure, panels: Sequence[Axes], note: str) -> None:
             handles.setdefault(label, handle[0])
     figure.legend(
         handles.values(),
-        handles,
+        [_wrapped(label) for label in handles],
         title=note,
         title_fontsize=9,
         loc="outside right upper",
         frameon=False,
     )
+
+
+def _wrapped(label: str) -> str:
+    """The label in lines of at most 28 characters: rows that differ in much have long names."""
+    return textwrap.fill(label, 28)
 
 
 def _plain_log_ticks(axes: Axes) -> None:

@@ -74,6 +74,7 @@ READERS = {
         ("grade_detail", [1], "must be an object"),
         ("finish_reason", 1, "must be text"),
         ("top_k", [1], "must be a whole number"),
+        ("adapter_merged", "yes", "must be true or false, and is text"),
     ],
 )
 def test_every_reader_names_file_line_and_field(tmp_path, field, value, words):

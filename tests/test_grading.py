@@ -3,6 +3,8 @@
 import dataclasses
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -236,6 +238,23 @@ def test_a_record_that_cannot_be_scored_is_named(tiny_qwen, fields, words):
         grading.rescore(tiny_qwen, made, [], progress=False)
     assert str(error.value).startswith(f"the record {made[1]['id']!r}: {words}")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(np.nan, "float32"), (1e5, "float16")])
+def test_a_record_whose_score_is_not_finite_is_named_and_no_score_is_written(
+    tiny_qwen, tmp_path, value, dtype
+):
+    params = jax.tree.map(lambda x: x.astype(dtype), tiny_qwen.params)
+    table = params["embed_tokens"]["embedding"].at[50].set(value)
+    params = {**params, "embed_tokens": {"embedding": table}}
+    broken = dataclasses.replace(tiny_qwen, params=params, dtype=jnp.dtype(dtype))
+    made = [_record("p0", i, None, prompt=[1, 2], tokens=[3, t, 4]) for i, t in enumerate([5, 50])]
+    with pytest.raises(ValueError) as error:
+        grading.rescore(broken, made, [], tmp_path / "scores.jsonl", model="m", progress=False)
+    line = str(error.value)
+    assert "under m are not finite; " in line and "\n" not in line
+    assert ("bfloat16 or float32" in line) == (dtype == "float16")
+    assert not (tmp_path / "scores.jsonl").read_bytes()
 
 
 def test_a_text_of_more_tokens_than_the_model_has_is_named_by_its_record(lm):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -122,6 +123,18 @@ def test_labels_name_what_differs_and_only_that():
     assert labels(*students) == ["adapter a", "adapter b"]
     merged = students[0] | {"adapter_merged": True}
     assert labels(students[0], merged) == ["adapter not merged", "adapter merged"]
+
+
+def test_two_laws_have_two_labels_and_numbers_look_as_they_were_given():
+    near = [{"alpha": alpha} for alpha in (4.0, 4.000001, 1 / 3)]
+    found = identity.labels([identity.stated(LAW | change) for change in near])
+    assert found == ["alpha=4", "alpha=4.000001", "alpha=0.33333334"]
+    warm = [identity.stated(LAW | {"temperature": value}) for value in (0.3, 0.7)]
+    assert identity.labels(warm) == ["tau=0.3", "tau=0.7"]
+    assert identity.shown(warm[0]["temperature"]) == "0.3"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert identity.shown(identity.stated({"alpha": 1e39})["alpha"]) == "inf"
 
 
 def test_a_law_that_does_not_state_what_others_do_is_labelled_so():

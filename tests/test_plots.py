@@ -1,5 +1,8 @@
 """Every figure can be drawn from records, is written as a PNG, and names its axes."""
 
+import dataclasses
+import warnings
+
 import numpy as np
 import pytest
 
@@ -36,6 +39,17 @@ def results():
         for model in ("RandW", "Base")
         for sampler in SAMPLERS
     ]
+
+
+def test_long_names_of_rows_leave_the_panels_their_room(results, tmp_path):
+    law = "Power, stop=eos, kernel=exact, no top_k, 3072 tokens, float32, weights 0123456789abcdef"
+    named = [dataclasses.replace(results[-1], sampler=law)]
+    for draw in (plots.accuracy_against_self_reward, plots.accuracy_against_cost):
+        figure = draw(named)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # matplotlib warns where nothing is left of an axis
+            figure.savefig(tmp_path / "long.png")
+        assert figure.axes[0].get_position().width > 0.3
 
 
 @pytest.mark.parametrize(

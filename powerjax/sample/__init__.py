@@ -2,9 +2,11 @@
 
 from powerjax.sample import draws, mh, weights
 from powerjax.sample.completions import Completion, Completions, as_record
+from powerjax.sample.failures import ChainsFailed
 from powerjax.sample.samplers import best_of_n, power, power_inf, standard, temperature
 
 __all__ = [
+    "ChainsFailed",
     "Completion",
     "Completions",
     "as_record",

@@ -22,18 +22,21 @@ class ChainsFailed(ValueError):
         self, failed: Sequence[tuple[str | int, int]], completions: Completions, dtype: jnp.dtype
     ):
         self.failed, self.completions = list(failed), completions
-        if jnp.dtype(dtype) == jnp.float16:
-            remedy = (
-                "float16 overflows there: load the model with dtype bfloat16 or float32"
-                " (--dtype=bfloat16, and another --out)"
-            )
-        else:
-            remedy = "the checkpoint or its adapter holds numbers that are not finite, or huge ones"
         super().__init__(
             f"the model's logits are not finite in {len(self.failed)} of"
             f" {len(self.failed) + len(completions)} chains, which have no completion:"
-            f" {_names(self.failed)}; {remedy}; all other chains are finished and kept"
+            f" {_names(self.failed)}; {remedy(dtype)}; all other chains are finished and kept"
         )
+
+
+def remedy(dtype: jnp.dtype) -> str:
+    """What to say of logits that are not finite, to who loaded the model in this dtype."""
+    if jnp.dtype(dtype) == jnp.float16:
+        return (
+            "float16 overflows there: load the model with dtype bfloat16 or float32"
+            " (--dtype=bfloat16, and another --out)"
+        )
+    return "the checkpoint or its adapter holds numbers that are not finite, or huge ones"
 
 
 def _names(chains: Sequence[tuple[str | int, int]]) -> str:

@@ -55,7 +55,10 @@ def _cgroup_rooms(root: Path) -> Iterator[int]:
         return
     mounts = root / "sys/fs/cgroup"
     for line in lines:
-        _, controllers, path = line.split(":", 2)
+        _, *rest = line.split(":", 2)
+        if len(rest) < 2:  # sandboxes that imitate Linux leave such lines
+            continue
+        controllers, path = rest
         if not controllers:
             mount, names = mounts, _CGROUP_2
         elif "memory" in controllers.split(","):

@@ -9,8 +9,7 @@ import pytest
 
 from powerjax import models, sample
 from powerjax.models import checkpoint
-from powerjax.sample import draws, mh, workers
-from powerjax.sample.failures import ChainsFailed
+from powerjax.sample import ChainsFailed, draws, mh, workers
 
 BAD = 13  # a token whose embedding is damaged
 OPTIONS = dict(alpha=2.0, block_size=12, num_mcmc_steps=3, max_new_tokens=24, progress=False)

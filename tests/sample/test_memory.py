@@ -65,6 +65,7 @@ def test_memory_that_only_caches_files_is_free(tmp_path):
         ("4:hugetlb,memory:/kubepods/x", version_1("", 4 * GIB, GIB), 3 * GIB),
         ("4:memory:/", version_1("", 0x7FFFFFFFFFFFF000, GIB), 20 * GIB),
         ("0::/../../x", {}, 20 * GIB),
+        ("\nmemory\n0::/a", version_2("a/", 3 * GIB, GIB), 2 * GIB),
     ],
 )
 def test_the_limit_of_a_container_or_a_job_counts_where_it_is_smaller(
