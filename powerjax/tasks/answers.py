@@ -71,7 +71,7 @@ def simplified(answer: str) -> str:
     `\right` and `x =` or `x \in` at the beginning; "or" and "and" are commas. As in PRM800K's
     code, a comma before three digits is one of thousands where a space follows it, too.
     """
-    text = " ".join(unstyled(answer).split())
+    text = " ".join(unstyled(answer, lineage=True).split())
     for sign, command in _UNICODE.items():
         text = text.replace(sign, command)
     text = re.sub(r"\\(?:left|right|bigl?|bigr?|Bigl?|Bigr?)(?![A-Za-z])\.?", "", text)

@@ -1,7 +1,8 @@
 r"""What TeX adds to an answer's look and not to its meaning.
 
-`unstyled` drops what PRM800K's reader of LaTeX drops too: math delimiters, sizes, fonts, colours,
-spacing of a given width, degree signs. Text (`\text{..}`) stays: it may be a unit or the answer.
+`unstyled` drops math delimiters, sizes, fonts, colours, spacing of a given width and degree signs.
+Text (`\text{..}`) stays: it may be a unit or the answer. With `lineage` it leaves what PRM800K's
+reader of LaTeX does not drop, so that the first verdict on MATH stays PRM800K's.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import re
 import unicodedata
 
 _HALF_WIDTH = {0xFF00 + (ord(sign) - 0x20): sign for sign in "0123456789+-.,=%()$"}
-_HALF_WIDTH |= dict.fromkeys(map(ord, "−–﹣‑"), "-")
+_MINUS = dict.fromkeys(map(ord, "−–﹣‑"), "-")
+_HALF_WIDTH |= _MINUS
 
 _SIZES = (
     r"displaystyle|textstyle|scriptstyle|scriptscriptstyle|tiny|scriptsize|footnotesize|small|"
@@ -18,15 +20,15 @@ _SIZES = (
 )
 _FONTS = r"bf|rm|it|sf|tt|sl|bfseries|itshape|normalfont|boldmath|unboldmath"
 _INVISIBLE = r"space|thinspace|enspace|nonumber|notag|strut|mathstrut|limits|nolimits"
-_SIGNS = r"degrees?|textdegree|pounds|euro|cents?|textdollar"
+_SIGNS = r"degrees?|textdegree|pounds|euro|cents?"
 _WITH_ARGUMENT = (
-    r"boldsymbol|bm|pmb|mathsf|mathtt|mathnormal|mathcal|underline|emph|ensuremath|textsc|textup|"
+    r"boldsymbol|bm|pmb|mathtt|mathnormal|underline|emph|textsc|"
     r"boxed|fbox|framebox|mathbf|mathit|mathrm(?= *\{ *-? *(?:\d|\\[dt]?(?:frac|sqrt|pi)))"
 )
 _DELIMITERS = re.compile(r"(?<!\\)(?:\\[()\[\]]|\$)")
 _OLD_FONT = re.compile(r"\{ *\\(?:bf|rm|it|sf|tt|sl)(?![A-Za-z]) *([^{}]*)\}")
 _DROPPED = re.compile(
-    r"\\(?:[hv]space\*?|[hv]?phantom|color|textcolor) *\{[^{}]*\}"
+    r"\\(?:[hv]space\*?|color|textcolor) *\{[^{}]*\}"
     r"|(?<!\^)(?<!\^\{)\\degrees? *[CFK](?![A-Za-z])"
     rf"|(?<!\^)(?<!\^\{{)\\(?:{_SIZES}|{_FONTS}|{_INVISIBLE}|{_SIGNS})(?![A-Za-z])"
     r"|(?<=[\d)}]) *\\deg(?![A-Za-z])"
@@ -34,6 +36,9 @@ _DROPPED = re.compile(
 )
 _EMPTY_GROUP = re.compile(r"(?<=[\d)]) *\{ *\}")
 _STYLED = re.compile(rf"\\(?:{_WITH_ARGUMENT})(?![A-Za-z]) *")
+# What PRM800K's reader keeps.
+_DROPPED_BEYOND = re.compile(r"\\[hv]?phantom *\{[^{}]*\}|\\textdollar(?![A-Za-z])")
+_STYLED_BEYOND = re.compile(r"\\(?:mathsf|mathcal|ensuremath|textup)(?![A-Za-z]) *")
 _SEAM = "\0"
 
 
@@ -63,9 +68,16 @@ def _plain_fraction(sign: re.Match) -> str:
     return rf"\frac{{{above}}}{{{below}}}"
 
 
-def unstyled(answer: str) -> str:
-    r"""The answer without styles: `\(\displaystyle\frac12\)` is `\frac12`, `90\degree` is `90`."""
-    text = _DELIMITERS.sub(" ", half_width(answer))
+def unstyled(answer: str, *, lineage: bool = False) -> str:
+    r"""The answer without styles: `\(\displaystyle\frac12\)` is `\frac12`, `90\degree` is `90`.
+
+    lineage: drop only what PRM800K's reader drops.
+    """
+    if lineage:
+        text = answer.translate(_MINUS)
+    else:
+        text = unwrapped(_DROPPED_BEYOND.sub(" ", half_width(answer)), _STYLED_BEYOND)
+    text = _DELIMITERS.sub(" ", text)
     text = _OLD_FONT.sub(r"\\mathrm{\1}", text)
     text = _EMPTY_GROUP.sub("", _DROPPED.sub(" ", text))
     text = re.sub(r"\\nicefrac(?![A-Za-z])", r"\\frac", text)
