@@ -7,6 +7,7 @@ colour-blind readers can tell apart. Error bars are 95 % intervals over problems
 from __future__ import annotations
 
 import textwrap
+import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ _STYLE = {
     "Greedy": ("#000000", "X"),
 }
 _OTHER = ("#56B4E9", "v")
+_COLOURS = ("#56B4E9", "#D55E00", "#8C564B", "#17BECF", "#7F7F7F", "#BCBD22", "#9467BD")
+_MARKERS = ("v", "P", "<", ">", "p", "h", "d", "*")
 _MODELS = {"Distilled": "#D55E00", "RandW": "#999999"}  # where one figure has several
 _VERDICTS = {
     True: ("right", "#009E73"),
@@ -247,7 +250,15 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _style(sampler: str) -> tuple[str, str]:
-    return _STYLE.get(sampler, _OTHER)
+    """(colour, marker) of a row.
+
+    A row whose name says what sets it apart (`Power, top_k 20`) gets its own by a hash of the name,
+    the same in every figure.
+    """
+    if "," not in sampler:
+        return _STYLE.get(sampler, _OTHER)
+    number = zlib.crc32(sampler.encode())
+    return _COLOURS[number % len(_COLOURS)], _MARKERS[number // 7 % len(_MARKERS)]
 
 
 def _name(result: Result, results: Sequence[Result]) -> str:

@@ -106,3 +106,8 @@ def test_a_summary_names_its_law():
     assert "not pi^4" in report.law("power", {**power, "block_size": 32})
     assert "exact" in report.law("power", {**power, "block_size": 32, "stop": "horizon"})
     assert "not pi^alpha" in report.law("power", {**power, "kernel": "karan2026"})
+
+
+def test_rows_of_one_sampler_under_different_laws_have_styles_of_their_own():
+    names = ("Power", "Power, N=30", "Power, top_k 20", "Power, 512 tokens", "Power(inf)")
+    assert len({plots._style(name) for name in names}) == len(names)
