@@ -20,6 +20,7 @@ _DTYPES = {
     "BF16": ml_dtypes.bfloat16,
 }
 _CHUNK_BYTES = 8 << 20
+_LFS_POINTER = b"version https://git-lfs."  # what a clone without Git LFS has in place of a file
 
 
 class StoredTensor(NamedTuple):
@@ -37,7 +38,14 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     size = os.path.getsize(path)
     again = "download it again"
     with open(path, "rb") as file:
-        header_size = int.from_bytes(file.read(8), "little")
+        beginning = file.read(len(_LFS_POINTER))
+        if beginning == _LFS_POINTER:
+            raise ValueError(
+                f"{path} is a Git LFS pointer, not the file itself: run git lfs pull in its folder,"
+                f" or {again}"
+            )
+        file.seek(8)
+        header_size = int.from_bytes(beginning[:8], "little")
         if size < 8 or header_size > size - 8:
             raise ValueError(f"{path} is truncated or not a safetensors file: {again}")
         try:
