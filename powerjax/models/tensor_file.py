@@ -83,12 +83,7 @@ def read_tensor(
 
     At most a few MiB are held beside the result, whatever the conversion.
     """
-    if tensor.dtype not in _DTYPES:
-        raise ValueError(
-            f"{tensor.name} in {tensor.path} has dtype {tensor.dtype}, "
-            f"only {', '.join(_DTYPES)} are read (no quantised checkpoints)"
-        )
-    stored = np.dtype(_DTYPES[tensor.dtype])
+    stored = stored_dtype(tensor)
     index = index or tuple(slice(None) for _ in tensor.shape)
     bounds = [s.indices(n)[:2] for s, n in zip(index, tensor.shape, strict=True)]
     row_start, row_stop = bounds[0]
@@ -107,6 +102,16 @@ def read_tensor(
                 chunk = chunk.reshape(count, row_items)[:, columns]
             view[start - row_start : start - row_start + count] = chunk
     return out
+
+
+def stored_dtype(tensor: StoredTensor) -> np.dtype:
+    """The dtype of the tensor's numbers in its file; ValueError where it is none that is read."""
+    if tensor.dtype not in _DTYPES:
+        raise ValueError(
+            f"{tensor.name} in {tensor.path} has dtype {tensor.dtype}, "
+            f"only {', '.join(_DTYPES)} are read (no quantised checkpoints)"
+        )
+    return np.dtype(_DTYPES[tensor.dtype])
 
 
 def equal(first: StoredTensor, second: StoredTensor, dtype) -> bool:
