@@ -130,6 +130,13 @@ def test_a_damaged_value_is_named_with_what_it_is(key, value):
     assert len(repr(value)) > 30 or repr(value) in said
 
 
+@pytest.mark.parametrize("value", [1e-40, 4e38, 10**400, math.inf])
+@pytest.mark.parametrize("key", ["rms_norm_eps", "rope_theta"])
+def test_a_number_out_of_float32s_range_is_called_that(key, value):
+    with pytest.raises(ValueError, match=rf"{key} is .*float32 holds, 1e-37 to 3e\+38"):
+        ModelConfig.from_hf(cases.CASES["qwen2_tied"] | {key: value})
+
+
 @pytest.mark.parametrize("holder", ["rope_parameters", "rope_scaling"])
 @pytest.mark.parametrize(
     ("key", "value"),
