@@ -10,10 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_SMALLEST, _LARGEST = (
-    1e-37,
-    3e38,
-)  # what float32 holds as a normal number, and devices compute in it
+# What float32 holds as a normal number, and devices compute in it.
+_SMALLEST, _LARGEST = 1e-37, 3e38
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -54,6 +52,8 @@ def number(
         return None
     if not is_positive(value, most) and not (zero and type(value) in (int, float) and value == 0):
         limit = "" if most == _LARGEST else f", at most {most:g}"
+        if type(value) in (int, float) and (0 < value < _SMALLEST or most == _LARGEST < value):
+            limit = f" that float32 holds, {_SMALLEST:g} to {_LARGEST:g}"
         raise damaged(file, key, value, f"a number {'from' if zero else 'above'} 0{limit}")
     return float(value)
 

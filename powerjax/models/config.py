@@ -22,6 +22,7 @@ _NEEDED_KEYS = (
     "rms_norm_eps",
 )
 _SIZES = (*_NEEDED_KEYS[:-1], "num_key_value_heads", "head_dim")
+_LAYER_TYPES = ("full_attention", "sliding_attention")
 _FILE = "config.json"
 
 
@@ -73,7 +74,7 @@ class ModelConfig:
         if hf.get("quantization_config"):
             settings = hf["quantization_config"]
             method = settings.get("quant_method") if isinstance(settings, dict) else None
-            method = method or "of an unnamed kind"
+            method = "of an unnamed kind" if method is None else repr(method)
             raise ValueError(
                 f"quantised weights ({method}) are not supported: take the model itself"
             )
@@ -190,12 +191,16 @@ def _first(*values):
 
 
 def _rope_parameters(hf: dict) -> dict:
-    """transformers 5 may give them for each type of layer; those have to be alike."""
+    """The settings of the rotary embedding, those of `rope_scaling` first, as in transformers.
+
+    transformers 5 may give them for each type of layer; those have to be alike.
+    """
     for key in ("rope_parameters", "rope_scaling"):
         if not isinstance(hf.get(key), dict | None):
             raise damaged(_FILE, key, hf[key], "an object")
-    parameters = dict(hf.get("rope_parameters") or hf.get("rope_scaling") or {})
+    parameters = dict(hf.get("rope_scaling") or hf.get("rope_parameters") or {})
     nested = [value for value in parameters.values() if isinstance(value, dict)]
+    nested = [value for value in nested if value.keys() & {"rope_theta", "rope_type", "type"}]
     if not nested:
         return parameters
     if len(nested) < len(parameters) or any(value != nested[0] for value in nested):
@@ -213,6 +218,11 @@ def _rope(hf: dict, architecture: str, head_dim: int) -> RopeConfig:
     theta = _first(*(number(of, "rope_theta", file=_FILE) for of in both), 10_000.0)
     key = "partial_rotary_factor"
     fraction = _first(*(number(of, key, file=_FILE, most=1.0) for of in both), 1.0)
+    if fraction != 1.0 and architecture == "Qwen2ForCausalLM":
+        raise ValueError(
+            f"partial_rotary_factor {fraction:g} is not supported for {architecture}, whose heads"
+            " transformers rotates as a whole"
+        )
     rotated = int(head_dim * fraction)
     if rotated < 2 or rotated % 2:
         raise ValueError(
@@ -260,12 +270,17 @@ def _factors(parameters: dict, key: str, count: int) -> tuple[float, ...]:
 
 def _sliding_window(hf: dict, architecture: str) -> int | None:
     """The window, if it is in force on any layer (Qwen2 carries one that usually is not)."""
-    window = whole_number(hf, "sliding_window", file=_FILE)
-    in_use = switch(hf, "use_sliding_window", file=_FILE)
+    in_use = architecture == "Phi3ForCausalLM" or switch(hf, "use_sliding_window", file=_FILE)
+    window = whole_number(hf, "sliding_window", file=_FILE, least=1 if in_use else 0)
     full_layers = _first(whole_number(hf, "max_window_layers", file=_FILE, least=0), 28)
     layer_types = hf.get("layer_types")
     if not isinstance(layer_types, list | None):
         raise damaged(_FILE, "layer_types", layer_types, "a list")
+    others = [kind for kind in layer_types or () if kind not in _LAYER_TYPES]
+    if others:
+        raise ValueError(
+            f"layer_types has {others[0]!r}, only {' and '.join(_LAYER_TYPES)} are read"
+        )
     if architecture == "Phi3ForCausalLM" or window is None:
         return window
     if not in_use:

@@ -9,6 +9,7 @@ the diagonal, the same function; such a one comes back in as its parts.
 
 import collections
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -24,6 +25,8 @@ from powerjax.models.config import ModelConfig
 from powerjax.models.layout import EMBEDDINGS, HEAD, Tensor, tensors
 from powerjax.models.peft_settings import CONFIG, MERGE, WEIGHTS
 from powerjax.models.tensor_file import StoredTensor
+
+log = logging.getLogger(__name__)
 
 _PREFIX = "base_model.model."
 # What PEFT puts between the name of a layer and that of a tensor it has kept whole.
@@ -42,7 +45,8 @@ def load(
 
     A module whose rank_pattern or alpha_pattern gives it a scale of its own has the difference
     multiplied into its B. Whole tensors of the model that PEFT saved beside the adapter, such as
-    embeddings, pass where they are the model's own, and are refused where they differ.
+    embeddings, pass where they are the model's own, and are refused where they differ by more than
+    rounding.
 
     base: the tensors of the model's files, and dtype: what they were loaded as, to tell which.
 
@@ -102,7 +106,10 @@ def _check_whole(
     base: Mapping[str, StoredTensor] | None,
     dtype,
 ) -> None:
-    """Refuses a tensor that is not of an adapted layer, unless it is the model's own as it is."""
+    """Refuses a tensor that is not of an adapted layer, unless it is the model's own.
+
+    One that is the model's own rounded to the dtype it is stored in is named in the log.
+    """
     name = _WRAPPERS.sub("", tensor.name.removeprefix(_PREFIX))
     of_model = {t.name for t in tensors(config).values()} | {HEAD}
     if name not in of_model:
@@ -120,11 +127,17 @@ def _check_whole(
             f"{folder} holds a {name} of shape {tensor.shape}, where the model's is {own.shape}: it"
             f" was resized before training, or is another model's; {MERGE}"
         )
-    if not tensor_file.equal(tensor, own, dtype):
+    if tensor_file.equal(tensor, own, dtype):
+        return
+    if not tensor_file.equal(tensor, own, tensor_file.stored_dtype(tensor)):
         raise ValueError(
             f"{folder} holds a {name} of its own that differs from the model's: it was trained"
             f" beside the adapter, and only adapters of layers are read; {MERGE}"
         )
+    log.warning(
+        "%s: the adapter holds the model's %s rounded to %s: the model's own is used",
+        *(folder, name, tensor.dtype),
+    )
 
 
 def _why_unread(key: str, config: ModelConfig, of_model: set[str]) -> str:
@@ -136,6 +149,11 @@ def _why_unread(key: str, config: ModelConfig, of_model: set[str]) -> str:
         return f"holds {key}, trained rows of the embeddings, which are not supported: {MERGE}"
     if ".lora_" in key and f"{module}.weight" in (EMBEDDINGS, HEAD):
         return f"adapts {module}, and only adapters of the layers are supported: {MERGE}"
+    if re.search(r"\.lora_[AB]\.[^.]+\.weight$", key):
+        return (
+            f"holds {key}, named as in a model in memory, and PEFT reads no such file: save it with"
+            " save_pretrained of the PEFT model it was trained in"
+        )
     if ".lora_" in key and f"{module}.weight" in of_model:
         return f"holds {key}, which is no part of a plain LoRA adapter: {MERGE}"
     layer = re.match(r"model\.layers\.(\d+)\.", module)
@@ -144,7 +162,8 @@ def _why_unread(key: str, config: ModelConfig, of_model: set[str]) -> str:
             f"adapts {key}, and the model has {config.num_layers} layers: is it the adapter of"
             " another model?"
         )
-    return f"adapts {key}, which {config.architecture} does not have"
+    verb = "adapts" if ".lora_" in key else "holds"
+    return f"{verb} {key}, which {config.architecture} does not have"
 
 
 def save(
@@ -260,9 +279,10 @@ def _short_names(ranks: dict[str, int], modules) -> dict[str, str]:
 
 
 def _check_layers(folder: Path, settings: dict, modules, stored) -> None:
-    """Refuses an adapter that lacks one of the layers its settings name.
+    """Refuses an adapter that lacks one of the layers its settings name, or has one they do not.
 
-    It is of a model with fewer layers, whose shapes may all be the same.
+    Where it lacks one, it is of a model with fewer layers, whose shapes may all be the same. One
+    that the settings do not name would not be applied by PEFT.
     """
     adapted = {key.removeprefix(_PREFIX).rpartition(".lora_")[0] for key in stored}
     meant = collections.defaultdict(list)
@@ -276,6 +296,12 @@ def _check_layers(folder: Path, settings: dict, modules, stored) -> None:
                 f"{folder} adapts {target} in {len(there)} layers, and the model has"
                 f" {len(members)}: is it the adapter of another model?"
             )
+    unnamed = sorted(adapted.intersection(modules).difference(*meant.values()))
+    if unnamed and settings.get("target_modules"):
+        raise ValueError(
+            f"{folder} adapts {unnamed[0]}, which target_modules, exclude_modules or"
+            f" layers_to_transform of its {CONFIG} leave out: was the file changed by hand?"
+        )
 
 
 def _scale(settings: dict, rank: int, alpha: float) -> float:

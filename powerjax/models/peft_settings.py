@@ -71,6 +71,11 @@ def _check_numbers(settings: dict, file: str) -> None:
         for pattern in patterns:
             if check(patterns, pattern, file=f"{key} of {file}") is None:
                 raise json_file.damaged(file, key, patterns, "an object of numbers")
+    for key in ("target_modules", "exclude_modules"):
+        names = settings.get(key)
+        listed = [names] if names is None or isinstance(names, str) else names
+        if not (isinstance(listed, list) and all(isinstance(n, str | None) for n in listed)):
+            raise json_file.damaged(file, key, names, "a pattern or a list of names")
     layers = settings.get("layers_to_transform")
     listed = layers if isinstance(layers, list) else [layers]
     if layers is not None and not all(type(n) is int for n in listed):
@@ -86,9 +91,16 @@ def _why_no_adapter(folder: Path, name: str) -> str:
             f"{folder}: there is no such folder, with an {CONFIG}, and adapters are not downloaded:"
             " fetch one with huggingface_hub.snapshot_download and give its folder"
         )
-    if (folder / "adapter" / CONFIG).is_file():
-        return f"{folder} has no {name}: is {folder / 'adapter'} meant?"
+    inside = sorted(str(path.parent) for path in folder.glob(f"*/{CONFIG}"))
+    if inside:
+        return f"{folder} has no {name}: is {' or '.join(inside[:3])} meant?"
     pickle = sorted(path.name for path in folder.glob("adapter_model*.bin"))
+    alone = [*pickle, *(path.name for path in folder.glob(WEIGHTS))]
+    if name == CONFIG and alone:
+        return (
+            f"{folder} holds {alone[0]} without the {CONFIG} that PEFT saves beside it: take the"
+            " whole folder again"
+        )
     if name == WEIGHTS and pickle:
         return (
             f"{folder} holds its adapter as {pickle[0]}, a pickle, and only {WEIGHTS} is read: load"

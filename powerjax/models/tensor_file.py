@@ -20,6 +20,7 @@ _DTYPES = {
     "BF16": ml_dtypes.bfloat16,
 }
 _CHUNK_BYTES = 8 << 20
+_LFS_POINTER = b"version https://git-lfs."  # what a clone without Git LFS has in place of a file
 
 
 class StoredTensor(NamedTuple):
@@ -37,7 +38,14 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     size = os.path.getsize(path)
     again = "download it again"
     with open(path, "rb") as file:
-        header_size = int.from_bytes(file.read(8), "little")
+        beginning = file.read(len(_LFS_POINTER))
+        if beginning == _LFS_POINTER:
+            raise ValueError(
+                f"{path} is a Git LFS pointer, not the file itself: run git lfs pull in its folder,"
+                f" or {again}"
+            )
+        file.seek(8)
+        header_size = int.from_bytes(beginning[:8], "little")
         if size < 8 or header_size > size - 8:
             raise ValueError(f"{path} is truncated or not a safetensors file: {again}")
         try:
@@ -75,12 +83,7 @@ def read_tensor(
 
     At most a few MiB are held beside the result, whatever the conversion.
     """
-    if tensor.dtype not in _DTYPES:
-        raise ValueError(
-            f"{tensor.name} in {tensor.path} has dtype {tensor.dtype}, "
-            f"only {', '.join(_DTYPES)} are read (no quantised checkpoints)"
-        )
-    stored = np.dtype(_DTYPES[tensor.dtype])
+    stored = stored_dtype(tensor)
     index = index or tuple(slice(None) for _ in tensor.shape)
     bounds = [s.indices(n)[:2] for s, n in zip(index, tensor.shape, strict=True)]
     row_start, row_stop = bounds[0]
@@ -99,6 +102,16 @@ def read_tensor(
                 chunk = chunk.reshape(count, row_items)[:, columns]
             view[start - row_start : start - row_start + count] = chunk
     return out
+
+
+def stored_dtype(tensor: StoredTensor) -> np.dtype:
+    """The dtype of the tensor's numbers in its file; ValueError where it is none that is read."""
+    if tensor.dtype not in _DTYPES:
+        raise ValueError(
+            f"{tensor.name} in {tensor.path} has dtype {tensor.dtype}, "
+            f"only {', '.join(_DTYPES)} are read (no quantised checkpoints)"
+        )
+    return np.dtype(_DTYPES[tensor.dtype])
 
 
 def equal(first: StoredTensor, second: StoredTensor, dtype) -> bool:

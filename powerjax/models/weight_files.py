@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 NO_GGUF = "GGUF is not read: take the folder of safetensors that it was made from"
-_SHARD = re.compile(r"model-\d+-of-(\d+)\.safetensors")
+_SHARD = re.compile(r"model-\d+-of-(\d*[1-9]\d*)\.safetensors")
 _CONVERT = "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
 
 
@@ -65,11 +65,10 @@ def _names(folder: Path, named: str | None) -> set[str]:
                 "config.json", "transformers_weights", named, "the name of a safetensors file"
             )
         return _indexed(folder / named) if named.endswith(".json") else {named}
-    indexed = _indexed(folder / INDEX) if (folder / INDEX).is_file() else None
     if (folder / SINGLE).is_file():
         return {SINGLE}
-    if indexed is not None:
-        return indexed
+    if (folder / INDEX).is_file():
+        return _indexed(folder / INDEX)
     counts = {found[1] for path in folder.iterdir() if (found := _SHARD.fullmatch(path.name))}
     if not counts:
         raise FileNotFoundError(_why_none(folder))
@@ -105,10 +104,18 @@ def _why_none(folder: Path) -> str:
             f"{folder} holds an adapter and no model: give its base model, and this folder as the"
             " adapter"
         )
+    if SINGLE in tensors:
+        return f"{folder / SINGLE} is no file, or a link to a file that is gone: download it again"
+    if len(tensors) > 1:
+        return (
+            f"{folder} has no {SINGLE}, index or shards, and transformers reads none of the names"
+            f" {', '.join(tensors)}: if they are the model's, rename one file to {SINGLE}, or"
+            f" shards to model-00001-of-{len(tensors):05d}.safetensors and so on"
+        )
     if tensors:
         return (
-            f"{folder} has no {SINGLE}, index or shards, and {', '.join(tensors)} is not a name"
-            f" that transformers reads: if it is the model's, rename it to {SINGLE}"
+            f"{folder} has no {SINGLE}, index or shards, and {tensors[0]} is not a name that"
+            f" transformers reads: if it is the model's, rename it to {SINGLE}"
         )
     if pickles:
         return (

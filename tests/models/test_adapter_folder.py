@@ -1,6 +1,9 @@
 """What PEFT leaves in an adapter's folder beside adapters of layers, and folders of no adapter."""
 
+import re
+
 import chex
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -8,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from powerjax import models
 from powerjax.models import checkpoint, lora, peft
 from tests.golden import cases
-from tests.models.test_peft import TOKENS
+from tests.models.test_peft import TARGETS, TOKENS
 from tests.models.test_peft import _adapter as random_adapter
 from tests.models.test_peft import _agrees_with_peft as agrees_with_peft
 from tests.models.test_peft import _fails as fails
@@ -56,6 +59,55 @@ def test_whole_tensors_that_are_the_models_own_change_nothing(case, tensors, set
     found = models.load(base, dtype="float32", adapter=tmp_path / "adapter")
     chex.assert_trees_all_equal(found.adapter.params, plain.adapter.params)
     models.load(base, dtype="bfloat16", adapter=tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("dtype", ["float16", ml_dtypes.bfloat16])
+def test_the_models_own_embeddings_rounded_are_named_and_change_nothing(dtype, tmp_path, caplog):
+    rounded = {EMBEDDINGS: lambda a: a[EMBEDDINGS].astype(dtype)}
+    base = _with(tmp_path, "qwen2_tied", rounded)
+    models.load(base, dtype="float32", adapter=tmp_path / "adapter")
+    (line,) = [r.getMessage() for r in caplog.records if "rounded to" in r.getMessage()]
+    assert EMBEDDINGS in line and str(tmp_path / "adapter") in line
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"exclude_modules": ["q_proj"]},
+        {"layers_to_transform": [0]},
+        {"target_modules": [f"model.layers.0.{target}" for target in TARGETS["qwen2_tied"]]},
+    ],
+)
+def test_a_layer_that_the_settings_leave_out_is_named(settings, tmp_path):
+    _with(tmp_path, "qwen2_tied", {}, **settings)
+    fails(ValueError, tmp_path, str(tmp_path / "adapter"), "adapts model.layers.", "leave out")
+
+
+@pytest.mark.parametrize("value", [5, True, {"q_proj": 1}, ["q_proj", 5]])
+@pytest.mark.parametrize("key", ["target_modules", "exclude_modules"])
+def test_names_of_layers_that_are_none_are_refused(key, value, tmp_path):
+    _with(tmp_path, "qwen2_tied", {}, **{key: value})
+    fails(ValueError, tmp_path, str(tmp_path / "adapter"), key, "is damaged")
+
+
+def test_names_of_a_model_in_memory_are_called_that(tmp_path):
+    _with(tmp_path, "qwen2_tied", {})
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    named = {re.sub(r"(lora_[AB])", r"\1.default", k): v for k, v in load_file(path).items()}
+    save_file(named, path)
+    fails(ValueError, tmp_path, "lora_A.default.weight", "in memory", "save_pretrained")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "parts"),
+    [
+        ({"score.weight": lambda a: np.ones((2, 32), "f4")}, ("holds base_model.model.score",)),
+        ({"score.lora_A.weight": lambda a: np.ones((4, 32), "f4")}, ("adapts base_model",)),
+    ],
+)
+def test_a_tensor_of_another_task_is_named(tensors, parts, tmp_path):
+    _with(tmp_path, "qwen2_tied", tensors)
+    fails(ValueError, tmp_path, "which Qwen2ForCausalLM does not have", *parts)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +174,9 @@ def test_peft_agrees_about_a_model_whose_head_differs(tmp_path, parity, record_p
         (("adapter_config.json", "adapter_model.bin"), ("adapter_model.bin, a pickle", "PEFT")),
         (("config.json", "model.safetensors"), ("is a model's folder", "give it as the model")),
         (("adapter/adapter_config.json", "manifest.json"), ("is", "adapter/adapter meant?")),
+        (("checkpoint-500/adapter_config.json",), ("adapter/checkpoint-500 meant?",)),
+        (("adapter_model.bin",), ("adapter_model.bin without the adapter_config.json",)),
+        (("adapter_model.safetensors",), ("adapter_model.safetensors without the adapter_config",)),
         (("adapter_config.json",), ("has no adapter_model.safetensors",)),
         (("lora.gguf",), ("GGUF is not read",)),
     ],

@@ -72,6 +72,9 @@ def test_round_trip(case):
         ({"num_attention_heads": 0}, "num_attention_heads is 0"),
         ({"vocab_size": "97"}, "vocab_size is '97'"),
         ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "awq"),
+        ({"quantization_config": {"quant_method": "a\nb"}}, "quantised"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
+        ({"layer_types": ["chunked_attention"] * 3}, "chunked_attention"),
         ({"dual_chunk_attention_config": {"chunk_size": 8}}, "dual chunk"),
         (
             {"rope_parameters": {"full": {"rope_theta": 1e4}, "sliding": {"rope_theta": 1e6}}},
@@ -127,6 +130,13 @@ def test_a_damaged_value_is_named_with_what_it_is(key, value):
     assert len(repr(value)) > 30 or repr(value) in said
 
 
+@pytest.mark.parametrize("value", [1e-40, 4e38, 10**400, math.inf])
+@pytest.mark.parametrize("key", ["rms_norm_eps", "rope_theta"])
+def test_a_number_out_of_float32s_range_is_called_that(key, value):
+    with pytest.raises(ValueError, match=rf"{key} is .*float32 holds, 1e-37 to 3e\+38"):
+        ModelConfig.from_hf(cases.CASES["qwen2_tied"] | {key: value})
+
+
 @pytest.mark.parametrize("holder", ["rope_parameters", "rope_scaling"])
 @pytest.mark.parametrize(
     ("key", "value"),
@@ -147,6 +157,24 @@ def test_a_damaged_value_of_the_rope_is_named(holder, key, value):
         ModelConfig.from_hf(hf | {holder: _LONGROPE | {key: value}})
 
 
+@pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
+def test_unknown_settings_of_the_rope_are_no_layers(key):
+    hf = {k: v for k, v in cases.CASES["qwen2_tied"].items() if k != "rope_theta"}
+    known = {"rope_theta": 5000, "rope_type": "default"}
+    found = ModelConfig.from_hf(hf | {key: known | {"note": {"by": "me"}, "mrope_section": [1]}})
+    assert found == ModelConfig.from_hf(hf | {key: known})
+
+
+def test_rope_scaling_comes_before_rope_parameters_as_in_transformers():
+    hf = cases.CASES["qwen2_tied"] | {"rope_theta": 77.0}
+    both = {
+        "rope_parameters": {"rope_theta": 5e6, "rope_type": "default"},
+        "rope_scaling": {"type": "default"},
+    }
+    assert ModelConfig.from_hf(hf | both).rope.theta == 77.0
+    assert ModelConfig.from_hf(hf | both | {"rope_scaling": None}).rope.theta == 5e6
+
+
 def test_a_null_stands_for_the_default():
     hf = cases.CASES["qwen2_tied"]
     nulls = {"head_dim": None, "initializer_range": None, "rope_scaling": None}
@@ -164,6 +192,15 @@ def test_a_null_stands_for_the_default():
 )
 def test_qwen_sliding_window_in_force(change, window):
     assert ModelConfig.from_hf(cases.CASES["qwen2_tied"] | change).sliding_window == window
+
+
+def test_a_window_of_zero_that_is_not_in_use_is_none():
+    hf = cases.CASES["qwen2_tied"] | {"sliding_window": 0}
+    assert ModelConfig.from_hf(hf | {"use_sliding_window": False}).sliding_window is None
+    with pytest.raises(ValueError, match="sliding_window is 0"):
+        ModelConfig.from_hf(hf | {"use_sliding_window": True, "max_window_layers": 0})
+    with pytest.raises(ValueError, match="sliding_window is 0"):
+        ModelConfig.from_hf(cases.CASES["phi3_default"] | {"sliding_window": 0})
 
 
 def test_check_length():

@@ -75,6 +75,12 @@ def test_one_file_comes_before_an_index(folder, expected, tmp_path):
     _same(models.load(folder, dtype="float32").params, expected)
 
 
+@pytest.mark.parametrize("index", ["{", "{}", '{"weight_map": {}}', "null"])
+def test_a_damaged_index_beside_one_file_is_not_read(index, folder, expected):
+    (folder / "model.safetensors.index.json").write_text(index)
+    _same(models.load(folder, dtype="float32").params, expected)
+
+
 def test_transformers_reads_the_same_files(folder, expected, parity):
     import torch
     from transformers import AutoModelForCausalLM
@@ -143,6 +149,36 @@ def test_an_index_without_files_is_refused(index, folder):
 def test_a_folder_of_other_weights_says_which_and_what_to_do(name, parts, folder):
     (folder / "model.safetensors").rename(folder / name)
     _fails(folder, *parts, error=FileNotFoundError)
+
+
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        (("model.fp16-1-of-2", "model.fp16-2-of-2"), ("model-00001-of-00002.safetensors",)),
+        (("consolidated.00", "consolidated.01"), ("none of the names", "if they are")),
+        (("model-00001-of-00000",), ("model-00001-of-00000.safetensors is not a name",)),
+    ],
+)
+def test_shards_of_other_names_say_how_they_are_called(names, parts, folder):
+    whole = (folder / "model.safetensors").rename(folder / "whole")
+    for name in names:
+        shutil.copy(whole, folder / f"{name}.safetensors")
+    _fails(folder, *parts, error=FileNotFoundError)
+
+
+def test_a_link_to_a_file_that_is_gone_is_named(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to(folder / "blobs" / "1234")
+    _fails(folder, "model.safetensors is no file", "download it again", error=FileNotFoundError)
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_a_git_lfs_pointer_is_called_one(shards, folder):
+    if shards:
+        _shards(folder)
+    file = min(folder.glob("*.safetensors"))
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9999\n")
+    _fails(folder, file.name, "Git LFS pointer", "git lfs pull")
 
 
 @pytest.mark.parametrize(
