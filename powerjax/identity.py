@@ -1,10 +1,10 @@
 """Which law a completion is drawn from: the settings that decide it, a hash and a name for them.
 
 A setting belongs to the law if another value of it changes the distribution of a completion. The
-dtype and the merging of an adapter belong to it, because they round the weights themselves to those
-of another model. What only changes the order in which numbers are added does not: slots, devices,
-the attention's implementation, early rejection. The seed and the sample index do not either: they
-name one draw from the law.
+dtype belongs to it, and so does a merged adapter where the weights are narrower than float32: both
+round the weights themselves to those of another model. What only changes the order in which numbers
+are added does not: slots, devices, the attention's implementation, early rejection. The seed and
+the sample index do not either: they name one draw from the law.
 
 A record that lacks a field does not state it: records made before a field was there form groups of
 their own in tables, apart from those that state it.

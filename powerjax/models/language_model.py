@@ -71,7 +71,8 @@ class LM:
         """
         if self.adapter is None:
             return self
-        origin = self.identity | {"adapter_merged": True}
+        # In float32 a merge only adds numbers in another order; narrower weights are rounded.
+        origin = self.identity | {"adapter_merged": jnp.dtype(self.dtype).itemsize < 4}
         params = lora.merge(self.params, self.adapter, donate=donate)
         return dataclasses.replace(self, params=params, adapter=None, origin=origin)
 
@@ -79,8 +80,9 @@ class LM:
     def identity(self) -> dict:
         """Which weights draw a completion, as the fields of its record state it.
 
-        adapter, adapter_hash, adapter_merged: None without an adapter. weights: a hash of the
-        weights as they were loaded, or their name. dtype: their type.
+        adapter, adapter_hash, adapter_merged: None without an adapter; the last is whether a merge
+        has rounded the weights. weights: a hash of the weights as they were loaded, or their name.
+        dtype: their type.
         """
         if self.origin is not None and self.adapter is None:
             return self.origin
