@@ -24,7 +24,6 @@ Parts, most wanted first (`--only=card,decode` runs some of them):
 It needs neither `datasets` nor `math-verify` nor the network. Weights are random.
 """
 
-import dataclasses
 import importlib
 import os
 import shutil
@@ -38,6 +37,7 @@ from pathlib import Path
 from absl import app, flags
 
 from benchmarks.accelerator import rows
+from benchmarks.accelerator.parts import PARTS
 
 _OUT = flags.DEFINE_string("out", None, "Folder for results.jsonl, table.txt and log.txt.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Go through every part with toy shapes.")
@@ -66,35 +66,6 @@ class Mistake(SystemExit):
 
 
 NO_TIME = "not begun: the time for everything is over"
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """One part of the measurement: a function of `benchmarks.accelerator.MODULE`.
-
-    function: takes a rows.Report and whether to use toy shapes.
-    limit_s: seconds after which its process is killed.
-    on_host: it leaves the accelerator to torch, so JAX gets the CPU alone.
-    """
-
-    module: str
-    function: str
-    limit_s: float
-    on_host: bool = False
-
-
-PARTS = {
-    "card": Part("card", "measure", 40),
-    "decode": Part("decode", "measure", 210),
-    "generate": Part("torch_side", "generate", 60, on_host=True),
-    "chains": Part("chains", "measure", 90),
-    "chains_torch": Part("torch_side", "chains", 60, on_host=True),
-    "training": Part("training", "measure", 90),
-    "training_torch": Part("torch_side", "training", 60, on_host=True),
-    "top_k": Part("draw", "measure", 30),
-    "start": Part("chains", "warm_start", 45),
-    "memory": Part("memory", "measure", 30),
-}
 
 
 def main(_) -> None:

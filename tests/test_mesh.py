@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from powerjax import mesh, models
 from powerjax.models.layout import tensors
+from powerjax.sample import engine
 from tests.experiments import programs
 from tests.golden import cases
 from tests.test_rendezvous import free_port
@@ -44,7 +45,11 @@ def test_load_on_a_mesh(case, model_axis, loaded):
     assert found["logits"] <= 1e-4 and found["scores"] <= 1e-4
     assert found["bytes_device_0"] == found["bytes_planned"]
     plan = found["plan"]
-    assert plan["weights"] == found["bytes_planned"] and plan["slot"] == found["bytes_of_caches"]
+    assert plan["weights"] == found["bytes_planned"]
+    # Beside its two caches of 40 positions, a slot has two prompts in the queue, 16 positions each.
+    caches, vocab_size = found["bytes_of_caches"], cases.CASES[case]["vocab_size"]
+    logits = 4 * engine.LOGIT_ROWS * vocab_size
+    assert plan["slot"] == caches + caches // (2 * 40) * 2 * 16 + logits
     assert plan["rows"] == 8 // model_axis
     shards = found["shards"]
     hf = cases.CASES[case]

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from benchmarks.accelerator import kernels, memory
-from benchmarks.gpu import PARTS
+from benchmarks.accelerator.parts import PARTS
 from tests.experiments import programs
 
 
