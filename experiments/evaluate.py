@@ -77,6 +77,7 @@ _PROGRESS = flags.DEFINE_bool("progress", True, "Show progress bars.")
 
 _FREE = ("records", "limit", "split", "data_dir", "num_workers", "pass_at", "dtype")
 _ENDLESS = "arithmetic"  # its problems are made as they are asked for
+_MOST_MADE = 1_000_000
 
 flags.adopt_module_key_flags(launch)
 
@@ -172,8 +173,14 @@ def problems_of(task: Task, made: Sequence[records.Record]) -> list[Problem]:
         of_split = [name for name in names if name.startswith(f"{split}-")]
         if of_split or _SPLIT.value:
             if task.name == _ENDLESS and _LIMIT.value is None:
-                last = (name.rsplit("-", 1)[1] for name in of_split)
-                options["limit"] = 1 + max((int(n) for n in last if n.isdecimal()), default=0)
+                numbers = (name.rsplit("-", 1)[1] for name in of_split)
+                last = max((int(n) for n in numbers if n.isdecimal() and len(n) < 10), default=0)
+                if last >= _MOST_MADE:
+                    raise ValueError(
+                        f"a record is of problem number {last:,} of {task.name}, of which evaluate"
+                        f" makes at most {_MOST_MADE:,}: give --limit, or mend that record"
+                    )
+                options["limit"] = 1 + last
             found += task.load_for(_MODEL.value or "", **options, split=split)
     return found
 

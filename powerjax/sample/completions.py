@@ -28,6 +28,7 @@ class Completion:
       id: the problem's name, which keys the chain's randomness; the prompt's index by default.
       prompt_index, sample_index: which chain.
       chosen: in best_of_n, whether this one has its prompt's largest self-reward; else None.
+      prompt_style: "chat" where a chat template made the prompt, else "raw".
     """
 
     text: str | None
@@ -43,6 +44,7 @@ class Completion:
     prompt_index: int
     sample_index: int
     chosen: bool | None = None
+    prompt_style: str = "raw"
 
     @property
     def num_tokens(self) -> int:
@@ -82,7 +84,7 @@ class Completions(Sequence):
 
     def to_record(self, item: Completion, task: str = "prompts") -> dict[str, Any]:
         """One completion of this run as a record."""
-        return as_record(item, self.settings, task)
+        return as_record(item, self.settings | {"prompt_style": item.prompt_style}, task)
 
     def __repr__(self) -> str:
         if not self._items:

@@ -321,7 +321,7 @@ def _run(
     failed: list[engine.Request] = []
 
     def collect(finished: engine.Finished) -> None:
-        item = _completion(lm, finished, names)
+        item = _completion(lm, finished, names, prompts)
         items.append(item)
         if on_finish is not None:
             on_finish(item)
@@ -367,7 +367,7 @@ def _proposal_temperature(
     return float(temperature)
 
 
-def _completion(lm: LM, finished: engine.Finished, names) -> Completion:
+def _completion(lm: LM, finished: engine.Finished, names, prompts: list) -> Completion:
     request, tokens = finished.request, finished.tokens.tolist()
     log_prob = float(np.sum(finished.log_p, dtype=np.float64))
     text = None
@@ -388,4 +388,5 @@ def _completion(lm: LM, finished: engine.Finished, names) -> Completion:
         id=names[request.prompt_index],
         prompt_index=request.prompt_index,
         sample_index=request.sample_index,
+        prompt_style=prompts_lib.style([prompts[request.prompt_index]]),
     )

@@ -70,6 +70,9 @@ def test_chat_messages_go_through_the_template_everywhere(chat):
     assert twice == [expected, chat.encode("[system]x[user]1+1=[assistant]", special=False)]
     by_chat, by_ids = (sample.standard(chat, p, **SMALL) for p in ([HELLO], [expected]))
     assert by_chat[0].tokens == by_ids[0].tokens
+    assert by_chat.to_records()[0]["prompt_style"] == "chat"
+    mixed = sample.standard(chat, [HELLO, expected], **SMALL).to_records()
+    assert [record["prompt_style"] for record in mixed] == ["chat", "raw"]
     np.testing.assert_array_equal(*chat.score([HELLO, expected], ["2", "2"]))
     (example,) = distill.load(chat, [{"prompt": HELLO, "completion": "2"}]).examples
     assert example.prompt == expected
