@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 
-from powerjax import mesh as mesh_lib
 from powerjax.distill import step as step_lib
 from powerjax.models import LM, lora
+from powerjax.parallel import mesh as mesh_lib
 
 
 def batch_of(vocab_size: int, accumulation: int, rows: int, length: int) -> step_lib.Batch:

@@ -28,8 +28,8 @@ from jax.sharding import NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from benchmarks.programs import find_collectives, summarize
-from powerjax import mesh as mesh_lib
 from powerjax import models
+from powerjax.parallel import mesh as mesh_lib
 from powerjax.sample import draws, engine, mh
 from powerjax.sample import slots as slots_lib
 from powerjax.sample.placement import Home

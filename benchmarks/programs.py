@@ -20,13 +20,13 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from benchmarks.shapes import PHI_35_MINI, QWEN_7B
-from powerjax import mesh as mesh_lib
 from powerjax.distill import step as step_lib
-from powerjax.hardware import CHIPS, Chip
 from powerjax.models import LM, ModelConfig
+from powerjax.models import sharding as sharding_lib
 from powerjax.models.cache import init_cache
 from powerjax.models.layout import tensors
 from powerjax.models.lora import LoraConfig
+from powerjax.plan.hardware import CHIPS, Chip
 from powerjax.sample import engine, mh, placement, slots
 
 MODELS = {"Qwen2.5-7B": QWEN_7B, "Phi-3.5-mini": PHI_35_MINI}
@@ -89,7 +89,7 @@ def model(config: ModelConfig, mesh: Mesh, *, fsdp: bool = False) -> LM:
         path: jax.ShapeDtypeStruct(
             tensor.shape,
             jnp.bfloat16,
-            sharding=mesh_lib.param_sharding(path, tensor.shape, config, mesh, fsdp=fsdp),
+            sharding=sharding_lib.param_sharding(path, tensor.shape, config, mesh, fsdp=fsdp),
         )
         for path, tensor in tensors(config).items()
     }

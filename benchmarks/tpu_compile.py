@@ -34,9 +34,9 @@ import jax
 from absl import app, flags
 
 from benchmarks import programs
-from powerjax import mesh as mesh_lib
-from powerjax.hardware import CHIPS
 from powerjax.models import lora
+from powerjax.parallel import mesh as mesh_lib
+from powerjax.plan.hardware import CHIPS
 
 PARTS = ("distill", "sample", "memory")
 _ONLY = flags.DEFINE_list("only", list(PARTS), "Parts to run.")

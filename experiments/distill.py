@@ -34,12 +34,14 @@ from typing import Any
 
 from absl import flags
 
-from powerjax import distill, launch, mesh, models, pipeline, records
+from powerjax import cli, distill, models, records, runs
 from powerjax.distill import data, export, loop, run_folder
 from powerjax.models import lora
+from powerjax.parallel import mesh, processes
+from powerjax.runs import collect
 from powerjax.tasks import Problem, Task, registry
 
-launch.define_dtype("auto")
+cli.define_dtype("auto")
 _MODEL = flags.DEFINE_string(
     "model", "tiny", "tiny (comes with the project), a Hugging Face id, or a folder."
 )
@@ -136,14 +138,14 @@ _FREE = (  # may change when a run is taken up again; the checkpoint knows the r
     *(_TOKENS_PER_DEVICE, _SAVE_STEPS),
 )
 
-flags.adopt_module_key_flags(launch)
+flags.adopt_module_key_flags(cli)
 
 
 def main(_) -> None:
     out = Path(_OUT.value)
     _check_out(out)
     chosen = {flag.name: flag.value for flag in (*_OF_THE_RUN, *_FREE)}
-    mesh.start(
+    processes.start(
         *(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value), must_agree=_alike(chosen)
     )
     export.on_main(lambda: run_folder.check_free(out))
@@ -154,7 +156,7 @@ def main(_) -> None:
     with _explained(out, _for_weights()):
         lm = models.load(
             _MODEL.value,
-            dtype=launch.dtype(),
+            dtype=cli.dtype(),
             mesh=devices,
             fsdp=_FSDP.value,
             random_weights=_RANDOM_WEIGHTS.value,
@@ -176,7 +178,7 @@ def main(_) -> None:
     run = loop.identity(lm, corpus, lora_config, settings, batch_size=_BATCH_SIZE.value)
     with _alone(out):
         loop.check(out, run, resume=_RESUME.value)
-        made_with = chosen | {"dtype": launch.dtype()}
+        made_with = chosen | {"dtype": cli.dtype()}
         free = tuple(flag.name for flag in _FREE)
         export.on_main(lambda: _open_run(lm, asked, out, made_with, free))
         trained = _train(lm, corpus, lora_config, settings, out)
@@ -219,22 +221,22 @@ def _problems() -> tuple[Task, list[Problem]] | None:
     of = {"model": _MODEL.value, "data_dir": _DATA_DIR.value, "split": None, "limit": None}
     if not Path(_RECORDS.value).is_file():
         raise ValueError(f"--task is for a file of records, and --records={_RECORDS.value} is none")
-    return task, launch.problems(task, of)
+    return task, collect.problems(task, of)
 
 
 def _source(lm: models.LM, asked: tuple[Task, list[Problem]] | None):
     """--records, with prompts where they are secret and the task has them."""
     if asked is None:
         return _RECORDS.value
-    problems = pipeline.asked(lm, *asked, _CHAT_TEMPLATE.value)
-    return pipeline.with_prompts(Path(_RECORDS.value), problems)
+    problems = runs.asked(lm, *asked, _CHAT_TEMPLATE.value)
+    return runs.with_prompts(Path(_RECORDS.value), problems)
 
 
 def _open_run(lm: models.LM, asked, out: Path, made_with: dict[str, Any], free) -> None:
     """Opens the run folder and notes how the problems of --task, if there is one, are asked."""
     records.open_run(out, made_with, free=free)
     if asked is not None:
-        pipeline.note_prompts(out, lm, [asked[0]], _CHAT_TEMPLATE.value)
+        runs.note_prompts(out, lm, [asked[0]], _CHAT_TEMPLATE.value)
 
 
 def _train(lm, corpus, lora_config, settings, out: Path) -> distill.Trained:
@@ -266,7 +268,7 @@ def _export(lm, trained: distill.Trained, out: Path) -> None:
 
 def _for_weights() -> str:
     """What helps where the weights do not fit."""
-    smaller = "--dtype=bfloat16, " if launch.dtype() == "float32" else ""
+    smaller = "--dtype=bfloat16, " if cli.dtype() == "float32" else ""
     return f"{smaller}--fsdp or a larger --model_axis, over more devices"
 
 
@@ -340,9 +342,9 @@ def show(corpus: data.Corpus, trained: distill.Trained, out: Path) -> None:
 
 
 def _say(what: object = "") -> None:
-    if mesh.is_main():
+    if processes.is_main():
         print(what)
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    cli.run(main)

@@ -23,22 +23,14 @@ from pathlib import Path
 
 from absl import flags
 
-from powerjax import (
-    evaluate,
-    grading,
-    identity,
-    launch,
-    models,
-    page,
-    records,
-    setups,
-    stages,
-    tables,
-)
-from powerjax.evaluate import Result
+from powerjax import cli, evaluation, models, records
+from powerjax.evaluation import Result
+from powerjax.records import identity, stage_counts
+from powerjax.report import page, tables
+from powerjax.runs import collect, grading, setups
 from powerjax.tasks import Problem, Task, registry
 
-launch.define_dtype("auto")
+cli.define_dtype("auto")
 _RECORDS = flags.DEFINE_list(
     "records", None, "Record files, or run folders that hold records.jsonl or records/*.jsonl."
 )
@@ -79,7 +71,7 @@ _FREE = ("records", "limit", "split", "data_dir", "num_workers", "pass_at", "dty
 _ENDLESS = "arithmetic"  # its problems are made as they are asked for
 _MOST_MADE = 1_000_000
 
-flags.adopt_module_key_flags(launch)
+flags.adopt_module_key_flags(cli)
 
 
 def main(_) -> None:
@@ -117,10 +109,10 @@ def main(_) -> None:
             made,
             problems,
             folder / "scores.jsonl",
-            model=launch.model_name(lm, _RANDOM_WEIGHTS.value),
+            model=collect.model_name(lm, _RANDOM_WEIGHTS.value),
             progress=_PROGRESS.value,
         )
-    results = with_stages(evaluate.rows(made, pass_at=_ks()), paths)
+    results = with_stages(evaluation.rows(made, pass_at=_ks()), paths)
     write(folder, results, task, problems, [*cut_short(paths), *notes(made, task, lm)])
 
 
@@ -190,7 +182,7 @@ def with_stages(results: list[Result], paths: Sequence[Path]) -> list[Result]:
     found = list(results)
     for path in paths:
         ids = {record["id"] for record in records.read(path)}
-        known = stages.read(path, len(ids))
+        known = stage_counts.read(path, len(ids))
         for i, result in enumerate(found):
             if known and {record["id"] for record in result.records} == ids:
                 found[i] = dataclasses.replace(result, stages=known)
@@ -256,7 +248,7 @@ def write(
             "model": result.model,
             "sampler": result.sampler,
             **dataclasses.asdict(result.summary),
-            "best_of": [dataclasses.asdict(one) for one in evaluate.best_of(result.records)],
+            "best_of": [dataclasses.asdict(one) for one in evaluation.best_of(result.records)],
             "stages": result.stages,
         }
         for result in results
@@ -271,7 +263,7 @@ def write(
 def _load() -> models.LM:
     lm = models.load(
         _MODEL.value,
-        dtype=launch.dtype(),
+        dtype=cli.dtype(),
         random_weights=_RANDOM_WEIGHTS.value,
         adapter=_ADAPTER.value,
         revision=_REVISION.value,
@@ -295,4 +287,4 @@ _SETTINGS = (
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    cli.run(main)

@@ -13,7 +13,9 @@ from typing import Any
 
 from absl import flags
 
-from powerjax import launch, records, shards
+from powerjax import cli, records
+from powerjax.records import shards
+from powerjax.runs import collect
 from powerjax.tasks import registry
 
 _OUT = flags.DEFINE_string("out", None, "The run folder.", required=True)
@@ -28,7 +30,7 @@ _SETTINGS = {
     **{"num_samples": int, "limit": int | None},
 }
 
-flags.adopt_module_key_flags(launch)
+flags.adopt_module_key_flags(cli)
 
 
 def main(_) -> None:
@@ -36,7 +38,7 @@ def main(_) -> None:
     settings = _settings(folder)
     if _DATA_DIR.value is not None:
         settings["data_dir"] = _DATA_DIR.value
-    problems = launch.problems(registry.get(settings["task"]), settings)
+    problems = collect.problems(registry.get(settings["task"]), settings)
     wanted = [(p.id, i) for p in problems for i in range(settings["num_samples"])]
     with shards.taking_turns(folder):
         found = shards.gather(folder, wanted)
@@ -74,4 +76,4 @@ def _named(missing: list[shards.Chain]) -> str:
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    cli.run(main)

@@ -16,10 +16,13 @@ from pathlib import Path
 
 from absl import flags
 
-from powerjax import capacity, hardware, json_file, launch, paper, planning, setups
-from powerjax.models import ModelConfig, checkpoint
-from powerjax.planning import Stage
-from powerjax.setups import SETUPS
+from powerjax import cli
+from powerjax.evaluation import paper
+from powerjax.models import ModelConfig, checkpoint, json_file
+from powerjax.plan import hardware, roofline, workload
+from powerjax.plan.workload import Stage
+from powerjax.runs import setups
+from powerjax.runs.setups import SETUPS
 
 # Problems of the test and of the training set.
 SIZES = {"math": (500, 500), "code": (164, 420), "gpqa": (198, 250), "arithmetic": (1000, 2000)}
@@ -57,7 +60,7 @@ _MODEL_AXIS = flags.DEFINE_integer(
     "model_axis", None, "Devices that share a copy of the model; the fastest if not given."
 )
 
-flags.adopt_module_key_flags(launch)
+flags.adopt_module_key_flags(cli)
 
 
 def main(_) -> None:
@@ -69,7 +72,7 @@ def main(_) -> None:
     longest = setup.max_new_tokens
     config.check_length(_LONGEST_PROMPT.value + longest)
     num_test, num_train = SIZES[_TASK.value]
-    layouts = capacity.layouts(
+    layouts = roofline.layouts(
         config,
         machine,
         longest_prompt=_LONGEST_PROMPT.value,
@@ -81,7 +84,7 @@ def main(_) -> None:
     stages = to_do(setup, num_test, num_train)
     # On several hosts launch/ gives the student the teacher's model axis.
     axis = chosen.model_axis if machine.num_hosts > 1 else None
-    student = capacity.training(config, machine, model_axis=axis, batch_size=BATCH_SIZE)
+    student = roofline.training(config, machine, model_axis=axis, batch_size=BATCH_SIZE)
     say_stages(machine, chosen, stages, student, num_train)
     print("\n" + "\n".join(commands(machine, chosen, student, setup)))
 
@@ -105,15 +108,15 @@ def asked_setup() -> setups.Setup:
     return dataclasses.replace(SETUPS[_TASK.value], **changed)
 
 
-def choose(layouts: list[capacity.Layout]) -> capacity.Layout:
+def choose(layouts: list[roofline.Layout]) -> roofline.Layout:
     """The fastest, or that of --model_axis."""
     if _MODEL_AXIS.value is None:
-        return capacity.best(layouts)
+        return roofline.best(layouts)
     asked = [layout for layout in layouts if layout.model_axis == _MODEL_AXIS.value]
     if not asked:
         axes = ", ".join(str(layout.model_axis) for layout in layouts)
         raise ValueError(f"--model_axis={_MODEL_AXIS.value}: on this hardware one of {axes}")
-    return capacity.best(asked)
+    return roofline.best(asked)
 
 
 def to_do(setup: setups.Setup, num_test: int, num_train: int) -> list[Stage]:
@@ -134,8 +137,8 @@ def to_do(setup: setups.Setup, num_test: int, num_train: int) -> list[Stage]:
 
 def say_memory(
     machine: hardware.Hardware,
-    layouts: list[capacity.Layout],
-    chosen: capacity.Layout,
+    layouts: list[roofline.Layout],
+    chosen: roofline.Layout,
     longest: int,
 ) -> None:
     """Prints a line for each number of devices a copy."""
@@ -167,9 +170,9 @@ def say_memory(
 
 def say_stages(
     machine: hardware.Hardware,
-    chosen: capacity.Layout,
+    chosen: roofline.Layout,
     stages: list[Stage],
-    student: capacity.Training,
+    student: roofline.Training,
     num_train: int,
 ) -> None:
     """Prints tokens and hours of everything, the teacher's and the student's first."""
@@ -187,7 +190,7 @@ def say_stages(
         total += took[0]
         lines.append(
             f"{stage.name:28}{stage.num_chains:>8,}{tokens[0]:>17,.0f}{tokens[1]:>17,.0f}"
-            f"{planning.duration(took[0]):>9}{planning.duration(took[1]):>9}"
+            f"{workload.duration(took[0]):>9}{workload.duration(took[1]):>9}"
             f"{took[0] / 3600 * machine.count:>14.2f}"
         )
     length = min(1024, _MEAN_LENGTH.value + _LONGEST_PROMPT.value / 8)  # prompts are mostly short
@@ -197,11 +200,11 @@ def say_stages(
     devices = student.data_axis * student.model_axis
     lines.insert(
         1,
-        f"{'student':28}{num_train:>8,}{tokens:>17,.0f}{'':>17}{planning.duration(took):>9}{'':>9}"
+        f"{'student':28}{num_train:>8,}{tokens:>17,.0f}{'':>17}{workload.duration(took):>9}{'':>9}"
         f"{took / 3600 * devices:>14.2f}",
     )
     print("\n".join(lines))
-    print(f"{'in all':28}{'':>42}{planning.duration(total):>9}")
+    print(f"{'in all':28}{'':>42}{workload.duration(total):>9}")
     parts = (student.weights, student.adapter, student.activations)
     weights, adapter, rest = (f"{part / 2**30:.1f}" for part in parts)
     print(
@@ -214,8 +217,8 @@ def say_stages(
 
 def commands(
     machine: hardware.Hardware,
-    chosen: capacity.Layout,
-    student: capacity.Training,
+    chosen: roofline.Layout,
+    student: roofline.Training,
     setup: setups.Setup,
 ) -> list[str]:
     """The lines to type: the launcher, and what it would run for the teacher."""
@@ -282,4 +285,4 @@ def job_flags(setup: setups.Setup) -> list[str]:
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    cli.run(main)

@@ -24,11 +24,11 @@ import optax
 import tokenizers
 from absl import flags
 
-from powerjax import evaluate, launch, models, records, sample
+from powerjax import cli, evaluation, models, records, sample
 from powerjax.models import checkpoint
 from powerjax.models.config import ModelConfig, RopeConfig
 from powerjax.models.decoder import CausalLM
-from powerjax.progress import progress_bar
+from powerjax.records.progress import progress_bar
 from powerjax.tasks import arithmetic
 
 _OUT = flags.DEFINE_string("out", None, "Folder the model is written to.", required=True)
@@ -301,12 +301,12 @@ def measure(folder: pathlib.Path, num_problems: int) -> list[str]:
                 correct, _ = arithmetic.grade(problem, completion.text)
                 record |= {"problem_id": problem.id, "correct": correct}
             early = sum(record["num_early_rejections"] for record in found)
-            rows.append(_row(f"{name}, {label}", evaluate.summarize(found), early / len(found)))
+            rows.append(_row(f"{name}, {label}", evaluation.summarize(found), early / len(found)))
             print(rows[-1], flush=True)
     return rows
 
 
-def _row(label: str, summary: evaluate.Summary, early_rejections: float) -> str:
+def _row(label: str, summary: evaluation.Summary, early_rejections: float) -> str:
     acceptance = summary.acceptance_rate
     cells = [
         label,
@@ -321,7 +321,7 @@ def _row(label: str, summary: evaluate.Summary, early_rejections: float) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _interval(estimate: evaluate.Estimate, scale: float, digits: int) -> str:
+def _interval(estimate: evaluation.Estimate, scale: float, digits: int) -> str:
     mean, low, high = (scale * x for x in (estimate.mean, estimate.low, estimate.high))
     return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
@@ -366,4 +366,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    cli.run(main)

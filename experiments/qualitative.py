@@ -13,23 +13,14 @@ from pathlib import Path
 
 from absl import flags
 
-from powerjax import (
-    evaluate,
-    grading,
-    launch,
-    models,
-    paper,
-    pipeline,
-    qualitative,
-    records,
-    setups,
-    text,
-)
-from powerjax.models import checkpoint
-from powerjax.pipeline import Row
+from powerjax import cli, evaluation, models, records, runs
+from powerjax.evaluation import paper
+from powerjax.models import checkpoint, text
+from powerjax.report import qualitative
+from powerjax.runs import Row, grading, setups
 from powerjax.tasks import Problem, Task, registry, sandbox
 
-launch.define_dtype("auto")
+cli.define_dtype("auto")
 _MODEL = flags.DEFINE_string(
     "model", "tiny", "tiny (comes with the project), a Hugging Face id, or a folder."
 )
@@ -71,7 +62,7 @@ _OF_THE_RUN = (
 )
 _MOST_COLUMNS = 6
 
-flags.adopt_module_key_flags(launch)
+flags.adopt_module_key_flags(cli)
 
 
 def main(_) -> None:
@@ -99,11 +90,11 @@ def sampled():
     if not task.quick:
         sandbox.require()
     problem = find(task)
-    made_with = {flag.name: flag.value for flag in _OF_THE_RUN} | {"dtype": launch.dtype()}
+    made_with = {flag.name: flag.value for flag in _OF_THE_RUN} | {"dtype": cli.dtype()}
     folder = records.open_run(_OUT.value, made_with)
-    lm = models.load(_MODEL.value, dtype=launch.dtype(), revision=_REVISION.value)
-    (problem,) = pipeline.asked(lm, task, [problem], _CHAT_TEMPLATE.value)
-    pipeline.note_prompts(folder, lm, [task], _CHAT_TEMPLATE.value)
+    lm = models.load(_MODEL.value, dtype=cli.dtype(), revision=_REVISION.value)
+    (problem,) = runs.asked(lm, task, [problem], _CHAT_TEMPLATE.value)
+    runs.note_prompts(folder, lm, [task], _CHAT_TEMPLATE.value)
     longest = _MAX_NEW_TOKENS.value or task.max_new_tokens
     plain = {"max_new_tokens": longest, "seed": _SEED.value, "num_samples": _NUM_SAMPLES.value}
     moves = {"block_size": task.block_size, "num_mcmc_steps": _NUM_MCMC_STEPS.value}
@@ -116,9 +107,7 @@ def sampled():
         ("Power(inf)", "power_inf", {**moves, **cool}),
     ):
         row = Row("Base", name, sampler, {**plain, **settings})
-        result, _ = pipeline.measure(
-            lm, [problem], row, folder, task=task, progress=_PROGRESS.value
-        )
+        result, _ = runs.measure(lm, [problem], row, folder, task=task, progress=_PROGRESS.value)
         columns[name] = in_order(result.records)
     return columns, problem.prompt, problem.answer, lm.decode
 
@@ -148,7 +137,7 @@ def recorded(run: Path):
     verdicts = {row["id"]: row["correct"] for row in graded if "correct" in row}
     made = grading.load(paths)
     made = [{**r, "correct": verdicts.get(r["id"], r.get("correct"))} for r in made]
-    results = evaluate.rows(made)
+    results = evaluation.rows(made)
     several = len({result.model for result in results}) > 1
     named = {f"{r.model} {r.sampler}" if several else r.sampler: r.records for r in results}
     if _ROWS.value:
@@ -202,4 +191,4 @@ def in_order(found: list[records.Record]) -> list[records.Record]:
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    cli.run(main)

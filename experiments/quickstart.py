@@ -19,8 +19,9 @@ from pathlib import Path
 
 from absl import flags
 
-from powerjax import evaluate, launch, models, pipeline, plots, records, report
-from powerjax.pipeline import Row
+from powerjax import cli, evaluation, models, records, report, runs
+from powerjax.report import plots
+from powerjax.runs import Row
 from powerjax.tasks import Problem, arithmetic, registry
 
 _OUT = flags.DEFINE_string("out", "runs/quickstart", "The run folder.")
@@ -55,8 +56,8 @@ _OF_THE_ROWS = (_NUM_SAMPLES, _SEED, _NUM_MCMC_STEPS, _MORE_STEPS, _MAX_NEW_TOKE
 _OF_THE_STUDENT = (_NUM_TEACHER, _LEARNING_RATE, _EPOCHS)
 _FREE = ("num_problems", "num_samples")  # may grow when a run is taken up again
 
-launch.define_dtype("float32")  # the model is so small that less would save nothing
-flags.adopt_module_key_flags(launch)
+cli.define_dtype("float32")  # the model is so small that less would save nothing
+flags.adopt_module_key_flags(cli)
 
 FOUR = ("Standard", "Temperature", "Power", "Power(inf)")
 PLAIN = ("Standard", "Temperature")
@@ -104,13 +105,13 @@ def teacher() -> Row:
 def main(_) -> None:
     began = time.monotonic()
     problems = arithmetic.load("test", _NUM_PROBLEMS.value)
-    settings = {"num_problems": len(problems), "dtype": launch.dtype(), "alpha": _ALPHA.value}
+    settings = {"num_problems": len(problems), "dtype": cli.dtype(), "alpha": _ALPHA.value}
     for flag in (*_OF_THE_ROWS, *_OF_THE_STUDENT):
         settings[flag.name] = flag.value
     folder = records.open_run(_OUT.value, settings, free=_FREE)
     lms = {
-        "Base": models.load("tiny", dtype=launch.dtype()),
-        "RandW": models.load("tiny", dtype=launch.dtype(), random_weights=True),
+        "Base": models.load("tiny", dtype=cli.dtype()),
+        "RandW": models.load("tiny", dtype=cli.dtype(), random_weights=True),
     }
     print(f"{lms['Base']}\n{len(problems)} held-out problems x {_NUM_SAMPLES.value} completions\n")
     print(line("model", "sampler", report.header(_NUM_SAMPLES.value), "seconds"), flush=True)
@@ -133,15 +134,15 @@ def main(_) -> None:
     print(f"{folder / 'report.md'}: {time.monotonic() - began:.0f} s in all")
 
 
-def measure(lm: models.LM, problems: list[Problem], row: Row, folder: Path) -> evaluate.Result:
+def measure(lm: models.LM, problems: list[Problem], row: Row, folder: Path) -> evaluation.Result:
     """Draws what the row's record file lacks, and prints its line of the table."""
     result, took = _collect(lm, problems, row, folder)
     print(line(row.model, row.name, report.cells(result.summary), took), flush=True)
     return result
 
 
-def _collect(lm, problems, row: Row, folder: Path) -> tuple[evaluate.Result, str]:
-    result, stats = pipeline.measure(
+def _collect(lm, problems, row: Row, folder: Path) -> tuple[evaluation.Result, str]:
+    result, stats = runs.measure(
         lm,
         problems,
         row,
@@ -163,7 +164,7 @@ def distil(base: models.LM, folder: Path) -> tuple[models.LM, str]:
     """The student, trained on the teacher's records, and a line that says what it learnt from."""
     row = teacher()
     result, _ = _collect(base, arithmetic.load("train", _NUM_TEACHER.value), row, folder)
-    lm, trained = pipeline.student(
+    lm, trained = runs.train_student(
         base,
         row.path(folder),
         folder / "student",
@@ -188,7 +189,7 @@ def distil(base: models.LM, folder: Path) -> tuple[models.LM, str]:
     return lm, learnt
 
 
-def differences(results: list[evaluate.Result]) -> list[str]:
+def differences(results: list[evaluation.Result]) -> list[str]:
     """The student's accuracy by plain sampling against Base's rows, on the same problems."""
     found = {(result.model, result.sampler): result for result in results}
     student = found.get(("Distilled", "Standard"))
@@ -198,7 +199,7 @@ def differences(results: list[evaluate.Result]) -> list[str]:
     cost = student.summary.forward_tokens
     for (model, sampler), other in found.items():
         if model == "Base" and sampler.startswith(("Standard", "Temperature", "Power")):
-            gap = evaluate.paired_difference(student.records, other.records)
+            gap = evaluation.paired_difference(student.records, other.records)
             times = other.summary.forward_tokens / cost
             interval = f"[{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
             lines.append(
@@ -215,7 +216,7 @@ def line(model: str, sampler: str, cells: list[str], took: str) -> str:
     return f"{model:9} {sampler:11} {shown} {took:>7}"
 
 
-def example(problems: list[Problem], standard: evaluate.Result) -> Problem:
+def example(problems: list[Problem], standard: evaluation.Result) -> Problem:
     """The first problem that standard sampling gets right and wrong, else the first of all."""
     for problem in problems:
         correct = [r["correct"] for r in standard.records if r["problem_id"] == problem.id]
@@ -227,7 +228,7 @@ def example(problems: list[Problem], standard: evaluate.Result) -> Problem:
 def write(
     folder: Path,
     problem: Problem,
-    results: list[evaluate.Result],
+    results: list[evaluation.Result],
     learnt: str | None,
     vocab_size: int,
 ) -> None:
@@ -352,4 +353,4 @@ STUDENT = """## The student
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    cli.run(main)

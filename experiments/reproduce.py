@@ -27,29 +27,22 @@ from pathlib import Path
 
 from absl import flags
 
-from powerjax import (
-    comparison,
-    launch,
-    models,
-    page,
-    paper,
-    pipeline,
-    planning,
-    records,
-    report,
-    setups,
-)
+from powerjax import cli, models, records, report, runs
 from powerjax.distill import loop
-from powerjax.evaluate import Result
+from powerjax.evaluation import Result, paper
 from powerjax.models import checkpoint
-from powerjax.pipeline import Row
-from powerjax.setups import SETUPS, TEACHER, Setup
+from powerjax.parallel import mesh
+from powerjax.plan import lines as plan_lines
+from powerjax.plan import probe as probe_lib
+from powerjax.report import comparison, page
+from powerjax.runs import Row, setups
+from powerjax.runs.setups import SETUPS, TEACHER, Setup
 from powerjax.tasks import Problem, Task, registry, sandbox
 
 TINY_LEARNING_RATE, OTHER_LEARNING_RATE = 1e-3, 1e-5
 EPOCHS, BATCH_SIZE = 3, 8
 
-launch.define_dtype("auto")
+cli.define_dtype("auto")
 _MODEL = flags.DEFINE_string(
     "model", "tiny", "tiny (comes with the project), a Hugging Face id, or a folder."
 )
@@ -132,7 +125,7 @@ _OF_THE_RUN = (
     *(_NUM_MCMC_STEPS, _STOP, _LEARNING_RATE, _MAX_LENGTH, _CHAT_TEMPLATE, _WORDING),
     _MERGE_ADAPTER,
 )
-flags.adopt_module_key_flags(launch)
+flags.adopt_module_key_flags(cli)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +154,7 @@ class Job:
     def kept(self, row: Row) -> Result | None:
         """What the row's files show, where nothing is missing."""
         task, problems = self.of(row)
-        return pipeline.kept(problems, row, self.folder, task=task)
+        return runs.kept(problems, row, self.folder, task=task)
 
 
 def main(_) -> None:
@@ -180,7 +173,7 @@ def main(_) -> None:
         print(lm)
         if not planned:
             tasks = (job.test, job.train)
-            pipeline.note_prompts(job.folder, lm, tasks, _CHAT_TEMPLATE.value)
+            runs.note_prompts(job.folder, lm, tasks, _CHAT_TEMPLATE.value)
             plan(lm, job, todo)
             planned = True
         for row in mine:
@@ -217,7 +210,7 @@ def make_job() -> Job:
         rate = TINY_LEARNING_RATE if _MODEL.value == "tiny" else OTHER_LEARNING_RATE
         rate = paper.learning_rate(_TASK.value, paper_model) or rate
     made_with = {flag.name: flag.value for flag in _OF_THE_RUN}
-    made_with |= {"dtype": launch.dtype(), "alphas": _alphas(setup), "learning_rate": rate}
+    made_with |= {"dtype": cli.dtype(), "alphas": _alphas(setup), "learning_rate": rate}
     folder = records.open_run(_OUT.value, made_with)
     return Job(folder, test, train, problems, lessons, make_rows(setup), rate, paper_model)
 
@@ -254,8 +247,8 @@ def load(random_weights: bool) -> models.LM:
     """The base model, or its architecture on random weights."""
     return models.load(
         _MODEL.value,
-        dtype=launch.dtype(),
-        mesh=launch.grid(_MODEL_AXIS.value, rows_divide=BATCH_SIZE),
+        dtype=cli.dtype(),
+        mesh=mesh.local_mesh(_MODEL_AXIS.value, rows_divide=BATCH_SIZE),
         random_weights=random_weights,
         revision=_REVISION.value,
     )
@@ -266,7 +259,7 @@ def plan(lm: models.LM, job: Job, todo: Sequence[Row]) -> None:
     prompts = [[p.prompt for p in asked(lm, *job.of(row))] for row in todo]
     size = max(len(lm.encode(prompt)) for some in prompts for prompt in some)
     longest = max(row.settings["max_new_tokens"] for row in todo)
-    probe = planning.probe_sampling(
+    probe = probe_lib.probe_sampling(
         lm,
         prompts[0],
         num_samples=_SEEDS.value,
@@ -280,7 +273,7 @@ def plan(lm: models.LM, job: Job, todo: Sequence[Row]) -> None:
         if steps > done:
             learning = {
                 "steps": steps - done,
-                "step_s": planning.probe_training(
+                "step_s": probe_lib.probe_training(
                     lm,
                     size + round(probe.length_within(longest)),
                     max_length=_MAX_LENGTH.value,
@@ -290,20 +283,20 @@ def plan(lm: models.LM, job: Job, todo: Sequence[Row]) -> None:
             }
     print(f"\nPlan of {job.folder}: {_MODEL.value} on {_TASK.value}")
     stages = [row.to_do(job.folder, job.of(row)[1]) for row in todo]
-    found = planning.memory(lm, size, longest)
-    print("\n".join(planning.describe(stages, probe, found, **learning)), end="\n\n", flush=True)
+    found = probe_lib.memory(lm, size, longest)
+    print("\n".join(plan_lines.describe(stages, probe, found, **learning)), end="\n\n", flush=True)
 
 
 def asked(lm: models.LM, task: Task, problems: list[Problem]) -> list[Problem]:
     """The problems as the model is to read them."""
-    return pipeline.asked(lm, task, problems, _CHAT_TEMPLATE.value)
+    return runs.asked(lm, task, problems, _CHAT_TEMPLATE.value)
 
 
 def measure(lm: models.LM, row: Row, job: Job) -> Result:
     """Draws and grades what the row lacks, and prints what it shows."""
     task, problems = job.of(row)
     began = time.monotonic()
-    result, _ = pipeline.measure(
+    result, _ = runs.measure(
         lm,
         asked(lm, task, problems),
         row,
@@ -324,7 +317,7 @@ def measure(lm: models.LM, row: Row, job: Job) -> Result:
 
 def distilled(base: models.LM, job: Job) -> models.LM:
     """The student: trained on the teacher's records, or loaded where it is there."""
-    lm, _ = pipeline.student(
+    lm, _ = runs.train_student(
         base,
         job.teacher.path(job.folder),
         job.folder / "student",
@@ -384,7 +377,7 @@ def vocab_size() -> int:
 
 def learnt(job: Job, results: dict[str, Result]) -> str:
     """What the student learnt from."""
-    steps, first, last = pipeline.losses(job.folder / "student")
+    steps, first, last = runs.losses(job.folder / "student")
     right = results[job.teacher.label].summary.accuracy
     rightly = "" if right is None else f", {100 * right.mean:.1f} % of them rightly"
     return (
@@ -395,4 +388,4 @@ def learnt(job: Job, results: dict[str, Result]) -> str:
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    cli.run(main)

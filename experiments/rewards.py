@@ -23,21 +23,14 @@ from pathlib import Path
 
 from absl import flags
 
-from powerjax import (
-    evaluate,
-    launch,
-    models,
-    paper,
-    pipeline,
-    records,
-    report,
-    reward_figures,
-    rewards,
-)
-from powerjax.pipeline import Row
+from powerjax import cli, evaluation, models, records, report, runs
+from powerjax.evaluation import paper, proposition4
+from powerjax.parallel import mesh
+from powerjax.report import reward_figures
+from powerjax.runs import Row
 from powerjax.tasks import registry, sandbox
 
-launch.define_dtype("auto")
+cli.define_dtype("auto")
 _MODEL = flags.DEFINE_string(
     "model", "tiny", "tiny (comes with the project), a Hugging Face id, or a folder."
 )
@@ -85,7 +78,7 @@ _OF_THE_RUN = (
 )
 POWER, TEMPERATURE = "Power sampling", "Token temperature"
 
-flags.adopt_module_key_flags(launch)
+flags.adopt_module_key_flags(cli)
 
 
 def main(_) -> None:
@@ -94,17 +87,17 @@ def main(_) -> None:
         sandbox.require(_UNSAFE_EXEC.value)
     problems = task.load_for(_MODEL.value, data_dir=_DATA_DIR.value, limit=_LIMIT.value or None)
     rows = make_rows(task)
-    made_with = {flag.name: flag.value for flag in _OF_THE_RUN} | {"dtype": launch.dtype()}
+    made_with = {flag.name: flag.value for flag in _OF_THE_RUN} | {"dtype": cli.dtype()}
     folder = records.open_run(_OUT.value, made_with)
     lm = models.load(
-        _MODEL.value, dtype=launch.dtype(), mesh=launch.grid(), revision=_REVISION.value
+        _MODEL.value, dtype=cli.dtype(), mesh=mesh.local_mesh(), revision=_REVISION.value
     )
-    problems = pipeline.asked(lm, task, problems, _CHAT_TEMPLATE.value)
-    pipeline.note_prompts(folder, lm, [task], _CHAT_TEMPLATE.value)
+    problems = runs.asked(lm, task, problems, _CHAT_TEMPLATE.value)
+    runs.note_prompts(folder, lm, [task], _CHAT_TEMPLATE.value)
     print(f"{lm}\n{len(problems)} problems x {_NUM_SAMPLES.value} completions\n")
     results = {}
     for key, row in rows.items():
-        results[key], _ = pipeline.measure(
+        results[key], _ = runs.measure(
             lm,
             problems,
             row,
@@ -132,7 +125,7 @@ def make_rows(task) -> dict[tuple[str, float], Row]:
         "stop": _STOP.value,
     }
     rows = {(POWER, 1.0): Row("Base", "Standard", "standard", plain)}
-    for alpha in map(float, rewards.alphas(_ALPHA.value, _NUM_ALPHAS.value)[1:]):
+    for alpha in map(float, proposition4.alphas(_ALPHA.value, _NUM_ALPHAS.value)[1:]):
         settings = {**chain, "alpha": alpha}
         rows[POWER, alpha] = Row("Base", f"Power, alpha {alpha:.3f}", "power", settings)
         settings = {**plain, "temperature": 1 / alpha}
@@ -141,7 +134,7 @@ def make_rows(task) -> dict[tuple[str, float], Row]:
     return rows
 
 
-def write(folder: Path, task: str, rows: dict, results: dict[tuple[str, float], evaluate.Result]):
+def write(folder: Path, task: str, rows: dict, results: dict[tuple[str, float], evaluation.Result]):
     """The figures, rewards.json and rewards.md; returns the text of the last."""
     standard = results[POWER, 1.0]
     series = {
@@ -152,9 +145,9 @@ def write(folder: Path, task: str, rows: dict, results: dict[tuple[str, float], 
     where = f"{_MODEL.value} on {task}"
     figure = reward_figures.sweep(series, f"Sharpening by power and by temperature: {where}")
     _save(figure, folder, "sweep")
-    found = rewards.synthetic(
+    found = proposition4.synthetic(
         {
-            alpha: rewards.samples(result.records)
+            alpha: proposition4.samples(result.records)
             for (kind, alpha), result in results.items()
             if kind == POWER
         }
@@ -203,7 +196,7 @@ def _save(figure, folder: Path, name: str) -> None:
         figure.savefig(folder / f"{name}.{kind}")
 
 
-def _said(interval: rewards.Interval) -> str:
+def _said(interval: proposition4.Interval) -> str:
     return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
@@ -237,4 +230,4 @@ the test, and it holds only as far as chains have reached pi^alpha: too few move
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    cli.run(main)

@@ -30,10 +30,14 @@ from typing import Any
 import jax
 from absl import flags
 
-from powerjax import evaluate, launch, mesh, models, pipeline, records, report, shards
+from powerjax import cli, evaluation, models, records, report, runs
+from powerjax.parallel import mesh, processes
+from powerjax.records import shards
+from powerjax.report import cells
+from powerjax.runs import collect
 from powerjax.tasks import Task, registry
 
-launch.define_dtype("auto")
+cli.define_dtype("auto")
 _MODEL = flags.DEFINE_string(
     "model", "tiny", "tiny (comes with the project), a Hugging Face id, or a folder."
 )
@@ -147,7 +151,7 @@ _OF_SAMPLER = {
 }
 _FREE = ("num_slots", "num_samples", "limit", "data_dir")  # may change when a run is taken up again
 
-flags.adopt_module_key_flags(launch)
+flags.adopt_module_key_flags(cli)
 
 
 @flags.validator("temperature", message="must be above 0")
@@ -160,11 +164,11 @@ def main(_) -> None:
     settings = _settings(task)
     made_with = {flag.name: flag.value for flag in _OF_THE_RUN} | settings
     share = _meet(made_with)
-    made_with |= {"dtype": launch.dtype()}
-    problems = launch.problems(task, made_with)
+    made_with |= {"dtype": cli.dtype()}
+    problems = collect.problems(task, made_with)
     lm = models.load(
         _MODEL.value,
-        dtype=launch.dtype(),
+        dtype=cli.dtype(),
         mesh=_mesh(share),
         random_weights=_RANDOM_WEIGHTS.value,
         adapter=_ADAPTER.value,
@@ -173,19 +177,19 @@ def main(_) -> None:
     if _MERGE_ADAPTER.value:
         lm = lm.merged(donate=True)
     print(lm)
-    problems = pipeline.asked(lm, task, problems, _CHAT_TEMPLATE.value)
+    problems = runs.asked(lm, task, problems, _CHAT_TEMPLATE.value)
     folder = _open_run(share, made_with, lm, task)
     with records.RecordFile(share.path(folder)) as file:
         elsewhere = shards.elsewhere(folder, file.path)
         if there := len(file) + len(elsewhere):
             where = file.path if not elsewhere else folder
             print(f"{there} records are in {where}: going on from there")
-        stats = launch.collect(
+        stats = collect.collect(
             lm,
             problems,
             file,
             task=task,
-            model=launch.model_name(lm, _RANDOM_WEIGHTS.value),
+            model=collect.model_name(lm, _RANDOM_WEIGHTS.value),
             sampler=_SAMPLER.value,
             settings=settings,
             share=share,
@@ -198,7 +202,7 @@ def main(_) -> None:
         found, path = _merge(folder, wanted, stats)
         if path is None:
             return
-    show(evaluate.summarize(found), stats, settings, path)
+    show(evaluation.summarize(found), stats, settings, path)
     if not task.quick:
         print(f"\nTo grade them: python -m experiments.evaluate --records={path}")
 
@@ -207,17 +211,19 @@ def _meet(made_with: dict[str, Any]) -> shards.Share:
     """This process's share, after the processes have met and compared what they were given."""
     num_processes, process_id = _NUM_PROCESSES.value, _PROCESS_ID.value
     if _COORDINATOR.value is None and None not in (num_processes, process_id):
-        mesh.check_id(num_processes, process_id)  # started again, alone
+        processes.check_id(num_processes, process_id)  # started again, alone
         return shards.Share(process_id, num_processes)
-    place = mesh.find(_COORDINATOR.value, num_processes, process_id, timeout_s=_WAIT_S.value)
+    place = processes.find(_COORDINATOR.value, num_processes, process_id, timeout_s=_WAIT_S.value)
     if place is None:
         return shards.Share()
-    mesh.take_devices(place)
+    processes.take_devices(place)
     alike = {flag.name: flag.value for flag in (_LIMIT, _OUT, _DATA_AXIS, _MODEL_AXIS)} | made_with
     alike |= {"dtype flag": flags.FLAGS.dtype}
-    if not mesh.is_tpu_pod():  # where the first touch of a device waits for every host, unasked
-        alike |= {"dtype": launch.dtype(), "platform": jax.default_backend()}
-    mesh.meet(place, timeout_s=_WAIT_S.value, must_agree=alike | records.software())
+    if (
+        not processes.is_tpu_pod()
+    ):  # where the first touch of a device waits for every host, unasked
+        alike |= {"dtype": cli.dtype(), "platform": jax.default_backend()}
+    processes.meet(place, timeout_s=_WAIT_S.value, must_agree=alike | records.software())
     return shards.Share(place.process_id, place.num_processes)
 
 
@@ -243,7 +249,7 @@ def _open_run(share: shards.Share, made_with: dict[str, Any], lm: models.LM, tas
     several = share.num_processes > 1
     with shards.taking_turns(folder) if several else contextlib.nullcontext():
         records.open_run(folder, made_with, free=_FREE)
-        pipeline.note_prompts(folder, lm, [task], _CHAT_TEMPLATE.value)
+        runs.note_prompts(folder, lm, [task], _CHAT_TEMPLATE.value)
     return folder
 
 
@@ -254,7 +260,7 @@ def _merge(folder: Path, wanted: list[shards.Chain], stats) -> tuple[list, Path 
         if not found.missing:
             return found.records, shards.write(folder, found)
     if stats is not None:
-        print(launch.speed(stats))
+        print(cells.speed(stats))
     print(
         f"this share is done; {len(found.missing)} of {len(wanted)} completions are other"
         f" processes', and the last to end makes {folder / shards.WHOLE}"
@@ -262,7 +268,7 @@ def _merge(folder: Path, wanted: list[shards.Chain], stats) -> tuple[list, Path 
     return found.records, None
 
 
-def show(summary: evaluate.Summary, stats, settings: dict[str, Any], path: Path) -> None:
+def show(summary: evaluation.Summary, stats, settings: dict[str, Any], path: Path) -> None:
     """Prints what the records show and what this run of the program cost."""
     n = summary.num_passes
     lines = {
@@ -279,7 +285,7 @@ def show(summary: evaluate.Summary, stats, settings: dict[str, Any], path: Path)
     lines["length"] = f"{summary.num_tokens:.1f} tokens, {summary.finished:.0%} ended in EOS"
     lines["forward tokens"] = f"{summary.forward_tokens:.1f} a completion"
     if stats is not None:
-        lines["speed"] = launch.speed(stats)
+        lines["speed"] = cells.speed(stats)
     lines["law"] = report.law(_SAMPLER.value, settings)
     print()
     for name, value in lines.items():
@@ -303,4 +309,4 @@ def _settings(task: Task) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    cli.run(main)

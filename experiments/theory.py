@@ -18,7 +18,7 @@ from pathlib import Path
 
 from absl import flags
 
-from powerjax import launch, records
+from powerjax import cli, records
 from powerjax.theory import bridge, bridge_figure, checks, drawing, figures, laws, zipf
 
 _OUT = flags.DEFINE_string("out", "runs/theory", "Folder for figures and tables.")
@@ -88,4 +88,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    cli.run(main)

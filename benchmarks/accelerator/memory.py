@@ -2,7 +2,7 @@
 
 from benchmarks import shapes
 from benchmarks.accelerator import decode, timing, training
-from powerjax import capacity, hardware
+from powerjax.plan import hardware, roofline
 from powerjax.sample import engine
 
 
@@ -20,7 +20,7 @@ def measure(report, dry_run: bool) -> None:
         note = f"planned for {chip.name}"
     machine = hardware.Hardware(chip, 1)
     longest = size.window - size.max_new_tokens
-    layout = capacity.layouts(
+    layout = roofline.layouts(
         config,
         machine,
         longest_prompt=longest,
@@ -36,7 +36,7 @@ def measure(report, dry_run: bool) -> None:
     planned = layout.weights + loop["num_slots"] * layout.slot
     _compare(report, f"decode, {loop['num_slots']} slots", planned, loop.get("value"))
     step = training.TOY if dry_run else training.FULL
-    planned = capacity.training(config, machine, length=step.length, batch_size=step.rows).num_bytes
+    planned = roofline.training(config, machine, length=step.length, batch_size=step.rows).num_bytes
     _compare(report, "LoRA step", planned, report.value("training", training.PEAK))
 
 

@@ -15,9 +15,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from powerjax import fields, records, scalars, text
+from powerjax import records
 from powerjax.distill import step as step_lib
-from powerjax.models import LM, prompts
+from powerjax.models import LM, prompts, text
+from powerjax.records import fields, scalars
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from powerjax import mesh as mesh_lib
 from powerjax.distill import run_folder
 from powerjax.models import LM, checkpoint, lora, peft
+from powerjax.parallel import processes
 
 _TEXT_FILES = (
     "tokenizer.json",
@@ -71,7 +71,7 @@ def _gathered(tree: dict) -> dict:
 
     def gather(x):
         x = multihost_utils.process_allgather(x, tiled=True)
-        return np.asarray(x) if mesh_lib.is_main() else None
+        return np.asarray(x) if processes.is_main() else None
 
     return jax.tree.map(gather, tree)
 
@@ -103,7 +103,7 @@ def _write(folder: str | os.PathLike, write: Callable[[Path], None]) -> None:
 def on_main(action: Callable[[], None]) -> None:
     """Runs it on process 0 while the others wait; what fails there fails everywhere."""
     problem = None
-    if mesh_lib.is_main():
+    if processes.is_main():
         try:
             action()
         except Exception as error:

@@ -20,11 +20,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from powerjax import mesh as mesh_lib
 from powerjax import records
 from powerjax.distill import data, metrics, run_folder
 from powerjax.distill import step as step_lib
 from powerjax.models import LM, lora
+from powerjax.parallel import mesh as mesh_lib
 
 CHECKPOINTS = "checkpoints"
 

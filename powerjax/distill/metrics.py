@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from powerjax import records
-from powerjax.progress import progress_bar
+from powerjax.records.progress import progress_bar
 
 log = logging.getLogger(__name__)
 

@@ -17,11 +17,11 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from powerjax import scalars
 from powerjax.distill.loss import sum_nll
 from powerjax.models import LM, lora
 from powerjax.models.config import ModelConfig
 from powerjax.models.lora import LoraConfig
+from powerjax.records import scalars
 
 SCHEDULES = ("constant", "linear")
 _LARGEST = 1e30  # of a number that float32 computes with

@@ -19,11 +19,10 @@ import numpy as np
 from flax import traverse_util
 from safetensors.numpy import save_file
 
-from powerjax import json_file
-from powerjax.mesh import param_sharding
-from powerjax.models import tensor_file, weight_files
+from powerjax.models import json_file, tensor_file, weight_files
 from powerjax.models.config import ModelConfig
 from powerjax.models.layout import EMBEDDINGS, HEAD, Tensor, tensors
+from powerjax.models.sharding import param_sharding
 from powerjax.models.tensor_file import StoredTensor
 
 log = logging.getLogger(__name__)

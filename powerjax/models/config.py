@@ -8,7 +8,7 @@ supported is refused here, by name; nothing is ignored in silence.
 import dataclasses
 import math
 
-from powerjax.json_file import damaged, is_positive, number, switch, whole_number
+from powerjax.models.json_file import damaged, is_positive, number, switch, whole_number
 
 ARCHITECTURES = ("Qwen2ForCausalLM", "Phi3ForCausalLM")
 

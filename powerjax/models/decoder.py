@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from powerjax.mesh import param_sharding
 from powerjax.models import lora, rope
 from powerjax.models.attention import attention
 from powerjax.models.cache import KVCache, cache_sharding, write_layer
 from powerjax.models.config import ModelConfig
+from powerjax.models.sharding import param_sharding
 
 
 def precision(dtype) -> jax.lax.Precision | None:

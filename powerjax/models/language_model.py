@@ -11,11 +11,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from powerjax import scalars, text
-from powerjax.models import checkpoint, lora, peft, weight_files
+from powerjax.models import checkpoint, lora, peft, text, weight_files
 from powerjax.models import prompts as prompts_lib
 from powerjax.models.config import ModelConfig
 from powerjax.models.decoder import CausalLM
+from powerjax.records import scalars
 
 _DTYPES = ("bfloat16", "float32", "float16")
 _SCORE_ROWS, _SCORE_TOKENS = 64, 8192  # one scoring batch; powers of two

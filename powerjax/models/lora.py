@@ -18,9 +18,9 @@ from flax import traverse_util
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from powerjax.mesh import param_spec
 from powerjax.models.config import ModelConfig
 from powerjax.models.layout import tensors
+from powerjax.models.sharding import param_spec
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _LEVELS = 1 << 24  # a dropout rate is a number of 2^24ths

@@ -3,8 +3,7 @@
 import re
 from pathlib import Path
 
-from powerjax import json_file
-from powerjax.models import weight_files
+from powerjax.models import json_file, weight_files
 
 # Settings that change what an adapter computes and are not implemented: None, False or empty here.
 _UNSUPPORTED = (

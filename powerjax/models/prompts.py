@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from powerjax import scalars, text
+from powerjax.models import text
+from powerjax.records import scalars
 
 _TEXT_OR_IDS = "text or a list of token ids"
 

@@ -11,8 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from powerjax import json_file
-from powerjax.models import tensor_file
+from powerjax.models import json_file, tensor_file
 
 log = logging.getLogger(__name__)
 

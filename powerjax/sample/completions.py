@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from powerjax import identity, records
+from powerjax import records
+from powerjax.records import identity
 from powerjax.sample.stats import Stats
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from powerjax import fields, scalars
 from powerjax.models import prompts as prompts_lib
 from powerjax.models.language_model import LM
+from powerjax.records import fields, scalars
 from powerjax.sample import draws
 
 _MOST = 2**31 - 1  # int32

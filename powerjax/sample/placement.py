@@ -67,7 +67,7 @@ def rows(lm: LM) -> list[LM]:
     if any(device.process_index != here for device in lm.mesh.devices.flat):
         raise ValueError(
             f"a mesh of {lm.mesh.size} devices has some of other processes: each process samples"
-            " on a mesh of its own, powerjax.mesh.make_mesh(devices=jax.local_devices())"
+            " on a mesh of its own, powerjax.parallel.mesh.make_mesh(devices=jax.local_devices())"
         )
     return [_row(lm, i) for i in range(lm.mesh.shape["data"])]
 

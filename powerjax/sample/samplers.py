@@ -8,7 +8,7 @@ import numpy as np
 
 from powerjax.models import prompts as prompts_lib
 from powerjax.models.language_model import LM
-from powerjax.progress import progress_bar
+from powerjax.records.progress import progress_bar
 from powerjax.sample import draws, engine, inputs, mh, workers
 from powerjax.sample.completions import Completion, Completions
 from powerjax.sample.failures import ChainsFailed

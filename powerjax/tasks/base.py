@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from powerjax.text import CHAT, RAW
+from powerjax.models.text import CHAT, RAW
 
 # A model whose name has one of these words was trained to answer through its chat template. "it"
 # counts after another word only (gemma-2b-it): alone in front it is a language (it-5b). Qwen2.5's

@@ -14,7 +14,8 @@ import re
 import warnings
 from collections.abc import Sequence
 
-from powerjax.tasks import extraction, sandbox, sources
+from powerjax.tasks import sandbox, sources
+from powerjax.tasks.answers import extraction
 from powerjax.tasks.base import Graded, Problem, is_chat_model
 
 # How a problem is put to the model: as text to continue, or as a request.

@@ -21,7 +21,8 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from powerjax.tasks import answers, notation, sources
+from powerjax.tasks import answers, sources
+from powerjax.tasks.answers import notation
 from powerjax.tasks.base import Graded, Problem
 
 LETTERS = "ABCD"

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 
-from powerjax.tasks import answers, numbers, sources
+from powerjax.tasks import answers, sources
+from powerjax.tasks.answers import numbers
 from powerjax.tasks.base import Problem, grade_each
 from powerjax.tasks.math import prompt
 

@@ -15,8 +15,10 @@ import re
 import unicodedata
 from typing import Any
 
-from powerjax import fields, json_lines, records, scalars
-from powerjax.tasks import answers, numbers
+from powerjax import records
+from powerjax.records import fields, json_lines, scalars
+from powerjax.tasks import answers
+from powerjax.tasks.answers import numbers
 from powerjax.tasks.base import Problem
 
 _NAMES = ("problem_id", "id")

@@ -13,7 +13,8 @@ import os
 import re
 from collections.abc import Sequence
 
-from powerjax.tasks import answers, boxes, checkers, equivalence, sources
+from powerjax.tasks import answers, sources
+from powerjax.tasks.answers import boxes, checkers, equivalence
 from powerjax.tasks.base import Graded, Problem
 
 # The braces are doubled in the prompt that the paper's numbers were made with.

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from powerjax import fields, json_lines, records
+from powerjax import records
+from powerjax.records import fields, json_lines
 
 Row = dict[str, Any]
 

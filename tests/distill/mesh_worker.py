@@ -18,9 +18,11 @@ import numpy as np
 from flax import traverse_util
 from jax.experimental import multihost_utils
 
-from powerjax import mesh, models
+from powerjax import models
 from powerjax.distill import data, loop, loss, step
 from powerjax.models import causal, checkpoint, lora
+from powerjax.models import sharding as sharding_lib
+from powerjax.parallel import mesh, processes
 
 LORA = lora.LoraConfig(rank=4, alpha=8, dropout=0.05)
 BATCH_SIZE = 8
@@ -89,7 +91,7 @@ def weights(config) -> dict[str, np.ndarray]:
 def language_model(config, grid, fsdp: bool) -> models.LM:
     params = {}
     for path, x in weights(config).items():
-        sharding = mesh.param_sharding(path, x.shape, config, grid, fsdp=fsdp)
+        sharding = sharding_lib.param_sharding(path, x.shape, config, grid, fsdp=fsdp)
         params[path] = jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
     params = traverse_util.unflatten_dict(params, sep="/")
     return models.LM(config, params, stop_ids=(0,), name="random", mesh=grid)
@@ -168,7 +170,7 @@ def resume(out: Path) -> None:
 
 
 def on_two_processes(out: Path, address: str, process_id: int) -> None:
-    mesh.start(address, 2, process_id, timeout_s=60)
+    processes.start(address, 2, process_id, timeout_s=60)
     split_lengths()
     for name, (config, data_axis, model_axis, fsdp) in OF_TWO_PROCESSES.items():
         found = train(config, mesh.make_mesh(data=data_axis, model=model_axis), fsdp, 32)

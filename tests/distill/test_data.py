@@ -7,8 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from powerjax import distill, mesh, models, text
+from powerjax import distill, models
 from powerjax.distill import data, step
+from powerjax.models import text
+from powerjax.parallel import mesh
 
 PROMPT, TEXT = "2+2=\nA:", " \\boxed{4}"
 

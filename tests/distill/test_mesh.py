@@ -15,7 +15,7 @@ import pytest
 
 from tests.distill import mesh_worker
 from tests.experiments import programs
-from tests.test_rendezvous import free_port
+from tests.parallel.test_rendezvous import free_port
 
 LOSS_RTOL, ADAPTER_RTOL = 1e-5, 1e-4
 

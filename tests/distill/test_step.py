@@ -12,10 +12,11 @@ import optax
 import pytest
 from flax import traverse_util
 
-from powerjax import mesh as mesh_lib
-from powerjax import models, scalars
+from powerjax import models
 from powerjax.distill import data, loss, step
 from powerjax.models import causal, checkpoint, lora
+from powerjax.parallel import mesh as mesh_lib
+from powerjax.records import scalars
 from tests.golden import cases, training
 
 SETTINGS = step.Settings(

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from powerjax import evaluate, models, pipeline
-from powerjax.pipeline import Row
+from powerjax import evaluation, models, runs
+from powerjax.runs import Row
 from powerjax.tasks import arithmetic, registry
 
 PLAIN = {"max_new_tokens": 64, "seed": 0, "num_samples": 4}
@@ -14,7 +14,7 @@ POWER = {**PLAIN, "block_size": 64, "alpha": 4.0}
 
 def _records(lm, row, folder, split="test", limit=200):
     problems = arithmetic.load(split, limit)
-    result, _ = pipeline.measure(
+    result, _ = runs.measure(
         lm, problems, row, folder, task=registry.get("arithmetic"), progress=False
     )
     return result
@@ -39,7 +39,7 @@ def results(quick_run, optimized, tmp_path_factory):
 
 
 def _gap(results, name):
-    return evaluate.paired_difference(results["student"].records, results[name].records)
+    return evaluation.paired_difference(results["student"].records, results[name].records)
 
 
 def test_the_student_comes_within_five_points_of_its_teacher(results, record_property):
@@ -74,7 +74,7 @@ def test_random_weights_learn_nothing_of_the_task(tmp_path):
     settings = {**POWER, "num_mcmc_steps": 2, "num_samples": 1}
     teacher = Row("RandW", "Teacher", "power", settings)
     made = _records(base, teacher, tmp_path, "train", 64)
-    student, trained = pipeline.student(
+    student, trained = runs.train_student(
         base, teacher.path(tmp_path), tmp_path / "student", learning_rate=5e-4, progress=False
     )
     assert trained.last_loss < trained.first_loss

@@ -54,7 +54,7 @@ def end(process: subprocess.Popen, timeout_s: float = 300) -> tuple[int, str, st
 _ENDS = """
 import contextlib, importlib, io, json, sys
 from absl import flags
-from powerjax import launch
+from powerjax import cli
 main = importlib.import_module(sys.argv[1]).main
 name = sys.argv[1].split(".")[-1]
 for argv in json.loads(sys.argv[2]):
@@ -62,7 +62,7 @@ for argv in json.loads(sys.argv[2]):
     out, err, code = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            launch.run(main)
+            cli.run(main)
         except SystemExit as end:
             code = end.code
     print("END", json.dumps([code or 0, out.getvalue(), err.getvalue()]))

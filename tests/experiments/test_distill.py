@@ -15,7 +15,7 @@ from powerjax import models
 from powerjax.distill import run_folder
 from powerjax.tasks import arithmetic
 from tests.experiments import programs
-from tests.test_rendezvous import free_port
+from tests.parallel.test_rendezvous import free_port
 
 _FLAGS = ["--lora_rank=2", "--target_modules=q_proj,down_proj", "--learning_rate=1e-3"]
 _FLAGS += ["--epochs=12", "--batch_size=4", "--save_steps=8", "--noremat", "--noprogress"]
@@ -126,13 +126,13 @@ def test_killed_and_preempted_and_resumed_it_ends_in_the_same_student_bit_for_bi
 _FAILING_EXPORT = """
 import sys
 from experiments import distill
-from powerjax import launch
+from powerjax import cli
 
 def fail(*_, **__):
     raise {error}
 
 distill.export.save_adapter = fail
-launch.run(distill.main)
+cli.run(distill.main)
 """
 
 

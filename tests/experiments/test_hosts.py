@@ -10,8 +10,8 @@ import pytest
 from powerjax import models, records
 from powerjax.sample import draws, mh
 from tests.experiments import programs
+from tests.parallel.test_rendezvous import free_port
 from tests.sample import edges
-from tests.test_rendezvous import free_port
 
 _JOB = ["--limit=16", "--num_samples=2", "--num_mcmc_steps=20", "--num_slots=2", "--noprogress"]
 _DRAWN = ("tokens", "completion", "correct", "finish_reason", "num_forward_tokens", "num_tokens")

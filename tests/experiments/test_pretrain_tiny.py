@@ -17,7 +17,7 @@ SMALL = ("--steps=3", "--batch=8", "--examples=300", "--hidden_size=32", "--num_
 def launcher():
     """(module, its flags): flags of its own, since launchers share names like --seed."""
     values = flags.FlagValues()
-    importlib.import_module("powerjax.launch")  # before the patch: its flags are everyone's
+    importlib.import_module("powerjax.cli")  # before the patch: its flags are everyone's
     with pytest.MonkeyPatch.context() as patch:
         for kind in ("string", "bool", "integer", "float"):
             name = f"DEFINE_{kind}"

@@ -12,7 +12,7 @@ import shutil
 
 import pytest
 
-from powerjax import evaluate, records
+from powerjax import evaluation, records
 from powerjax.models import ModelConfig, checkpoint
 from tests.experiments import programs
 from tests.tasks.test_gpqa import _csv, _rows
@@ -45,7 +45,7 @@ def _rises(folder, files, value):
     """Lower ends of the 95 % intervals of the paired steps from each row to the next."""
     made = [records.read(folder / "records" / f"{file}.jsonl") for file in files]
     return [
-        evaluate.paired_difference(after, before, value).low
+        evaluation.paired_difference(after, before, value).low
         for before, after in itertools.pairwise(made)
     ]
 

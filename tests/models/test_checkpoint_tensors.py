@@ -8,8 +8,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from powerjax import models
-from powerjax.mesh import make_mesh
 from powerjax.models import checkpoint
+from powerjax.parallel.mesh import make_mesh
 from tests.golden import cases
 from tests.models.test_checkpoint import _fails as fails
 from tests.models.test_checkpoint import _rewrite as rewrite

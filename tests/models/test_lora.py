@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from powerjax import mesh as mesh_lib
 from powerjax import models, sample
 from powerjax.models import lora
+from powerjax.parallel import mesh as mesh_lib
 from powerjax.sample import slots, workers
 
 SETTINGS = lora.LoraConfig(rank=4, alpha=8)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from powerjax import mesh, models, sample
+from powerjax import models, sample
 from powerjax.models import checkpoint
+from powerjax.parallel import mesh
 from powerjax.tasks import arithmetic
 
 # Eight heads and kv heads, so that a model axis of eight splits attention too.

@@ -6,7 +6,7 @@ import types
 import jax
 import pytest
 
-from powerjax import planning
+from powerjax.plan import probe
 from powerjax.sample import engine, memory
 
 GIB = 2**30
@@ -100,8 +100,6 @@ Pages wired down:                         90000.
 def test_the_plan_and_the_engine_read_the_same_memory(tiny_qwen):
     device = jax.devices("cpu")[0]
     pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert engine._free_bytes is planning.free_bytes is memory.free_bytes
+    assert engine._free_bytes is probe.free_bytes is memory.free_bytes
     assert 0 < memory.free_bytes(device) <= pages
-    assert planning.memory(tiny_qwen, 10, 30).free == pytest.approx(
-        memory.free_bytes(device), rel=0.2
-    )
+    assert probe.memory(tiny_qwen, 10, 30).free == pytest.approx(memory.free_bytes(device), rel=0.2)

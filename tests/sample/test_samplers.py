@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from powerjax import evaluate, sample
+from powerjax import evaluation, sample
 
 SMALL = dict(max_new_tokens=12, num_slots=8, progress=False)
 PROMPTS = [[5, 6, 7], [9], [20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36]]
@@ -94,7 +94,7 @@ def test_what_changes_the_law_is_in_the_record_and_its_id(tiny_qwen):
         _first(power, dataclasses.replace(tiny_qwen, **adapter)),
     ]
     assert len({record["id"] for record in found}) == len(found)
-    assert [result.summary.num_problems for result in evaluate.rows(found)] == [1] * len(found)
+    assert [result.summary.num_problems for result in evaluation.rows(found)] == [1] * len(found)
     assert (found[1]["top_k"], found[0]["top_k"]) == (20, None)
     assert (found[2]["max_new_tokens"], found[0]["max_new_tokens"]) == (9, 12)
     assert found[-1]["adapter"] == "runs/a/adapter" and found[0]["dtype"] == "float32"

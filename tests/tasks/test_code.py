@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from powerjax.tasks import code, extraction, sandbox
+from powerjax.tasks import code, sandbox
+from powerjax.tasks.answers import extraction
 from powerjax.tasks.base import Problem
 
 

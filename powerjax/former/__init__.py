@@ -1,0 +1,1 @@
+"""Import paths of earlier versions, which go on working."""

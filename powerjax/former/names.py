@@ -1,0 +1,100 @@
+"""Import paths of earlier versions: `powerjax.mesh.make_mesh` is `powerjax.parallel.mesh`'s now.
+
+`import powerjax` installs a finder that makes a module under an old path on demand. Such a module
+has no code of its own: it looks every name up in the modules that the old one was divided into.
+"""
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+import types
+import warnings
+from collections.abc import Sequence
+
+_PACKAGE = "powerjax."
+
+# Old module -> the modules that hold its names now.
+MOVED: dict[str, tuple[str, ...]] = {
+    "capacity": ("plan.roofline",),
+    "comparison": ("report.comparison",),
+    "estimates": ("evaluation.estimates",),
+    "evaluate": ("evaluation.summary", "evaluation.estimates"),
+    "fields": ("records.fields",),
+    "grading": ("runs.grading",),
+    "hardware": ("plan.hardware",),
+    "identity": ("records.identity",),
+    "json_file": ("models.json_file",),
+    "json_lines": ("records.json_lines",),
+    "launch": ("cli", "runs.collect", "parallel.mesh", "report.cells"),
+    "mesh": ("parallel.processes", "parallel.mesh", "models.sharding"),
+    "page": ("report.page",),
+    "paper": ("evaluation.paper",),
+    "pipeline": ("runs", "runs.student"),
+    "planning": ("plan.workload", "plan.probe", "plan.lines"),
+    "plots": ("report.plots",),
+    "progress": ("records.progress",),
+    "qualitative": ("report.qualitative",),
+    "rendezvous": ("parallel.rendezvous",),
+    "reward_figures": ("report.reward_figures",),
+    "rewards": ("evaluation.proposition4",),
+    "scalars": ("records.scalars",),
+    "setups": ("runs.setups",),
+    "shards": ("records.shards",),
+    "stages": ("records.stage_counts",),
+    "tables": ("report.tables",),
+    "text": ("models.text",),
+    "tasks.boxes": ("tasks.answers.boxes",),
+    "tasks.checkers": ("tasks.answers.checkers",),
+    "tasks.confined": ("tasks.sandbox.confined",),
+    "tasks.equivalence": ("tasks.answers.equivalence",),
+    "tasks.expressions": ("tasks.answers.expressions",),
+    "tasks.extraction": ("tasks.answers.extraction",),
+    "tasks.isolation": ("tasks.sandbox.bubblewrap",),
+    "tasks.notation": ("tasks.answers.notation",),
+    "tasks.numbers": ("tasks.answers.numbers",),
+    "tasks.seccomp": ("tasks.sandbox.seccomp",),
+    "tasks.statements": ("tasks.answers.statements",),
+}
+# (old module, name) -> the name now, where that changed too.
+RENAMED = {("launch", "grid"): "local_mesh", ("pipeline", "student"): "train_student"}
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Makes a module for each old path."""
+
+    def find_spec(
+        self, fullname: str, path: object = None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname.removeprefix(_PACKAGE) not in MOVED or not fullname.startswith(_PACKAGE):
+            return None
+        return importlib.util.spec_from_loader(fullname, self)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        old = module.__name__.removeprefix(_PACKAGE)
+        now = [_PACKAGE + name for name in MOVED[old]]
+        warnings.warn(
+            f"{module.__name__} is {' and '.join(now)} now", DeprecationWarning, stacklevel=2
+        )
+        module.__getattr__ = lambda name: _look_up(old, name)  # type: ignore[method-assign]
+
+
+def _look_up(old: str, name: str) -> object:
+    """The value of an old module's name. Raises AttributeError where there is none."""
+    if name.startswith("__"):
+        raise AttributeError(name)
+    homes: Sequence[str] = MOVED[old]
+    for home in homes:
+        module = importlib.import_module(_PACKAGE + home)
+        try:
+            return getattr(module, RENAMED.get((old, name), name))
+        except AttributeError:
+            continue
+    raise AttributeError(f"{_PACKAGE}{old} had no {name}; see {', '.join(homes)}")
+
+
+def install() -> None:
+    """Makes the old paths importable, once for each process."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())

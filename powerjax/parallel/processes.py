@@ -1,0 +1,187 @@
+"""Start-up of a run over several processes."""
+
+import importlib.util
+import logging
+import math
+import os
+import urllib.request
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+
+from powerjax.parallel import rendezvous
+
+log = logging.getLogger(__name__)
+
+
+class Place(NamedTuple):
+    """The place of this process in a run of several."""
+
+    coordinator: str
+    num_processes: int
+    process_id: int
+    local_devices: list[int] | None = None  # None: all of the host's
+
+
+def start(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    timeout_s: float = 300,
+    must_agree: Mapping[str, object] | None = None,
+) -> None:
+    """Joins the processes of a run; to be called before anything that touches a device.
+
+    Without arguments the run is found in the environment: Slurm (srun with several tasks), Open
+    MPI, Cloud TPU pods, GKE, Kubernetes (an indexed Job or a JobSet, with the `kubernetes`
+    package); where there is none, nothing happens.
+
+    Args:
+      coordinator: "host:port" of process 0, reachable from every host.
+      num_processes, process_id: how many there are, and which this one is, from 0.
+      timeout_s: how long to wait for the others.
+      must_agree: what has to be equal on all processes beside the version of JAX, such as flags.
+
+    Raises:
+      ValueError: arguments that do not fit together; processes that differ.
+      OSError: no coordinator, or a process is missing, after timeout_s.
+      RuntimeError: JAX's, after a device was touched.
+    """
+    place = find(coordinator, num_processes, process_id, timeout_s=timeout_s)
+    if place is None:
+        return
+    meet(place, timeout_s=timeout_s, must_agree=must_agree)
+    jax.distributed.initialize(
+        *place[:3],
+        local_device_ids=place.local_devices,
+        cluster_detection_method="deactivate",  # it would hide devices, and was asked above
+        initialization_timeout=max(math.ceil(timeout_s), 30),  # all are there: seconds
+    )
+
+
+def find(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    timeout_s: float = 300,
+) -> Place | None:
+    """The place that the arguments of `start`, or the environment, give; None: it runs alone."""
+    given = (coordinator, num_processes, process_id)
+    if given == (None, None, None):
+        run = _find_run(timeout_s)
+        if run is None:
+            return None
+        place = Place(*run)
+    elif None in given:
+        raise ValueError(
+            "coordinator, num_processes and process_id go together: give all three, or none on "
+            "one machine, Slurm, Open MPI, a TPU pod or Kubernetes"
+        )
+    else:
+        place = Place(*given)
+    check_id(place.num_processes, place.process_id)
+    return place
+
+
+def check_id(num_processes: int, process_id: int) -> None:
+    """Raises ValueError if there is no such process."""
+    if num_processes < 1 or not 0 <= process_id < num_processes:
+        raise ValueError(
+            f"process_id {process_id} of num_processes {num_processes}: ids count from 0 to "
+            "num_processes - 1"
+        )
+
+
+def meet(
+    place: Place, *, timeout_s: float = 300, must_agree: Mapping[str, object] | None = None
+) -> None:
+    """Returns once all processes are there and agree; arguments and errors as for `start`.
+
+    They are not connected: each runs on its own devices, and outlives the others.
+    """
+    facts = {"jax": jax.__version__} | {k: str(v) for k, v in (must_agree or {}).items()}
+    rendezvous.meet(place.coordinator, place.num_processes, place.process_id, facts, timeout_s)
+
+
+def take_devices(place: Place) -> None:
+    """Of several processes on one host, each sees its own GPUs; before a device is touched."""
+    if place.local_devices:
+        ids = ",".join(map(str, place.local_devices))
+        jax.config.update("jax_cuda_visible_devices", ids)
+        jax.config.update("jax_rocm_visible_devices", ids)
+
+
+def is_main() -> bool:
+    """Whether this process writes what is written once."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Waits until every process is at the barrier of this name."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+def _find_run(timeout_s: float):
+    """(coordinator, num_processes, process_id, local device ids) of the environment, or None.
+
+    JAX's own detection, where there are several processes: asked on one machine, it can wait for
+    processes that nobody starts, as in a Slurm allocation without srun.
+    """
+    env = os.environ
+    in_slurm = int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in env
+    in_kubernetes = "KUBERNETES_SERVICE_HOST" in env and "JOB_COMPLETION_INDEX" in env
+    if in_kubernetes and not importlib.util.find_spec("kubernetes"):
+        log.warning("other pods are not looked for: pip install kubernetes, or give --coordinator")
+        in_kubernetes = False
+    if not (
+        in_slurm or int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1 or in_kubernetes or is_tpu_pod()
+    ):
+        return None
+    from jax._src import clusters  # jax.distributed has no public name for what it finds
+
+    try:
+        run = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+            *(None,) * 5, initialization_timeout=math.ceil(timeout_s)
+        )
+    except Exception as error:
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise OSError(
+            f"cannot find this run's other processes ({why}): give coordinator, num_processes and "
+            "process_id"
+        ) from error
+    if None in run[:3]:
+        return None
+    if in_slurm and env["SLURM_STEP_NUM_TASKS"] == env.get("SLURM_STEP_NUM_NODES"):
+        return (*run[:3], None)  # one task a node has all its GPUs; JAX would take the first
+    return run
+
+
+def is_tpu_pod() -> bool:
+    """Whether this is one of several hosts of Cloud TPU."""
+    from jax._src.cloud_tpu_init import running_in_cloud_tpu_vm
+
+    if not running_in_cloud_tpu_vm or "tpu" not in (jax.config.jax_platforms or "tpu"):
+        return False
+    hosts = os.environ.get("TPU_PROCESS_ADDRESSES", os.environ.get("TPU_WORKER_HOSTNAMES"))
+    if hosts is None:
+        hosts = _tpu_metadata("worker-network-endpoints")
+    return "," in hosts or int(os.environ.get("MEGASCALE_NUM_SLICES") or 1) > 1
+
+
+def _tpu_metadata(key: str) -> str:
+    host = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
+    request = urllib.request.Request(
+        f"http://{host}/computeMetadata/v1/instance/attributes/{key}",
+        headers={"Metadata-Flavor": "Google"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.read().decode()
+    except OSError:
+        return ""

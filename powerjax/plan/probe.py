@@ -1,0 +1,170 @@
+"""What a few seconds of a run show: its speed, its lengths, its memory."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from powerjax import distill
+from powerjax.distill import data
+from powerjax.distill import step as step_lib
+from powerjax.models import LM
+from powerjax.models.lora import LoraConfig
+from powerjax.parallel import mesh as mesh_lib
+from powerjax.sample import draws, engine, mh, placement, workers
+from powerjax.sample.memory import free_bytes
+
+_PROBE_S = 5.0  # aim: a probe of the sampler, its compilation left out
+_PROBE_STEPS = 48  # at least, so that short completions are seen to end
+_LONGEST_S = 60.0
+
+
+class Probe(NamedTuple):
+    """What a few seconds of sampling showed.
+
+    mean_length: tokens of a completion if nothing cut it off; inf where none of them ended.
+    """
+
+    tokens_per_s: float
+    num_tokens: int
+    seconds: float
+    num_slots: int
+    mean_length: float
+
+    def length_within(self, most: int) -> float:
+        """The mean length of completions that are cut off at `most` tokens."""
+        if math.isinf(self.mean_length):
+            return float(most)
+        return self.mean_length * -math.expm1(-most / self.mean_length)
+
+
+class Memory(NamedTuple):
+    """Bytes on one device.
+
+    slot: two caches of `positions`, a share of the queue of prompts, and logits; a device's part
+      where heads are split.
+    free: beside what is loaded; None where it is not known.
+    rows: of the mesh, among which slots are shared out.
+    """
+
+    weights: int
+    slot: int
+    positions: int
+    free: int | None
+    rows: int = 1
+
+
+def memory(lm: LM, longest_prompt: int, max_new_tokens: int) -> Memory:
+    """Of a run whose weights are loaded already."""
+    leaves = jax.tree.leaves(lm.params)
+    weights = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+    device = placement.devices(lm)[0]
+    lengths = longest_prompt, max_new_tokens
+    slot = engine.bytes_per_slot(lm.config, lm.dtype, *lengths, device.platform, lm.mesh)
+    free = free_bytes(device)
+    return Memory(weights, slot, sum(lengths), free, placement.num_rows(lm))
+
+
+def probe_sampling(
+    lm: LM,
+    prompts: Sequence[str],
+    *,
+    num_samples: int,
+    max_new_tokens: int,
+    num_slots: int | None = None,
+    seconds: float = _PROBE_S,
+) -> Probe:
+    """Samples plainly for about `seconds`, in the shapes of a run of these prompts.
+
+    One engine is timed for all that a run would start, be they rows of a mesh or threads.
+    """
+    tokens = [lm.encode(prompt) for prompt in prompts]
+    longest = max(map(len, tokens))
+    chains = [(p, s) for p in range(len(tokens)) for s in range(num_samples)]
+    keys = draws.chain_keys(0, [f"probe-{p}" for p, _ in chains], [s for _, s in chains])
+    requests = [engine.Request(p, s, key) for (p, s), key in zip(chains, keys, strict=True)]
+    settings = mh.settings(
+        1.0,
+        None,
+        block_size=max_new_tokens,
+        num_mcmc_steps=0,
+        max_new_tokens=max_new_tokens,
+        stop_ids=lm.stop_ids,
+        stop="eos",
+        early_rejection=True,
+        kernel="exact",
+        top_k=None,
+    )
+    if num_slots is None:
+        num_slots = engine.pick_num_slots(lm, longest, max_new_tokens, len(chains))
+    one, *others = placement.rows(lm)
+    count = 1 + len(others) if others else workers.count_workers(one, num_slots)
+
+    def run(on_call) -> tuple[engine.Stats, int]:
+        ended = []
+        stats = engine.generate(
+            one,
+            tokens,
+            requests,
+            settings,
+            num_slots=-(-num_slots // count),
+            long_context=lm.config.long_context(longest + max_new_tokens),
+            on_finish=lambda finished: ended.append(finished.ended),
+            on_call=on_call,
+        )
+        return stats, sum(ended)
+
+    run(lambda stats: False)  # compiles
+
+    def go_on(stats: engine.Stats) -> bool:
+        enough = stats.model_steps >= _PROBE_STEPS and stats.wall_s >= seconds
+        return not enough and stats.wall_s < _LONGEST_S
+
+    began = time.perf_counter()
+    stats, num_ended = run(go_on)
+    took = time.perf_counter() - began
+    drawn = max(1, stats.num_forward_tokens)
+    mean_length = drawn / num_ended if num_ended else math.inf
+    return Probe(count * drawn / took, drawn, took, num_slots, mean_length)
+
+
+def probe_training(
+    lm: LM,
+    length: int,
+    *,
+    max_length: int,
+    batch_size: int,
+    lora_config: LoraConfig | None = None,
+    remat: bool = True,
+) -> float:
+    """Seconds of one training step on examples of `length` tokens, its compilation left out."""
+    lora_config = lora_config or LoraConfig()
+    length = max(4, min(length, max_length))
+    drawn = np.random.default_rng(0).integers(lm.config.vocab_size, size=(batch_size, length))
+    cut = length // 4
+    examples = [data.Example(str(i), row[:cut], row[cut:]) for i, row in enumerate(drawn.tolist())]
+    mesh = lm.mesh or mesh_lib.make_mesh(devices=jax.tree.leaves(lm.params)[0].devices())
+    settings = distill.Settings(learning_rate=1e-5, num_steps=2, remat=remat)
+    batch = data.make_batch(
+        data.Corpus(examples, max_length),
+        np.arange(batch_size),
+        batch_size=batch_size,
+        data_size=mesh.shape["data"],
+        sharding=step_lib.batch_sharding(mesh),
+    )
+    state = step_lib.init_state(lm.config, lora_config, settings, mesh)
+    take_step = step_lib.make_step(lm, lora_config, settings, mesh)
+    for _ in range(2):  # the first compiles
+        began = time.perf_counter()
+        state, found = take_step(state, lm.params, batch)
+        jax.block_until_ready(found)
+        took = time.perf_counter() - began
+    del state, batch
+    gc.collect()
+    return took

@@ -1,0 +1,148 @@
+"""Which law a completion is drawn from: the settings that decide it, a hash and a name for them.
+
+A setting belongs to the law if another value of it changes the distribution of a completion. The
+dtype belongs to it, and so does a merged adapter where the weights are narrower than float32: both
+round the weights themselves to those of another model. What only changes the order in which numbers
+are added does not: slots, devices, the attention's implementation, early rejection. The seed and
+the sample index do not either: they name one draw from the law.
+
+A record that lacks a field does not state it: records made before a field was there form groups of
+their own in tables, apart from those that state it.
+"""
+
+import hashlib
+import json
+import numbers
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from powerjax.records import scalars
+
+# The fields of a record that decide its law.
+#   adapter_hash: a hash of the adapter's tensors, which tells apart two adapters of one name.
+#   weights: a hash of the model's weights; "random-SEED" for random weights.
+#   prompt_style: "raw", "chat" (through the chat template), or the task's wording.
+LAW = (
+    *("sampler", "alpha", "temperature", "num_mcmc_steps", "block_size", "stop", "kernel"),
+    *("top_k", "max_new_tokens", "prompt_style", "dtype"),
+    *("adapter", "adapter_merged", "adapter_hash", "weights"),
+)
+# Hashes say little to a reader, so they stand in a name only where nothing else differs.
+_HASHES = ("adapter_hash", "weights")
+_EQUALS = {
+    "alpha": "alpha",
+    "temperature": "tau",
+    "num_mcmc_steps": "N",
+    "block_size": "B",
+    "stop": "stop",
+    "kernel": "kernel",
+}
+_STYLES = {"raw": "raw prompt", "chat": "chat template"}
+_NUM_HEX = 8
+
+
+def stated(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the law that a record (or a sampler's settings) states, comparable by ==.
+
+    Numbers are rounded to float32, in which the sampler computes, so that 4, 4.0 and np.float32(4)
+    agree. Where the hash of an adapter is known, the adapter goes by the name of its folder instead
+    of its path, so that a run folder may be moved.
+    """
+    law = {name: _normal(settings[name]) for name in LAW if name in settings}
+    if law.get("adapter_hash") is not None and isinstance(law.get("adapter"), str):
+        law["adapter"] = adapter_label(law["adapter"])
+    return law
+
+
+def law_hash(settings: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits that name the law, the same in every Python and on every machine.
+
+    Settings that are None are left out, so that a field added later leaves older hashes as they
+    are.
+    """
+    law = {name: value for name, value in stated(settings).items() if value is not None}
+    text = json.dumps(law, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:_NUM_HEX]
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(name, value before, value now) of each setting that both state and that differs.
+
+    The path of an adapter is not compared where one of the two lacks its hash.
+    """
+    before, now = stated(before), stated(now)
+    names = [name for name in LAW if name in before and name in now]
+    if (before.get("adapter_hash") is None) != (now.get("adapter_hash") is None):
+        names = [name for name in names if not name.startswith("adapter")]
+    return [(name, before[name], now[name]) for name in names if before[name] != now[name]]
+
+
+def shown(value: Any) -> str:
+    """A value of `stated` as a message or a label has it: 0.3, where float32 holds 0.30000001.
+
+    These are the fewest digits that float32 reads as the same number, so no two values look alike.
+    """
+    return str(np.float32(value)) if isinstance(value, float) else str(value)
+
+
+def adapter_label(path: str) -> str:
+    """The short name of an adapter's folder; one called just adapter goes by its parent's name."""
+    folder = PurePosixPath(path)
+    name = folder.parent.name if folder.name == "adapter" else folder.name
+    return name or folder.name
+
+
+def labels(laws: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What sets each of several different laws (of `stated`) apart, as `top_k 20, 512 tokens`.
+
+    Only settings that differ are named; the label of a single law is empty. A law that does not
+    state what others do is labelled `settings not recorded`.
+    """
+    fields = [n for n in LAW if len({law[n] for law in laws if n in law}) > 1]
+    plain = [name for name in fields if name not in _HASHES]
+    known = {name for law in laws for name in law}
+
+    def label(law: Mapping[str, Any], names: Sequence[str], lacking: str) -> str:
+        parts = [_phrase(name, law[name]) for name in names if name in law]
+        return ", ".join([*parts, lacking] if known - law.keys() else parts)
+
+    found = [label(law, plain, "settings not recorded") for law in laws]
+    if len(set(found)) < len(found):
+        lists = [" and ".join(n for n in LAW if n in known - law.keys()) for law in laws]
+        found = [
+            label(law, fields, f"{lacking} not recorded")
+            for law, lacking in zip(laws, lists, strict=True)
+        ]
+    return found
+
+
+def _phrase(name: str, value: Any) -> str:
+    text = shown(value)
+    if name in _EQUALS:
+        return f"{_EQUALS[name]}={text}"
+    if name == "max_new_tokens":
+        return f"{text} tokens"
+    if name == "prompt_style":
+        return _STYLES.get(value, f"{text} prompt")
+    if name == "dtype":
+        return text
+    if name == "adapter_merged":
+        return "adapter merged" if value else "adapter not merged"
+    return f"no {name}" if value is None else f"{name} {text}"
+
+
+def _normal(value: Any) -> Any:
+    """A setting as Python's plain value; whole numbers as int, others rounded to float32."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | str):
+        return value
+    if not isinstance(value, numbers.Real):
+        return json.dumps(value, sort_keys=True, default=str)
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    rounded = scalars.in_float32(value)
+    return int(rounded) if rounded.is_integer() else rounded

@@ -1,0 +1,97 @@
+"""Numbers as text: a mean with its spread and interval, and the columns of a table."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from powerjax.evaluation import Estimate, Summary
+
+
+def percent(accuracy: Estimate | None) -> str | None:
+    """`72.9 ± 1.7 % [68.1, 77.4]`: mean, standard deviation over passes, 95 % interval."""
+    if accuracy is None:
+        return None
+    return f"{spread(accuracy, 100, 1)} % {interval(accuracy, 100, 1)}"
+
+
+def nats(reward: Estimate) -> str:
+    """`-0.190 ± 0.009 [-0.21, -0.17]`, the same of a self-reward."""
+    return f"{spread(reward, 1, 3)} {interval(reward, 1, 3)}"
+
+
+def law(sampler: str, settings: Mapping[str, Any]) -> str:
+    """Which law completions made with these keywords of a sampler are from."""
+    within = f", of the {settings['top_k']} likeliest tokens" if settings.get("top_k") else ""
+    if sampler == "standard":
+        return f"the model's own{within}"
+    if sampler == "temperature":
+        return f"each token at temperature {settings['temperature']:g}{within}"
+    steps = f"{settings['num_mcmc_steps']} moves a stage"
+    if sampler == "power_inf":
+        return f"none, an ascent of the likelihood ({steps})"
+    if settings["kernel"] == "karan2026":
+        return f"kernel=karan2026, the published code's rule: not pi^alpha ({steps})"
+    target = f"pi^{settings['alpha']:g}{within}"
+    if settings["block_size"] >= settings["max_new_tokens"]:
+        return f"{target}; one stage: exact as moves grow ({steps})"
+    if settings["stop"] == "horizon":
+        return f"{target}; stop=horizon: exact as moves grow ({steps})"
+    return f"stop=eos, the published schedule: not {target}, even in the limit ({steps})"
+
+
+def header(n: int) -> list[str]:
+    """The names of the columns of `cells`."""
+    return [
+        "accuracy %",
+        "95 %",
+        "self-reward",
+        "95 %",
+        f"Bo{n} acc.",
+        "95 %",
+        f"Bo{n} r",
+        "accepted",
+        "forward",
+    ]
+
+
+def cells(summary: Summary) -> list[str]:
+    """A table's columns of one summary; a dash where there is nothing to say."""
+    accuracy, best = summary.accuracy, summary.best_of_n_accuracy
+    several = summary.num_passes > 1
+    return [
+        spread(accuracy, 100, 1),
+        interval(accuracy, 100, 1),
+        spread(summary.self_reward, 1, 3),
+        interval(summary.self_reward, 1, 3),
+        f"{100 * best.mean:.1f}" if several and best else "-",
+        interval(best, 100, 1) if several and best else "-",
+        f"{summary.best_of_n_self_reward.mean:.3f}" if several else "-",
+        "-" if summary.acceptance_rate is None else f"{summary.acceptance_rate:.3f}",
+        "-" if summary.forward_tokens is None else f"{summary.forward_tokens:.1f}",
+    ]
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first row is its head."""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def spread(estimate: Estimate | None, scale: float = 1, digits: int = 3) -> str:
+    """`72.9 ± 1.7`: mean and standard deviation over passes; a dash for None."""
+    if estimate is None:
+        return "-"
+    std = "" if estimate.std is None else f" ± {scale * estimate.std:.{digits}f}"
+    return f"{scale * estimate.mean:.{digits}f}{std}"
+
+
+def interval(estimate: Estimate | None, scale: float = 1, digits: int = 3) -> str:
+    """`[68.1, 77.4]`, a dash for None."""
+    if estimate is None:
+        return "-"
+    return f"[{scale * estimate.low:.{digits}f}, {scale * estimate.high:.{digits}f}]"
+
+
+def speed(stats) -> str:
+    """`5,432 tokens/s (151,234 forward tokens in 27.8 s)`."""
+    tokens = stats.num_forward_tokens
+    return f"{stats.tokens_per_s:,.0f} tokens/s ({tokens:,} forward tokens in {stats.wall_s:.1f} s)"

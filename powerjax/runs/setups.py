@@ -1,0 +1,109 @@
+"""What a reproduction of each task consists of: data sets, settings and the table's rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from powerjax.evaluation import paper
+from powerjax.runs.row import Row
+
+TEACHER = "Teacher"  # the name of the row whose records the student learns from
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What a task is measured and learnt on, and with what; the paper's but for arithmetic.
+
+    test, train: (name of the task, keywords of its `load`).
+    sizes, quick_sizes: problems of the two; None: all.
+    quick_max_new_tokens: for runs that only have a look.
+    alphas: of further rows of power sampling.
+    """
+
+    test: tuple[str, dict[str, Any]]
+    train: tuple[str, dict[str, Any]]
+    sizes: tuple[int | None, int | None] = (None, None)
+    quick_sizes: tuple[int, int] = (50, 100)
+    quick_max_new_tokens: int = 1024
+    max_new_tokens: int = paper.MAX_NEW_TOKENS
+    block_size: int = paper.BLOCK_SIZE
+    num_mcmc_steps: int = paper.NUM_MCMC_STEPS
+    alphas: tuple[float, ...] = ()
+
+
+SETUPS = {
+    "math": Setup(("math500", {}), ("math_train", {})),
+    "code": Setup(("humaneval", {}), ("mbpp", {})),
+    "gpqa": Setup(("gpqa_diamond", {}), ("gpqa_rest", {})),
+    # One stage, so that stop="eos" tends to pi^alpha itself, and as many moves as that takes here.
+    "arithmetic": Setup(
+        ("arithmetic", {"split": "test"}),
+        ("arithmetic", {"split": "train"}),
+        sizes=(1000, 2000),
+        quick_sizes=(200, 1000),
+        quick_max_new_tokens=64,
+        max_new_tokens=64,
+        block_size=64,
+        num_mcmc_steps=30,
+        alphas=(2.0,),
+    ),
+}
+
+
+def rows(
+    *,
+    max_new_tokens: int,
+    block_size: int,
+    num_mcmc_steps: int,
+    alpha: float,
+    alphas: Sequence[float] = (),
+    stop: str = "eos",
+    seeds: int = paper.NUM_SEEDS,
+    seed: int = 0,
+    num_slots: int | None = None,
+) -> list[Row]:
+    """The table's rows and the teacher's, in the order they are measured.
+
+    seeds: passes through the problems. alphas: exponents of further rows of power sampling. Random
+    weights get the paper's fewer moves and shorter completions.
+    """
+    plain = {
+        "max_new_tokens": max_new_tokens,
+        "seed": seed,
+        "num_samples": seeds,
+        "num_slots": num_slots,
+    }
+    chain = {
+        **plain,
+        "block_size": block_size,
+        "num_mcmc_steps": num_mcmc_steps,
+        "stop": stop,
+    }
+    power, cool = {**chain, "alpha": alpha}, {"temperature": 1 / alpha}
+    random = {"max_new_tokens": min(max_new_tokens, paper.RANDW_MAX_NEW_TOKENS)}
+    moves = {"num_mcmc_steps": paper.RANDW_NUM_MCMC_STEPS}
+    return [
+        Row("Base", "Standard", "standard", plain),
+        Row("Base", "Temperature", "temperature", {**plain, **cool}),
+        *(Row("Base", f"Power, alpha {a:g}", "power", {**power, "alpha": a}) for a in alphas),
+        Row("Base", "Power", "power", power),
+        Row("Base", "Power(inf)", "power_inf", {**chain, **cool}),
+        Row("Base", TEACHER, "power", {**power, "num_samples": 1}),
+        Row("Distilled", "Standard", "standard", plain),
+        Row("Distilled", "Temperature", "temperature", {**plain, **cool}),
+        Row("RandW", "Standard", "standard", {**plain, **random}),
+        Row("RandW", "Power", "power", {**power, **random, **moves}),
+    ]
+
+
+def record_files(folder: Path) -> list[Path]:
+    """The record files of a run folder: records.jsonl, or one for each row of its table.
+
+    The teacher's is left out, which is no row: it is of the training problems.
+    """
+    found = [folder / "records.jsonl", *sorted((folder / "records").glob("*.jsonl"))]
+    teacher = Row("Base", TEACHER, "power", {}).path(folder)
+    return [path for path in found if path.is_file() and path != teacher]
