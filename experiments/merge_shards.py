@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 
 from powerjax import cli, records
-from powerjax.records import shards
+from powerjax.records import lock, shards
 from powerjax.runs import collect
 from powerjax.tasks import registry
 
@@ -40,7 +40,7 @@ def main(_) -> None:
         settings["data_dir"] = _DATA_DIR.value
     problems = collect.problems(registry.get(settings["task"]), settings)
     wanted = [(p.id, i) for p in problems for i in range(settings["num_samples"])]
-    with shards.taking_turns(folder):
+    with lock.locked(folder):
         found = shards.gather(folder, wanted)
         there = len(wanted) - len(found.missing)
         print(f"{there} of {len(wanted)} completions are in {folder}")

@@ -32,7 +32,7 @@ from absl import flags
 
 from powerjax import cli, evaluation, models, records, report, runs
 from powerjax.parallel import mesh, processes
-from powerjax.records import shards
+from powerjax.records import lock, shards
 from powerjax.report import cells
 from powerjax.runs import collect
 from powerjax.tasks import Task, registry
@@ -247,7 +247,7 @@ def _mesh(share: shards.Share):
 def _open_run(share: shards.Share, made_with: dict[str, Any], lm: models.LM, task: Task) -> Path:
     folder = Path(_OUT.value)
     several = share.num_processes > 1
-    with shards.taking_turns(folder) if several else contextlib.nullcontext():
+    with lock.locked(folder) if several else contextlib.nullcontext():
         records.open_run(folder, made_with, free=_FREE)
         runs.note_prompts(folder, lm, [task], _CHAT_TEMPLATE.value)
     return folder
@@ -255,7 +255,7 @@ def _open_run(share: shards.Share, made_with: dict[str, Any], lm: models.LM, tas
 
 def _merge(folder: Path, wanted: list[shards.Chain], stats) -> tuple[list, Path | None]:
     """All processes' records, and records.jsonl made of them; no path while some are missing."""
-    with shards.taking_turns(folder):
+    with lock.locked(folder):
         found = shards.gather(folder, wanted)
         if not found.missing:
             return found.records, shards.write(folder, found)

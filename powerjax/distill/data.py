@@ -17,7 +17,7 @@ import numpy as np
 
 from powerjax import records
 from powerjax.distill import step as step_lib
-from powerjax.models import LM, prompts, text
+from powerjax.models import LM, buckets, prompts, text
 from powerjax.records import fields, scalars
 
 log = logging.getLogger(__name__)
@@ -272,7 +272,7 @@ def _fingerprint(examples: list[Example]) -> str:
 
 def bucket(length: int, max_length: int) -> int:
     """The width that an example is padded to: a power of two from 16, or max_length."""
-    return min(max_length, max(SMALLEST_BUCKET, 1 << (length - 1).bit_length()))
+    return min(max_length, buckets.power_of_two(length, SMALLEST_BUCKET))
 
 
 def num_batches(corpus: Corpus, batch_size: int) -> int:

@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from powerjax.distill import run_folder
 from powerjax.models import LM, checkpoint, lora, peft
 from powerjax.parallel import processes
+from powerjax.records import lock
 
 _TEXT_FILES = (
     "tokenizer.json",
@@ -77,25 +78,11 @@ def _gathered(tree: dict) -> dict:
 
 
 def _write(folder: str | os.PathLike, write: Callable[[Path], None]) -> None:
-    folder = Path(folder).absolute()
-    partial, old = (
-        folder.with_name(f"{folder.name}.partial"),
-        folder.with_name(f"{folder.name}.old"),
-    )
+    """Process 0 replaces the folder by what `write` puts into a new one; the others wait."""
 
     def replace() -> None:
-        for left in (partial, old):
-            shutil.rmtree(left, ignore_errors=True)
-        try:
-            with run_folder.disk_errors(folder):
-                write(partial)
-        except BaseException:  # Ctrl-C too: half a model may be what fills the disk
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(partial, folder)
-        shutil.rmtree(old, ignore_errors=True)
+        with run_folder.disk_errors(folder):
+            lock.replace_folder(folder, write)
 
     on_main(replace)
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from powerjax import records
+from powerjax.records import lock
 from powerjax.records.progress import progress_bar
 
 log = logging.getLogger(__name__)
@@ -108,9 +109,7 @@ class Log:
         self._bar.update()
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
-        partial = self._path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        os.replace(partial, self._path)
+        lock.replace_file(self._path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _board(folder: Path, done: int):

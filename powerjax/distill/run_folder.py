@@ -1,39 +1,29 @@
 """A run's folder: one process at a time has it, and a full disk is said in one way."""
 
 import contextlib
-import fcntl
 import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from powerjax import records
+from powerjax.records import lock
 
-LOCK = ".lock"
 
+def locked(folder: str | os.PathLike) -> contextlib.AbstractContextManager[None]:
+    """Holds the folder of a training run meanwhile; makes it where it is not there.
 
-@contextlib.contextmanager
-def locked(folder: str | os.PathLike) -> Iterator[None]:
-    """Holds the folder, which is made if it is not there; the lock goes with its process.
-
-    Raises ValueError while another process holds it. The empty file .lock stays.
+    Raises ValueError while another process holds it.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{folder}: another process is training in it; wait for that one or choose another"
-                " --out"
-            ) from None
-        yield
+    return lock.locked(
+        folder,
+        f"{folder}: another process is training in it; wait for that one or choose another --out",
+    )
 
 
 def check_free(folder: str | os.PathLike) -> None:
     """Raises ValueError while another process holds the folder; makes nothing."""
-    if (Path(folder) / LOCK).exists():
+    if (Path(folder) / lock.LOCK).exists():
         with locked(folder):
             pass
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from powerjax.models import checkpoint, lora, peft, text, weight_files
+from powerjax.models import buckets, checkpoint, lora, peft, text, weight_files
 from powerjax.models import prompts as prompts_lib
 from powerjax.models.config import ModelConfig
 from powerjax.models.decoder import CausalLM
@@ -139,7 +139,7 @@ class LM:
         longest = int(lengths.max(initial=0))
         self.config.check_length(longest)
         prompts_lib.ids(self, tokens[real])
-        padded = np.zeros((_bucket(batch), _bucket(width, 16)), np.int32)
+        padded = np.zeros((buckets.power_of_two(batch), buckets.power_of_two(width, 16)), np.int32)
         padded[:batch, :width] = np.where(real, tokens, 0)
         model = self.model(self.config.long_context(longest))
         logits = _unembed(model, self.variables, _hidden(model, self.variables, self._rows(padded)))
@@ -172,7 +172,7 @@ class LM:
                 raise ValueError(f"prompt {i} and its completion: {error}") from None
             long = self.config.long_context(total) if long_context is None else long_context
             if completion:
-                groups.setdefault((long, _bucket(total - 1, 16)), []).append(i)
+                groups.setdefault((long, buckets.power_of_two(total - 1, 16)), []).append(i)
         scores = [np.zeros(0, np.float32)] * len(prompts)
         for (long, width), members in sorted(groups.items()):
             size = max(1, min(_SCORE_ROWS, _SCORE_TOKENS // width))
@@ -186,10 +186,10 @@ class LM:
         return scores
 
     def _score_batch(self, pairs, width: int, model: CausalLM) -> list[np.ndarray]:
-        tokens = np.zeros((_bucket(len(pairs)), width), np.int32)
+        tokens = np.zeros((buckets.power_of_two(len(pairs)), width), np.int32)
         counts = [len(completion) for _, completion in pairs]
         # Flat places of the hidden states that predict completion tokens: no others are unembedded.
-        places = np.zeros(_bucket(sum(counts), 64), np.int32)
+        places = np.zeros(buckets.power_of_two(sum(counts), 64), np.int32)
         targets = np.zeros_like(places)
         done = 0
         for row, (prompt, completion) in enumerate(pairs):
@@ -292,11 +292,6 @@ def _fingerprint(tensors: dict, mesh: Mesh | None, beginning: str = "") -> str:
 def _few_numbers(everywhere: NamedSharding | None):
     """The compiled function of `_fingerprint`, kept so that it is compiled once for each shape."""
     return jax.jit(lambda x: x[(0,) * (x.ndim - 1)][:64], out_shardings=everywhere)
-
-
-def _bucket(n: int, smallest: int = 1) -> int:
-    """The next power of two, so that few shapes are compiled."""
-    return max(smallest, 1 << max(0, n - 1).bit_length())
 
 
 def load(

@@ -1,14 +1,13 @@
 """A file of records: append-only JSON lines, each on disk before the run goes on."""
 
 import errno
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from powerjax.records import fields, json_lines
+from powerjax.records import fields, json_lines, lock
 
 Record = dict[str, Any]
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -69,7 +68,11 @@ class RecordFile:
         self._ids: set[str] = set()
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            self._lock()
+            lock.take(
+                self._fd,
+                f"{self.path}: another process is writing to it; wait for that one or choose"
+                " another --out",
+            )
             text = json_lines.read_bytes(self.path)
             self._end = json_lines.end_of_whole_lines(text)
             for number, row in json_lines.rows(self.path, text, self._end):
@@ -125,15 +128,6 @@ class RecordFile:
             raise ValueError(f"{where}: a second record {row['id']!r}; delete one of the two")
         self._ids.add(row["id"])
         self.records.append(row)
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{self.path}: another process is writing to it; wait for that one or choose"
-                " another --out"
-            ) from None
 
 
 def encode(record: Record) -> bytes:

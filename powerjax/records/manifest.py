@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from powerjax.records import json_lines
+from powerjax.records import json_lines, lock
 
 MANIFEST = "manifest.json"
 VERSIONS_OF = ("powerjax", "jax", "jaxlib", "flax", "numpy", "transformers", "safetensors")
@@ -86,9 +86,7 @@ def _has_records(folder: Path) -> bool:
 
 
 def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    lock.replace_file(path, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

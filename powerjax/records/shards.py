@@ -6,17 +6,13 @@ not depend on what there is already; and since every process first reads what th
 hold, a run may go on with another number of processes and makes no record twice.
 """
 
-import fcntl
 import hashlib
-import os
 from collections.abc import Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from powerjax.records import file as file_lib
-from powerjax.records import identity, ids
-from powerjax.records.file import Record
+from powerjax.records import identity, ids, lock
+from powerjax.records.file import Record, RecordFile, encode, read
 
 WHOLE = "records.jsonl"
 _PARTS = "records-*-of-*.jsonl"
@@ -51,9 +47,7 @@ def parts(folder: Path) -> list[Path]:
 def elsewhere(folder: Path, mine: Path) -> list[Record]:
     """The records that the folder's other files hold, each once."""
     files = [path for path in (folder / WHOLE, *parts(folder)) if path != mine and path.exists()]
-    by_id = {
-        record["id"]: record for path in files for record in file_lib.read(path, needs=("id",))
-    }
+    by_id = {record["id"]: record for path in files for record in read(path, needs=("id",))}
     return list(by_id.values())
 
 
@@ -78,7 +72,7 @@ def gather(folder: Path, wanted: Sequence[Chain]) -> Gathered:
     in_parts, repeated = set(), 0
     paths = parts(folder)
     for path in (folder / WHOLE, *paths):
-        for record in file_lib.read(path, needs=_NEEDED) if path.exists() else ():
+        for record in read(path, needs=_NEEDED) if path.exists() else ():
             chain = (record["problem_id"], record["sample_index"])
             other, where = found.setdefault(chain, (record, path))
             same_chain = ids.chain_name(other) == ids.chain_name(record)
@@ -105,23 +99,6 @@ def write(folder: Path, found: Gathered) -> Path:
     The parts stay where they are.
     """
     path = folder / WHOLE
-    partial = folder / f"records.{os.getpid()}.partial"
-    with file_lib.RecordFile(path):
-        try:
-            with partial.open("wb") as file:
-                file.writelines(file_lib.encode(record) for record in found.records)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with RecordFile(path):
+        lock.replace_file(path, (encode(record) for record in found.records))
     return path
-
-
-@contextmanager
-def taking_turns(folder: Path):
-    """One process of a run after the other, where they write the same file of the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -9,7 +9,7 @@ import json
 import os
 from pathlib import Path
 
-from powerjax.records import fields, json_lines
+from powerjax.records import fields, json_lines, lock
 
 _COUNTS = fields.Kind(
     lambda value: isinstance(value, list) and all(map(fields.WHOLE.fits, value)), "counts"
@@ -31,9 +31,7 @@ def keep(path: str | os.PathLike, stats, num_records: int) -> None:
     }
     if not sum(entry["moves"]):
         return
-    partial = beside(path).with_suffix(".partial")
-    partial.write_text(json.dumps([*_entries(path), entry]) + "\n")
-    os.replace(partial, beside(path))
+    lock.replace_file(beside(path), json.dumps([*_entries(path), entry]) + "\n")
 
 
 def read(path: str | os.PathLike, num_records: int) -> list[tuple[int, int]]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from powerjax import records
 from powerjax.evaluation import Result
-from powerjax.records import Record
+from powerjax.records import Record, lock
 from powerjax.report import plots, tables
 from powerjax.tasks.base import Problem, Task
 
@@ -78,10 +78,8 @@ def write_report(
             parts += [_example(*pair, by_id, secret) for pair in chosen]
     parts += [_heading("Settings and manifest"), _manifest(Path(folder) / records.MANIFEST)]
     path = Path(folder) / name
-    partial = path.with_suffix(".partial")
     page = _PAGE.format(title=html.escape(title), body="\n".join(parts))
-    partial.write_text(page, encoding="utf-8", errors="replace")
-    os.replace(partial, path)
+    lock.replace_file(path, page)
     return path
 
 
