@@ -20,7 +20,7 @@ from powerjax import cli
 from powerjax.evaluation import paper
 from powerjax.models import ModelConfig, checkpoint, json_file
 from powerjax.plan import hardware, roofline, workload
-from powerjax.plan.workload import Stage
+from powerjax.plan.workload import Workload
 from powerjax.runs import setups
 from powerjax.runs.setups import SETUPS
 
@@ -119,7 +119,7 @@ def choose(layouts: list[roofline.Layout]) -> roofline.Layout:
     return roofline.best(asked)
 
 
-def to_do(setup: setups.Setup, num_test: int, num_train: int) -> list[Stage]:
+def to_do(setup: setups.Setup, num_test: int, num_train: int) -> list[Workload]:
     """The teacher first, then the table's rows."""
     rows = setups.rows(
         max_new_tokens=setup.max_new_tokens,
@@ -130,7 +130,7 @@ def to_do(setup: setups.Setup, num_test: int, num_train: int) -> list[Stage]:
     )
     rows.sort(key=lambda row: row.name != setups.TEACHER)
     return [
-        row.stage(row.settings["num_samples"] * (num_train if i == 0 else num_test))
+        row.workload(row.settings["num_samples"] * (num_train if i == 0 else num_test))
         for i, row in enumerate(rows)
     ]
 
@@ -171,7 +171,7 @@ def say_memory(
 def say_stages(
     machine: hardware.Hardware,
     chosen: roofline.Layout,
-    stages: list[Stage],
+    stages: list[Workload],
     student: roofline.Training,
     num_train: int,
 ) -> None:
@@ -184,7 +184,7 @@ def say_stages(
     )
     lines, total = [], 0.0
     for stage in stages:
-        length = stage.max_new_tokens if stage.endless else _MEAN_LENGTH.value
+        length = stage.max_new_tokens if stage.is_endless else _MEAN_LENGTH.value
         tokens = [stage.forward_tokens(n) for n in (length, stage.max_new_tokens)]
         took = [chosen.seconds(stage.num_chains, n) / _EFFICIENCY.value for n in tokens]
         total += took[0]
