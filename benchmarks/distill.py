@@ -164,15 +164,15 @@ def adapters_in_sampling() -> None:
         student = dataclasses.replace(base, adapter=lora.Adapter(settings, params))
         prompts = rng.integers(1, base.config.vocab_size, (num_chains, 16)).tolist()
         lms = {"base": base, "unmerged": student, "merged": student.merged()}
-        if workers._without_adapter(student) is not student:
+        if workers._with_small_adapter_merged(student) is not student:
             lms["by the sampler's choice, merged"] = student
         # No stop token, so that all draw the same number of tokens.
         lms = {kind: dataclasses.replace(lm, stop_ids=(-1,)) for kind, lm in lms.items()}
 
         def draw(kind, lms=lms, prompts=prompts, num_slots=num_slots, new_tokens=new_tokens):
             options = dict(max_new_tokens=new_tokens, num_slots=num_slots, progress=False)
-            choice = (lambda x: x) if kind == "unmerged" else workers._without_adapter
-            with mock.patch.object(workers, "_without_adapter", choice):
+            choice = (lambda x: x) if kind == "unmerged" else workers._with_small_adapter_merged
+            with mock.patch.object(workers, "_with_small_adapter_merged", choice):
                 sample.standard(lms[kind], prompts, **options)
 
         took = medians({kind: functools.partial(draw, kind) for kind in lms})

@@ -30,9 +30,11 @@ from jax.sharding import PartitionSpec as P
 from benchmarks.programs import find_collectives, summarize
 from powerjax import models
 from powerjax.parallel import mesh as mesh_lib
-from powerjax.sample import draws, engine, mh
+from powerjax.sample import draws, mh
 from powerjax.sample import slots as slots_lib
+from powerjax.sample.feed import Feed
 from powerjax.sample.placement import Home
+from powerjax.sample.stats import Request
 from powerjax.tasks import arithmetic
 
 _DEVICES = flags.DEFINE_integer("devices", 2, "Fake devices; no more than cores, to be fair.", 1)
@@ -83,7 +85,7 @@ class Job:
 
     lm: models.LM
     prompts: list[list[int]]
-    shares: list[list[engine.Request]]
+    shares: list[list[Request]]
     settings: mh.Settings
 
     @classmethod
@@ -92,7 +94,7 @@ class Job:
         count = _DEVICES.value * _CHAINS.value
         problems = arithmetic.problems("test", num=count, seed=0)
         keys = draws.chain_keys(0, range(count), [0] * count)
-        requests = [engine.Request(i, 0, key) for i, key in enumerate(keys)]
+        requests = [Request(i, 0, key) for i, key in enumerate(keys)]
         settings = mh.settings(
             4.0 if num_mcmc_steps else 1.0,
             block_size=_MAX_NEW_TOKENS,
@@ -110,10 +112,10 @@ class Job:
             self.lm.config, num_slots, _WINDOW, _MAX_NEW_TOKENS, self.settings, dtype, home
         )
 
-    def feed(self, lm: models.LM, share: list[engine.Request], home: Home) -> engine._Feed:
+    def feed(self, lm: models.LM, share: list[Request], home: Home) -> Feed:
         """With all its prompts prefilled."""
         count = len(share)
-        feed = engine._Feed(lm, lm.model(), self.prompts, share, count, count, home)
+        feed = Feed(lm, lm.model(), self.prompts, share, count, count, home)
         feed.refill()
         return feed
 

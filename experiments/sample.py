@@ -35,6 +35,7 @@ from powerjax.parallel import mesh, processes
 from powerjax.records import lock, shards
 from powerjax.report import cells
 from powerjax.runs import collect
+from powerjax.sample import spec
 from powerjax.tasks import Task, registry
 
 cli.define_dtype("auto")
@@ -72,7 +73,7 @@ _OUT = flags.DEFINE_string("out", "runs/sample", "The run folder.")
 _SAMPLER = flags.DEFINE_enum(
     "sampler",
     "power",
-    ["power", "power_inf", "standard", "temperature"],
+    list(spec.SAMPLERS),
     "power: from pi^alpha by Metropolis-Hastings; power_inf: its moves taken only if likelier;"
     " standard: from pi; temperature: each token from pi^(1/temperature).",
 )
@@ -141,13 +142,13 @@ _OF_THE_RUN = (
     *(_MODEL, _RANDOM_WEIGHTS, _ADAPTER, _MERGE_ADAPTER, _REVISION, _TASK),
     *(_DATA_DIR, _SPLIT, _LIMIT, _CHAT_TEMPLATE, _SAMPLER),
 )
-_OF_EVERY_SAMPLER = (_NUM_SAMPLES, _SEED, _MAX_NEW_TOKENS, _NUM_SLOTS, _TOP_K)
-_OF_A_CHAIN = (_BLOCK_SIZE, _NUM_MCMC_STEPS, _TEMPERATURE, _STOP, _EARLY_REJECTION)
-_OF_SAMPLER = {
-    "power": (_ALPHA, _KERNEL, *_OF_A_CHAIN),
-    "power_inf": _OF_A_CHAIN,
-    "standard": (),
-    "temperature": (_TEMPERATURE,),
+_OPTIONS = (_NUM_SAMPLES, _SEED, _NUM_SLOTS)  # of every sampler, beside its settings
+_SETTINGS = {  # of one sampler or another, see spec.settings_of
+    flag.name: flag
+    for flag in (
+        *(_MAX_NEW_TOKENS, _TOP_K, _BLOCK_SIZE, _NUM_MCMC_STEPS, _ALPHA, _TEMPERATURE),
+        *(_STOP, _KERNEL, _EARLY_REJECTION),
+    )
 }
 _FREE = ("num_slots", "num_samples", "limit", "data_dir")  # may change when a run is taken up again
 
@@ -294,18 +295,22 @@ def show(summary: evaluation.Summary, stats, settings: dict[str, Any], path: Pat
 
 
 def _settings(task: Task) -> dict[str, Any]:
-    """The sampler's keywords."""
-    taken = _OF_SAMPLER[_SAMPLER.value]
-    for flag in _OF_SAMPLER["power"]:  # the longest list
-        if flag.present and flag.name not in [own.name for own in taken]:
-            raise ValueError(f"--sampler={_SAMPLER.value} does not take --{flag.name}")
-    given = {flag.name: flag.value for flag in (*_OF_EVERY_SAMPLER, *taken)}
+    """The sampler's keywords: its settings and the options of every sampler.
+
+    Raises ValueError for a flag that the sampler does not take.
+    """
+    names = spec.settings_of(_SAMPLER.value)
+    for name, flag in _SETTINGS.items():
+        if flag.present and name not in names:
+            raise ValueError(f"--sampler={_SAMPLER.value} does not take --{name}")
+    keywords = {flag.name: flag.value for flag in _OPTIONS}
+    keywords |= {name: flag.value for name, flag in _SETTINGS.items() if name in names}
     defaults = {
         "max_new_tokens": task.max_new_tokens,
         "block_size": task.block_size,
         "temperature": None if _SAMPLER.value == "power" else 0.25,
     }
-    return {k: defaults.get(k) if v is None else v for k, v in given.items()}
+    return {k: defaults.get(k) if v is None else v for k, v in keywords.items()}
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from powerjax.models.lora import LoraConfig
 from powerjax.parallel import mesh as mesh_lib
 from powerjax.sample import draws, engine, placement, shapes, spec, workers
 from powerjax.sample import memory as memory_lib
+from powerjax.sample.stats import Request, Stats
 
 _PROBE_S = 5.0  # aim: a probe of the sampler, its compilation left out
 _PROBE_STEPS = 48  # at least, so that short completions are seen to end
@@ -88,14 +89,14 @@ def probe_sampling(
     longest = max(map(len, tokens))
     chains = [(p, s) for p in range(len(tokens)) for s in range(num_samples)]
     keys = draws.chain_keys(0, [f"probe-{p}" for p, _ in chains], [s for _, s in chains])
-    requests = [engine.Request(p, s, key) for (p, s), key in zip(chains, keys, strict=True)]
+    requests = [Request(p, s, key) for (p, s), key in zip(chains, keys, strict=True)]
     settings = spec.Standard(max_new_tokens=max_new_tokens).kernel_settings(lm.stop_ids)
     if num_slots is None:
         num_slots = memory_lib.pick_num_slots(lm, longest, max_new_tokens, len(chains))
     one, *others = placement.rows(lm)
     count = 1 + len(others) if others else workers.count_workers(one, num_slots)
 
-    def run(on_call) -> tuple[engine.Stats, int]:
+    def run(on_call) -> tuple[Stats, int]:
         ended = []
         stats = engine.generate(
             one,
@@ -111,7 +112,7 @@ def probe_sampling(
 
     run(lambda stats: False)  # compiles
 
-    def go_on(stats: engine.Stats) -> bool:
+    def go_on(stats: Stats) -> bool:
         enough = stats.model_steps >= _PROBE_STEPS and stats.wall_s >= seconds
         return not enough and stats.wall_s < _LONGEST_S
 

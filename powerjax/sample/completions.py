@@ -1,4 +1,4 @@
-"""What a sampler returns: completions in order, with what it cost to draw them."""
+"""What a sampler returns: the completions in order, the run's settings, and what it cost."""
 
 import dataclasses
 import html
@@ -22,13 +22,13 @@ class Completion:
       log_probs: float32 [len(tokens)], base log-probability of each token.
       log_prob: their sum (Eq. 1, nats).
       self_reward: their mean, EOS counted (nats per token; the reported r_self).
-      finish_reason: "eos" or "length".
+      finish_reason: "eos", or "length" where max_new_tokens ended it.
       acceptance_rate: accepted over finished MH moves; None where there were none.
-      num_forward_tokens: model steps of this chain (one token each), prefill left out.
-      num_early_rejections: moves stopped before their end because their rejection was certain.
+      num_forward_tokens: model steps of this chain, one token each; prefill is left out.
+      num_early_rejections: moves that ended early because their rejection was certain.
       id: the problem's name, which keys the chain's randomness; the prompt's index by default.
-      prompt_index, sample_index: which chain.
-      chosen: in best_of_n, whether this one has its prompt's largest self-reward; else None.
+      prompt_index, sample_index: they name the chain in its run.
+      chosen: in best_of_n, whether it has its prompt's largest self-reward; None elsewhere.
       prompt_style: "chat" where a chat template made the prompt, else "raw".
     """
 
@@ -49,7 +49,7 @@ class Completion:
 
     @property
     def num_tokens(self) -> int:
-        """EOS counted."""
+        """The number of tokens, EOS counted."""
         return len(self.tokens)
 
     def __repr__(self) -> str:
@@ -64,7 +64,12 @@ class Completion:
 
 
 class Completions(Sequence):
-    """Completions ordered by (prompt_index, sample_index), with the run's settings and stats."""
+    """Completions ordered by (prompt_index, sample_index), with the run's settings and stats.
+
+    Attributes:
+      stats: what the run did (`Stats`).
+      settings: what its records state: the model, the sampler, the law, the seed.
+    """
 
     def __init__(self, items: list[Completion], stats: Stats, settings: dict[str, Any]):
         self._items = sorted(items, key=lambda c: (c.prompt_index, c.sample_index))
@@ -98,14 +103,11 @@ class Completions(Sequence):
     def _headline(self) -> str:
         s, stats = self.settings, self.stats
         mean = np.mean([item.self_reward for item in self._items])
-        law = (
-            f", {s['num_mcmc_steps']} steps a stage, stop={s['stop']!r}"
-            if (s["num_mcmc_steps"])
-            else ""
-        )
-        accepted = (
-            "" if stats.acceptance_rate is None else (f", accepted {stats.acceptance_rate:.3f}")
-        )
+        law = ""
+        if s["num_mcmc_steps"]:
+            law = f", {s['num_mcmc_steps']} steps per stage, stop={s['stop']!r}"
+        rate = stats.acceptance_rate
+        accepted = "" if rate is None else f", accepted {rate:.3f}"
         return (
             f"{len(self)} completions of {s['model']} by {s['sampler']} "
             f"(alpha {_alpha_text(s['alpha'])}, "
@@ -115,37 +117,33 @@ class Completions(Sequence):
         )
 
     def _repr_html_(self) -> str:
-        def cell(value):
-            return f"<td style='text-align:left'>{html.escape(str(value))}</td>"
-
+        """The table that a notebook shows."""
         names = ("id", "sample", "text", "tokens", "r_self", "finish", "accepted")
-        rows = []
-        for c in self._items[:20]:
-            text = c.text if c.text is not None else str(c.tokens)
-            accepted = "" if c.acceptance_rate is None else f"{c.acceptance_rate:.2f}"
-            style = " style='font-weight:bold'" if c.chosen else ""
-            rows.append(
-                f"<tr{style}>"
-                + "".join(
-                    map(
-                        cell,
-                        (
-                            c.id,
-                            c.sample_index,
-                            text[:200],
-                            c.num_tokens,
-                            f"{c.self_reward:.3f}",
-                            c.finish_reason,
-                            accepted,
-                        ),
-                    )
-                )
-                + "</tr>"
-            )
+        head = "".join(f"<th style='text-align:left'>{name}</th>" for name in names)
+        rows = "".join(map(_html_row, self._items[:20]))
         more = f"<p>... {len(self) - 20} more</p>" if len(self) > 20 else ""
-        head = "".join(f"<th style='text-align:left'>{n}</th>" for n in names)
         title = html.escape(self._headline()) if self._items else "no completions"
-        return f"<p>{title}</p><table><tr>{head}</tr>{''.join(rows)}</table>{more}"
+        return f"<p>{title}</p><table><tr>{head}</tr>{rows}</table>{more}"
+
+
+def _html_row(item: Completion) -> str:
+    """A completion as a row of an HTML table; in bold where best_of_n chose it."""
+    text = item.text if item.text is not None else str(item.tokens)
+    rate = item.acceptance_rate
+    values = (
+        item.id,
+        item.sample_index,
+        text[:200],
+        item.num_tokens,
+        f"{item.self_reward:.3f}",
+        item.finish_reason,
+        "" if rate is None else f"{rate:.2f}",
+    )
+    cells = "".join(
+        f"<td style='text-align:left'>{html.escape(str(value))}</td>" for value in values
+    )
+    style = " style='font-weight:bold'" if item.chosen else ""
+    return f"<tr{style}>{cells}</tr>"
 
 
 def _alpha_text(alpha: float | str) -> str:
@@ -159,10 +157,13 @@ def as_record(
     task: str = "prompts",
     label: str | None = None,
 ) -> dict[str, Any]:
-    """A completion as a record of plain Python values; `prompt` is the caller's to add.
+    """A completion as a record of plain Python values. It has no `prompt`; the caller adds that.
 
-    settings: `Completions.settings`: model, seed, and the settings of the law (`identity.LAW`).
-    label: the sampler's name in the id, where it is not that of the sampler.
+    Args:
+      item: the completion.
+      settings: `Completions.settings`: model, seed, and the settings of the law (`identity.LAW`).
+      task: the task's name.
+      label: the sampler's name in the record's id; None: the sampler's own.
     """
     s = {name: _plain(value) for name, value in settings.items()}
     problem_id = _plain(item.id)

@@ -1,9 +1,11 @@
 """Randomness that belongs to the chain: every uniform is a function of what it is used for.
 
 A draw is keyed by (seed, chain id, sample index, stage, MH step, position, purpose) and by nothing
-else, so a chain's output does not depend on its slot, its neighbours, the order of admission or a
-restart. No two draws share a key. Threefry-2x32 hashes, each keyed by the one before: seed and id,
-sample, move, draw; the last two are taken anew for every token.
+else. A chain's output therefore does not depend on its slot, its neighbours, the order of admission
+or a restart. No two draws share a key.
+
+Keys are made by a chain of Threefry-2x32 hashes, each keyed by the one before: of the seed and the
+id, of the sample index, of the move, of the draw. The last two are computed for every token.
 """
 
 import hashlib
@@ -17,7 +19,7 @@ from jax.extend.random import threefry2x32_p
 
 from powerjax.sample import mh
 
-EXTEND, PROPOSE, CUT, ACCEPT = range(4)  # purposes
+EXTEND, PROPOSE, CUT, ACCEPT = range(4)  # the purposes of a draw
 
 
 def chain_id(name: str | int) -> int:
@@ -28,7 +30,12 @@ def chain_id(name: str | int) -> int:
 
 
 def chain_keys(seed: int, names: Sequence[str | int], sample_indices: Sequence[int]) -> np.ndarray:
-    """Keys of chains, from the run's seed, the problems' names and the sample indices.
+    """The key of each of R chains.
+
+    Args:
+      seed: of the run.
+      names: R names of problems.
+      sample_indices: R sample indices.
 
     Returns:
       uint32 [R, 2].
@@ -45,9 +52,9 @@ def chain_keys(seed: int, names: Sequence[str | int], sample_indices: Sequence[i
 
 
 def _seed_word(seed: int) -> int:
-    """64 bits of a seed: the seed itself, a hash of a negative one.
+    """A seed as 64 bits: itself from 0 up, a hash of it below 0.
 
-    Taken modulo 2**64, -1 would draw what 2**64 - 1 draws.
+    A negative seed is not taken modulo 2**64, because -1 would then draw what 2**64 - 1 draws.
     """
     if seed >= 0:
         return seed % 2**64
@@ -64,8 +71,8 @@ def draw(key: Array, chain: mh.Chain, settings: mh.Settings, dtype=jnp.float32) 
       dtype: float dtype of the uniforms.
 
     Returns:
-      mh.Draws: token uniforms of the current move at the current position; cut and accept of the
-      move that comes next, should this one end here.
+      mh.Draws: the token uniforms of the current move at its position, and the cut and the
+      acceptance uniform of the next move, in case the current one ends here.
     """
     next_stage, next_step = mh.next_move(chain, settings)
     word = lambda *xs: jnp.stack([jnp.asarray(x).astype(jnp.uint32) for x in xs])  # noqa: E731
@@ -84,7 +91,7 @@ def draw(key: Array, chain: mh.Chain, settings: mh.Settings, dtype=jnp.float32) 
 
 
 def uniform(bits: Array, dtype=jnp.float32) -> Array:
-    """uint32 bits -> float in [0, 1), 24 bits of them, never 1."""
+    """Floats in [0, 1) from the upper 24 of uint32 bits. They are never 1."""
     return (bits >> 8).astype(dtype) * dtype(2.0**-24)
 
 

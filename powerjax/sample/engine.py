@@ -1,4 +1,4 @@
-"""The host loop: prefill prompts into the queue, run the slots, hand finished chains out."""
+"""The host loop of one engine: fill the queue, call the slots, hand finished chains out."""
 
 import collections
 import contextlib
@@ -35,23 +35,23 @@ def generate(
 ) -> Stats:
     """Runs every request's chain to its end, calling on_finish as each one gets there.
 
-    A chain whose logits are not finite (`mh.advance`) ends there, and the others go on.
+    A chain whose logits are not finite (`mh.advance`) ends there; the others go on.
 
     Args:
       lm: the model.
-      prompts: token ids, by prompt_index. The longest sets the shapes, asked for or not, so that
-        the part of a job that is left runs in the shapes of the whole.
+      prompts: token ids, by prompt_index. The longest decides the shapes even if no request is for
+        it, so that a resumed job runs in the shapes of the whole job.
       requests: the chains; those of one prompt stand together and share one prefill.
       settings: of the run.
       num_slots: chains that advance at a time.
-      long_context: which longrope factors the run uses.
-      prefix_rows: prompts the device's queue holds; None: `prefix_rows` of the requests.
+      long_context: whether longrope's long factors are used.
+      prefix_rows: how many prompts the device's queue holds; None: `feed.count_prefix_rows`.
       on_finish: called with each chain that finished.
       on_fail: called with the request of each chain whose logits were not finite.
       on_call: called with the stats so far after each call of the slots; False ends the run early.
 
     Returns:
-      Stats of the run.
+      The Stats of the run.
     """
     started = time.perf_counter()
     model, home = placement.module(lm, long_context), placement.home(lm)

@@ -11,7 +11,9 @@ _MOST_IDS = 20
 
 
 class ChainsFailed(ValueError):
-    """Chains met logits with NaN or infinity; all others are finished.
+    """Raised after a run in which the logits of some chains held NaN or infinity.
+
+    All other chains are finished by then.
 
     Attributes:
       failed: (id, sample index) of each chain that failed, in the order of the prompts.
@@ -30,7 +32,7 @@ class ChainsFailed(ValueError):
 
 
 def remedy(dtype: jnp.dtype) -> str:
-    """What to say of logits that are not finite, to who loaded the model in this dtype."""
+    """What helps against logits that are not finite, for a model loaded in this dtype."""
     if jnp.dtype(dtype) == jnp.float16:
         return (
             "float16 overflows there: load the model with dtype bfloat16 or float32"

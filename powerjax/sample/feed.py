@@ -2,55 +2,83 @@
 
 import collections
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from powerjax.models.cache import KVCache, cache_sharding, init_cache, write_prompts
+from powerjax.models.decoder import CausalLM
+from powerjax.models.language_model import LM
 from powerjax.sample import shapes
 from powerjax.sample import slots as slots_lib
+from powerjax.sample.placement import Home
 from powerjax.sample.stats import Request
 
 
 def count_prefix_rows(requests: Sequence[Request], num_slots: int) -> int:
-    """Prompts the device's queue must hold: it is refilled to num_slots + a batch of chains."""
+    """How many prompts the device's queue must hold.
+
+    It is enough for num_slots chains and a batch of prompts more, which is what `Feed.refill` fills
+    the queue up to.
+    """
     groups = collections.Counter(r.prompt_index for r in requests)
     wanted = num_slots + min(shapes.PREFILL_ROWS, num_slots)
     return min(len(groups), -(-wanted // min(groups.values())) + 1)
 
 
 class Feed:
-    """The host's side of the admission queue: prompts prefilled ahead of the slots."""
+    """The chains that wait, and the prompts that are prefilled for them.
 
-    def __init__(self, lm, model, prompts, requests, num_slots, rows, home):
+    Args:
+      lm: the model.
+      model: its module, as the engine applies it.
+      prompts: token ids, by prompt index.
+      requests: the chains; those of one prompt share one prefill.
+      num_slots: of the engine.
+      rows: how many prompts the device holds at a time (`count_prefix_rows`).
+      home: where the engine's arrays lie.
+    """
+
+    def __init__(
+        self,
+        lm: LM,
+        model: CausalLM,
+        prompts: Sequence[Sequence[int]],
+        requests: Sequence[Request],
+        num_slots: int,
+        rows: int,
+        home: Home,
+    ) -> None:
         self._lm, self._model, self._prompts = lm, model, prompts
         self._requests, self._room = requests, max(8, 2 * num_slots)
-        groups = collections.defaultdict(list)
+        groups: dict[int, list[int]] = collections.defaultdict(list)  # prompt -> its requests
         for number, request in enumerate(requests):
             groups[request.prompt_index].append(number)
         self._groups = collections.deque(groups.items())
-        self._low = num_slots  # refill when fewer chains than this wait
+        self._low = num_slots  # prompts are prefilled when fewer chains than this wait
         self._batch = min(shapes.PREFILL_ROWS, num_slots)
         self.prompt_bucket = shapes.prompt_bucket(max(map(len, prompts)))
         self._prefix = init_cache(lm.config, rows, self.prompt_bucket, lm.dtype, home.cache)
         self._free = list(range(rows))
-        self._uses = collections.Counter()  # row -> chains that wait for it
-        self._waiting = collections.deque()  # (request number, row)
+        self._uses: dict[int, int] = {}  # row -> how many chains wait for it
+        self._waiting: collections.deque[tuple[int, int]] = collections.deque()  # (request, row)
 
     @property
     def has_more(self) -> np.bool_:
-        """The host holds chains that the device's queue does not."""
+        """Whether the host holds chains that the device's queue does not."""
         return np.bool_(bool(self._groups) or len(self._waiting) > self._room)
 
     @property
     def is_empty(self) -> bool:
+        """Whether no chain waits any more."""
         return not self._groups and not self._waiting
 
     def refill(self) -> int:
-        """Prefills prompts until enough chains wait; how many prompt tokens that took."""
-        batches, tokens = collections.defaultdict(list), 0
+        """Prefills prompts until enough chains wait. Returns the number of prompt tokens."""
+        batches: dict[int, list[tuple[int, Sequence[int]]]] = collections.defaultdict(list)
+        tokens = 0
         while self._groups and self._free and len(self._waiting) < self._low + self._batch:
             prompt, numbers = self._groups.popleft()
             row = self._free.pop()
@@ -60,28 +88,31 @@ class Feed:
             batches[shapes.prompt_bucket(len(ids))].append((row, ids))
             tokens += len(ids)
         for width, members in batches.items():
-            # A function of the width alone, so that no neighbour changes a prompt's K/V by a bit.
+            # The shape depends on the width alone: no neighbour changes a prompt's K/V by a bit.
             batch = min(self._batch, shapes.prefill_shape(width)[0])
             for start in range(0, len(members), batch):
                 self._prefill(width, batch, members[start : start + batch])
         return tokens
 
-    def _prefill(self, width, batch, members):
+    def _prefill(
+        self, width: int, batch: int, members: Sequence[tuple[int, Sequence[int]]]
+    ) -> None:
+        """Prefills (row, prompt) pairs in a batch [batch, width]."""
         ids = np.full((batch, width), -1, np.int32)
-        rows = np.full(batch, self._prefix.k[0].shape[0], np.int32)  # past the end: dropped
+        rows = np.full(batch, self._prefix.k[0].shape[0], np.int32)  # past the end: not written
         for i, (row, prompt) in enumerate(members):
             ids[i, : len(prompt)], rows[i] = prompt, row
         self._prefix = _prefill(self._model, self._lm.variables, self._prefix, ids, rows)
 
     def queue(self) -> slots_lib.Queue:
-        """The first of the waiting chains, as the device sees them."""
+        """The first of the waiting chains, as arrays for the device."""
         entries = [self._waiting[i] for i in range(min(self._room, len(self._waiting)))]
         pad = self._room - len(entries)
         requests = [self._requests[number] for number, _ in entries]
         prompts = [self._prompts[r.prompt_index] for r in requests]
 
-        def column(values, dtype=np.int32):
-            return np.array([*values, *[0] * pad], dtype)
+        def column(values: Iterable[int]) -> np.ndarray:
+            return np.array([*values, *[0] * pad], np.int32)
 
         return slots_lib.Queue(
             prefix=self._prefix,
@@ -99,7 +130,10 @@ class Feed:
         )
 
     def taken(self, count: int) -> None:
-        """Forgets the entries that slots took; a prompt's row is free once all its chains began."""
+        """Forgets the first `count` chains of the queue, which slots have taken.
+
+        A prompt's row is free again once all chains of the prompt have begun.
+        """
         for _ in range(count):
             _, row = self._waiting.popleft()
             self._uses[row] -= 1
@@ -108,8 +142,18 @@ class Feed:
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _prefill(model, variables, prefix: KVCache, tokens, rows) -> KVCache:
-    """K/V of prompts [B,T], -1 past their ends, written into `rows` of the prefix cache."""
+def _prefill(
+    model: CausalLM, variables: dict, prefix: KVCache, tokens: jax.Array, rows: jax.Array
+) -> KVCache:
+    """The prefix cache with the K/V of prompts in some of its rows.
+
+    Args:
+      model: the module (static).
+      variables: its weights and adapter.
+      prefix: donated.
+      tokens: int32 [B,T], the prompts, -1 past their ends.
+      rows: int32 [B], the rows to write; a row past the end is not written.
+    """
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     fresh = model.apply(variables, jnp.maximum(tokens, 0), positions)[1]
     values = tuple(_finite(v, tokens >= 0) for v in fresh.v)
@@ -121,11 +165,14 @@ def _prefill(model, variables, prefix: KVCache, tokens, rows) -> KVCache:
 
 
 def _finite(v: jax.Array, is_prompt: jax.Array) -> jax.Array:
-    """Values v[B,K,T,H] of prompts is_prompt[B,T], with no NaN and no infinity but at position 0.
+    """Values v[B,K,T,H] with no NaN or infinity, but a NaN at position 0 where a prompt had one.
 
-    There a NaN stands for all that the prompt had, and every token of its chains sees it. Left
-    where they were, such values would outlive the prompt in its row of the cache, out of sight of
-    the chains that come after it, but not without effect (`slots._restore`).
+    Every token of the prompt's chains sees position 0, so these chains fail, as they must. Where
+    they stood, such values would stay in the row of the cache after the prompt is gone. Later
+    chains do not see those positions, but attention multiplies them by zero, and zero times NaN is
+    NaN (`slots._restore`).
+
+    is_prompt: bool [B,T], False past a prompt's end.
     """
     fine = jnp.isfinite(v)
     fails = jnp.any(~fine & is_prompt[:, None, :, None], axis=(2, 3))  # [B,K]

@@ -1,7 +1,7 @@
-"""What a sampler is given, checked: one ValueError of one line for each mistake.
+"""Checks of what a user gives a sampler: each mistake is one ValueError of one line.
 
-Numbers of Python and of NumPy are taken alike and come back as Python's, which JSON can hold.
-Bounds are checked on a number as the device has it: whole numbers in int32, others in float32.
+Numbers of Python, NumPy and JAX are taken alike and come back as Python's, which JSON can hold.
+Bounds are checked on a number as the device holds it: whole numbers in int32, others in float32.
 """
 
 import math
@@ -15,12 +15,13 @@ from powerjax.records import fields, scalars
 from powerjax.sample import draws
 
 _MOST = 2**31 - 1  # int32
-# 1e-4 is greedy in all but name. Up to 1e30, alpha log p summed over a completion is finite.
+# A temperature of 1e-4 is greedy decoding in all but name. With alpha up to 1e30, the sum of
+# alpha log p over a completion is finite.
 _COLDEST, _LARGEST = 1e-4, 1e30
 
 
 def power(alpha: Any, temperature: Any) -> tuple[float, float | None]:
-    """(alpha, temperature) as floats: alpha from 1 to 1e30; the temperature may be None."""
+    """(alpha, temperature) as floats. Alpha is from 1 to 1e30; the temperature may be None."""
     number = scalars.real(alpha)
     if number is None or not 1 <= scalars.in_float32(number) <= np.float32(_LARGEST):
         hint = " (power_inf is the limit)" if number is not None and number > 1 else ""
@@ -35,7 +36,7 @@ def positive(temperature: Any) -> float:
     """A temperature that float32 can divide logits by, as a float."""
     number = scalars.real(temperature)
     on_device = math.nan if number is None else scalars.in_float32(number)
-    if not np.float32(_COLDEST) <= on_device <= np.float32(_LARGEST):
+    if number is None or not np.float32(_COLDEST) <= on_device <= np.float32(_LARGEST):
         raise ValueError(
             f"temperature is {scalars.shown(temperature)}: it must be a finite number from"
             f" {_COLDEST:g} to {_LARGEST:g}"
@@ -54,7 +55,7 @@ def whole_or_none(name: str, value: Any, least: int) -> int | None:
 
 
 def seed(value: Any) -> int:
-    """A seed that 64 bits hold, with a sign or without, as an int."""
+    """A seed from -2**63 to 2**64 - 1, as an int."""
     return whole("seed", value, -(2**63), 2**64 - 1)
 
 
@@ -69,9 +70,10 @@ def check_stop_ids(lm: LM) -> None:
 
 
 def prompt_tokens(lm: LM, prompts: Any, max_new_tokens: int) -> list[list[int]]:
-    """Token ids of each prompt, none empty and none too long for max_new_tokens more.
+    """The token ids of each prompt. `models.prompts` says what a prompt may be.
 
-    What may be given is said in `models.prompts`.
+    Raises ValueError where there is no prompt, where one is empty, and where one leaves no room for
+    max_new_tokens in the model's context.
     """
     tokens = prompts_lib.encode_all(lm, prompts)
     if not tokens:
@@ -89,7 +91,8 @@ def prompt_tokens(lm: LM, prompts: Any, max_new_tokens: int) -> list[list[int]]:
 def names(ids: Any, count: int) -> list[str | int]:
     """The problems' names, as strings and ints; 0, 1, ... where ids is None.
 
-    No two of them are written alike in records, and no two name the same chain's draws.
+    Raises ValueError where there are not `count`, where two look the same in records ("1" and 1),
+    and where two would key the same draws.
     """
     if ids is None:
         return list(range(count))

@@ -9,9 +9,10 @@ import numpy as np
 from powerjax.models import prompts as prompts_lib
 from powerjax.models.language_model import LM
 from powerjax.records.progress import progress_bar
-from powerjax.sample import draws, engine, inputs, memory, spec, workers
+from powerjax.sample import draws, inputs, memory, spec, workers
 from powerjax.sample.completions import Completion, Completions
 from powerjax.sample.failures import ChainsFailed
+from powerjax.sample.stats import Finished, Request, Stats
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
 
@@ -104,16 +105,16 @@ def draw(lm: LM, prompts: Sequence[Prompt], sampler: spec.Sampler, options: Opti
 
     # --- the chains ---
     items: list[Completion] = []
-    failed: list[engine.Request] = []
+    failed: list[Request] = []
 
-    def collect(finished: engine.Finished) -> None:
+    def collect(finished: Finished) -> None:
         item = _completion(lm, finished, names, prompts)
         items.append(item)
         if options.on_finish is not None:
             options.on_finish(item)
 
     settings = sampler.kernel_settings(lm.stop_ids)
-    stats = engine.Stats(num_slots=num_slots)
+    stats = Stats(num_slots=num_slots)
     with progress_bar(
         total=len(requests), desc=sampler.name, unit="chain", show=options.progress
     ) as bar:
@@ -148,18 +149,18 @@ def draw(lm: LM, prompts: Sequence[Prompt], sampler: spec.Sampler, options: Opti
 
 def _requests(
     chains: Sequence[tuple[int, int]], names: Sequence[str | int], options: Options
-) -> list[engine.Request]:
+) -> list[Request]:
     """A request for each chain (prompt index, sample index) that is not skipped."""
     keys = draws.chain_keys(options.seed, [names[p] for p, _ in chains], [s for _, s in chains])
     return [
-        engine.Request(p, s, key)
+        Request(p, s, key)
         for (p, s), key in zip(chains, keys, strict=True)
         if options.skip is None or not options.skip(p, s)
     ]
 
 
 def _completion(
-    lm: LM, finished: engine.Finished, names: Sequence[str | int], prompts: Sequence[Prompt]
+    lm: LM, finished: Finished, names: Sequence[str | int], prompts: Sequence[Prompt]
 ) -> Completion:
     """A finished chain as a Completion, its text decoded where the model has a tokenizer."""
     request, tokens = finished.request, finished.tokens.tolist()

@@ -17,10 +17,11 @@ from powerjax.sample import placement, shapes
 
 log = logging.getLogger(__name__)
 
+_Names = tuple[tuple[str, ...], str, str]
 # Names in a cgroup's folder, of versions 2 and 1: limits, what is used, and the part of it that
 # holds files, which the kernel gives up first.
-_CGROUP_2 = (("memory.max", "memory.high"), "memory.current", "inactive_file")
-_CGROUP_1 = (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
+_CGROUP_2: _Names = (("memory.max", "memory.high"), "memory.current", "inactive_file")
+_CGROUP_1: _Names = (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
 
 
 def pick_num_slots(lm: LM, longest_prompt: int, max_new_tokens: int, num_chains: int) -> int:
@@ -49,8 +50,8 @@ def pick_num_slots(lm: LM, longest_prompt: int, max_new_tokens: int, num_chains:
 def free_bytes(device: jax.Device) -> int | None:
     """Bytes that a device has free for new arrays; None where nothing says how many.
 
-    On a CPU these are the host's, files that are only cached counted as free: a checkpoint that was
-    just read takes nothing away.
+    On a CPU it is the host's free memory. Cached files count as free, so a checkpoint that was just
+    read takes nothing away.
     """
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
@@ -61,8 +62,9 @@ def free_bytes(device: jax.Device) -> int | None:
 def host_free_bytes(root: str = "/") -> int | None:
     """Bytes of the host's memory that this process may still take.
 
-    What the kernel calls available (/proc/meminfo), or less where a container or a batch job has a
-    limit of its own (cgroups, versions 1 and 2). On macOS the free and the inactive pages.
+    On Linux it is what the kernel calls available (/proc/meminfo), or less where a container or a
+    batch job has a limit of its own (cgroups, versions 1 and 2). On macOS it is the free and the
+    inactive pages.
 
     Args:
       root: the folder that holds proc and sys.
@@ -80,7 +82,7 @@ def host_free_bytes(root: str = "/") -> int | None:
 
 
 def _cgroup_rooms(root: Path) -> Iterator[int]:
-    """Bytes below each limit that holds for this process: of its cgroup and of all above it."""
+    """The bytes left below each limit on this process: of its cgroup, and of all above that one."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -88,7 +90,7 @@ def _cgroup_rooms(root: Path) -> Iterator[int]:
     mounts = root / "sys/fs/cgroup"
     for line in lines:
         _, *rest = line.split(":", 2)
-        if len(rest) < 2:  # sandboxes that imitate Linux leave such lines
+        if len(rest) < 2:  # sandboxes that imitate Linux have such lines
             continue
         controllers, path = rest
         if not controllers:
@@ -98,7 +100,7 @@ def _cgroup_rooms(root: Path) -> Iterator[int]:
         else:
             continue
         inner = Path(path.lstrip("/"))
-        # A container may see its own cgroup at the mount's root while `path` is the host's.
+        # A container may see its own cgroup at the mount's root, while `path` is that of the host.
         for folder in [mount / inner, *(mount / above for above in inner.parents)]:
             yield from _rooms_in(folder, *names)
 

@@ -1,194 +1,57 @@
 """The Metropolis-Hastings kernel of ONE chain: no model, no key, no batch. Exactness lives here.
 
-A chain holds a completion y and walks through stages. Stage k ends at length
-E = min((k + 1) block_size, max_new_tokens): the completion is extended to EOS or E, then
-num_mcmc_steps times a cut m is drawn uniformly on 0..|y|-1, the suffix from m is proposed anew to
-EOS or E, and accepted with
+A chain holds a completion y and walks through stages. Stage k ends at the length
+E = min((k + 1) block_size, max_new_tokens). The chain first extends y until EOS or E. Then it makes
+num_mcmc_steps moves. A move draws a cut m uniformly on 0..|y|-1, proposes a new suffix from m until
+EOS or E, which gives y', and accepts y' with probability min(1, A), where
 
-    log A = sum_{t>=m} w_t(y') - sum_{t>=m} w_t(y) + log|y| - log|y'|        (Eq. 20, lengths free)
+    log A = sum_{t>=m} w_t(y') - sum_{t>=m} w_t(y) + log|y| - log|y'|
 
-where w_t = alpha log p_t - log q_t (`weights.py`). The last two terms correct for a cut drawn over
-the current length. The kernel leaves pi^alpha on "ends in EOS or has length E" invariant, for every
-alpha >= 1 and every proposal temperature (with top_k: pi^alpha restricted to strings whose every
-token is among its prefix's top k).
+and w_t = alpha log p_t - log q_t (`weights`). The sums are the ratio of Eq. 20. The last two terms
+are there because a cut is drawn over the current length, and lengths differ. The kernel leaves
+pi^alpha on "ends in EOS or has length E" invariant, for every alpha >= 1 and every temperature of
+the proposal. With top_k it leaves invariant pi^alpha restricted to strings whose every token is
+among its prefix's top k.
 
-`advance` moves a chain by one token; drive it with the logits that follow the chain's working
-tokens (`working_tokens`), by hand or vmapped over slots.
+`advance` moves a chain by one token. It needs the logits that follow the chain's working tokens
+(`working_tokens`); call it by hand, or vmapped over slots as `slots` does. The line that accepts or
+rejects is in `_decide`.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jax import Array
 
 from powerjax.sample import weights
+from powerjax.sample.chain import (
+    Chain,
+    Draws,
+    Info,
+    Kernel,
+    Sequence,
+    Settings,
+    init,
+    settings,
+)
 
-MAX_NEW_TOKENS = 2**16 - 1  # `_scale` draws a cut among as many places
+__all__ = [
+    "MAX_NEW_TOKENS",
+    "Chain",
+    "Draws",
+    "Info",
+    "Kernel",
+    "Sequence",
+    "Settings",
+    "advance",
+    "init",
+    "next_move",
+    "settings",
+    "working_tokens",
+]
 
-Kernel = Literal["exact", "power_inf", "karan2026"]
-
-
-@struct.dataclass
-class Settings:
-    """What a run is asked for. Arrays are scalars, so that a sweep compiles once.
-
-    Attributes:
-      alpha: float [], the exponent.
-      inv_temperature: float [], 1/tau of the proposal.
-      block_size: int32 [], tokens a stage.
-      num_mcmc_steps: int32 [], moves a stage; 0 is plain sampling.
-      max_new_tokens: int32 [].
-      stop_ids: int32 [n], tokens that end a completion.
-      stop_at_eos: bool [], True leaves at the first stage whose state ends in EOS ("eos"); False
-        runs every stage ("horizon").
-      early_rejection: bool [].
-      kernel: "exact"; "power_inf" (accept iff log p rises); "karan2026" (the published code's rule:
-        ratio cut to the proposal's length, length capped at the current one, no correction).
-      top_k: tokens the proposal may draw, None for all.
-    """
-
-    alpha: Array
-    inv_temperature: Array
-    block_size: Array
-    num_mcmc_steps: Array
-    max_new_tokens: Array
-    stop_ids: Array
-    stop_at_eos: Array
-    early_rejection: Array
-    kernel: Kernel = struct.field(pytree_node=False, default="exact")
-    top_k: int | None = struct.field(pytree_node=False, default=None)
-
-    @property
-    def is_monotone(self) -> Array:
-        """True where the partial log-ratio of a proposal can only fall as it grows (bool [])."""
-        if self.kernel == "power_inf":
-            return jnp.asarray(True)
-        if self.kernel == "karan2026":
-            return jnp.asarray(False)
-        return weights.is_monotone(self.alpha, self.inv_temperature)
-
-
-def settings(
-    alpha: float = 4.0,
-    temperature: float | None = None,
-    *,
-    block_size: int,
-    num_mcmc_steps: int,
-    max_new_tokens: int,
-    stop_ids: tuple[int, ...],
-    stop: Literal["eos", "horizon"] = "eos",
-    early_rejection: bool = True,
-    kernel: Kernel = "exact",
-    top_k: int | None = None,
-    dtype=np.float32,
-) -> Settings:
-    """Settings from plain numbers; temperature None means 1/alpha, exactly."""
-    inv_temperature = alpha if temperature is None else 1.0 / temperature
-    if abs(inv_temperature - alpha) < 1e-6 * alpha:  # 0.25 for alpha 4, however it was rounded
-        inv_temperature = alpha
-    return Settings(
-        alpha=np.asarray(alpha, dtype),
-        inv_temperature=np.asarray(inv_temperature, dtype),
-        block_size=np.int32(block_size),
-        num_mcmc_steps=np.int32(num_mcmc_steps),
-        max_new_tokens=np.int32(max_new_tokens),
-        stop_ids=np.asarray(stop_ids, np.int32),
-        stop_at_eos=np.bool_(stop == "eos"),
-        early_rejection=np.bool_(early_rejection),
-        kernel=kernel,
-        top_k=top_k,
-    )
-
-
-class Sequence(NamedTuple):
-    """Tokens with what was booked when each was drawn. Arrays [M], M >= max_new_tokens.
-
-    cum_hi + cum_lo is the sum of the log-weights up to and including a token, left to right and
-    compensated: float32 alone errs by 0.05 over thousands of tokens.
-    """
-
-    tokens: Array  # int32
-    log_p: Array  # base log-probability
-    cum_hi: Array
-    cum_lo: Array
-
-
-class Chain(NamedTuple):
-    """State of one chain: the completion y, and the move under way. Scalars unless marked."""
-
-    state: Sequence  # y, valid below `length`
-    length: Array  # int32 |y|, EOS counted
-    ended: Array  # bool, y ends in a stop token
-    proposal: Sequence  # y', valid on [cut, position)
-    cut: Array  # int32, where the move began
-    position: Array  # int32, index of the token to be drawn next
-    token: Array  # int32, token at position - 1, which the model is fed; -1: the prompt's last
-    sum_hi: Array  # log-weights of y' up to position
-    sum_lo: Array
-    bound: Array  # least upper bound so far on log A of this move
-    log_u: Array  # log of the uniform that log A must reach
-    stage: Array  # int32
-    step: Array  # int32, 0 while extending, then 1..num_mcmc_steps
-    done: Array  # bool
-
-
-class Draws(NamedTuple):
-    """Uniforms that `advance` may need; see `draws.draw`."""
-
-    token: Array  # float [2] in [0, 1)
-    cut: Array  # uint32 [], bits of the next move's cut
-    log_u: Array  # float [], log of the next move's uniform
-
-
-class Info(NamedTuple):
-    """What one `advance` did. Scalars."""
-
-    token: Array  # int32, drawn at `position`
-    log_p: Array
-    weight: Array
-    position: Array  # int32
-    cut: Array  # int32, of the move that the token belongs to
-    stage: Array  # int32, of that move
-    is_proposal: Array  # bool, an MH move (not an extension)
-    finished: Array  # bool, the move ended with this token
-    accepted: Array  # bool, and its tokens are now the state's
-    rejected_early: Array  # bool, before its end
-    failed: Array  # bool, the logits give no law: the chain ends, its state as it was
-    log_accept: Array  # float, log A where the move ran to its end, an upper bound before
-
-
-def init(settings: Settings, max_tokens: int | None = None, dtype=jnp.float32) -> Chain:
-    """A chain with an empty completion, about to extend through stage 0.
-
-    Args:
-      settings: of the run.
-      max_tokens: M, room for tokens (static); settings.max_new_tokens when None.
-      dtype: float dtype of the books, that of the logits.
-    """
-    size = int(settings.max_new_tokens) if max_tokens is None else max_tokens
-    i, f, no = jnp.int32(0), jnp.zeros((), dtype), jnp.asarray(False)
-
-    def empty():
-        return Sequence(jnp.zeros(size, jnp.int32), *(jnp.zeros(size, dtype) for _ in range(3)))
-
-    return Chain(
-        state=empty(),
-        length=i,
-        ended=no,
-        proposal=empty(),
-        cut=i,
-        position=i,
-        token=jnp.int32(-1),
-        sum_hi=f,
-        sum_lo=f,
-        bound=jnp.asarray(jnp.inf, dtype),
-        log_u=f,
-        stage=i,
-        step=i,
-        done=no,
-    )
+MAX_NEW_TOKENS = 2**16 - 1  # `_scale` draws a cut among at most so many places
 
 
 def next_move(chain: Chain, settings: Settings) -> tuple[Array, Array]:
@@ -205,6 +68,15 @@ def working_tokens(chain: Chain) -> np.ndarray:
     )
 
 
+class _Verdict(NamedTuple):
+    """What becomes of a move after a token. bool [] unless marked."""
+
+    at_end: Array  # the move has run to its end
+    log_accept: Array  # float [], log A at the end, an upper bound on it before
+    finished: Array  # the move is over, accepted or rejected
+    accepted: Array
+
+
 def advance(chain: Chain, logits: Array, draws: Draws, settings: Settings) -> tuple[Chain, Info]:
     """Draws one token of the current move, books it, and decides what comes next.
 
@@ -218,83 +90,125 @@ def advance(chain: Chain, logits: Array, draws: Draws, settings: Settings) -> tu
       (chain, info). A chain that is done stays as it is. Logits that hold NaN or +inf, or only
       -inf, end the chain: `info.failed`, and the token is neither booked nor accepted.
     """
+    # --- draw the token and book it ---
     drawn = weights.draw_token(
         logits, draws.token, settings.alpha, settings.inv_temperature, settings.top_k
     )
-    position, extending = chain.position, chain.step == 0
-    length_new = position + 1
     # Whatever is wrong with the logits makes their normaliser, and with it every log_p, NaN.
     failed = ~chain.done & ~jnp.isfinite(drawn.log_p)
     gain = drawn.log_p if settings.kernel == "power_inf" else drawn.weight
-    sum_hi, sum_lo = _add(chain.sum_hi, chain.sum_lo, gain)
-    proposal = _book(chain.proposal, position, drawn.token, drawn.log_p, sum_hi, sum_lo)
-
+    sums = _add(chain.sum_hi, chain.sum_lo, gain)
+    proposal = _book(chain.proposal, chain.position, drawn.token, drawn.log_p, *sums)
     is_stop = jnp.any(drawn.token == settings.stop_ids)
-    stage_end = _stage_end(chain.stage, settings)
-    cap = stage_end
-    if settings.kernel == "karan2026":
-        cap = jnp.where(extending, stage_end, chain.length)
-    at_end = is_stop | (length_new >= cap)
-
-    log_ratio = _log_ratio(chain, position, sum_hi, sum_lo, settings)
-    # In exact arithmetic the partial log-ratios of a monotone kernel fall to log A. Their running
-    # minimum makes it so in floating point, so early rejection decides as the end would.
-    bound = jnp.where(settings.is_monotone, jnp.minimum(chain.bound, log_ratio), log_ratio)
-    passes = bound > 0 if settings.kernel == "power_inf" else bound >= chain.log_u
-    hopeless = ~extending & ~passes & settings.early_rejection & settings.is_monotone
-    finished = (at_end | hopeless) & ~chain.done & ~failed
-    accepted = finished & at_end & (extending | passes)
-
-    state = _merge(chain.state, proposal, accepted, chain.cut, length_new)
-    length = jnp.where(accepted, length_new, chain.length)
-    ended = jnp.where(accepted, is_stop, chain.ended)
-
-    stage_over = finished & (chain.step >= settings.num_mcmc_steps)
-    settled = ended & (settings.stop_at_eos | (settings.num_mcmc_steps == 0))
-    done = chain.done | failed | (stage_over & (settled | (stage_end >= settings.max_new_tokens)))
-    extend_next = stage_over & ~ended
-    stage_next, step_next = next_move(chain, settings)
-
-    # The cut is floor(u |y|) for a 32-bit u; a stage that goes on from an open end starts there.
-    cut = jnp.where(extend_next, length, _scale(draws.cut, length))
-    before = jnp.maximum(cut - 1, 0)
-    pick = lambda fresh, going_on: jnp.where(finished, fresh, going_on)  # noqa: E731
-    first = lambda x, empty: jnp.where(cut > 0, x[before], empty)  # noqa: E731
-    following = Chain(
+    # --- accept or reject ---
+    verdict = _decide(chain, sums, is_stop, failed, settings)
+    accepted = verdict.accepted
+    length = chain.position + 1
+    state = _merge(chain.state, proposal, accepted, chain.cut, length)
+    after = chain._replace(
         state=state,
-        length=length,
-        ended=ended,
+        length=jnp.where(accepted, length, chain.length),
+        ended=jnp.where(accepted, is_stop, chain.ended),
         proposal=proposal,
-        cut=pick(cut, chain.cut),
-        position=pick(cut, length_new),
-        token=pick(first(state.tokens, -1), drawn.token),
-        sum_hi=pick(first(state.cum_hi, 0), sum_hi),
-        sum_lo=pick(first(state.cum_lo, 0), sum_lo),
-        bound=pick(jnp.full_like(bound, jnp.inf), bound),
-        log_u=pick(draws.log_u.astype(bound.dtype), chain.log_u),
-        stage=pick(stage_next, chain.stage),
-        step=pick(jnp.where(extend_next, 0, step_next), chain.step),
-        done=done,
+        position=length,
+        token=drawn.token,
+        sum_hi=sums[0],
+        sum_lo=sums[1],
+        bound=verdict.log_accept,
     )
-    stays = {
-        f: jnp.where(chain.done | done, getattr(chain, f), getattr(following, f))
-        for f in ("cut", "position", "token", "stage", "step")
-    }
+    # --- what comes next: the rest of the move, another move, another stage, or the end ---
+    following = _next(chain, after, verdict, failed, draws, settings)
     info = Info(
         token=drawn.token,
         log_p=drawn.log_p,
         weight=drawn.weight,
-        position=position,
+        position=chain.position,
         cut=chain.cut,
         stage=chain.stage,
-        is_proposal=~extending & ~chain.done,
-        finished=finished,
+        is_proposal=(chain.step > 0) & ~chain.done,
+        finished=verdict.finished,
         accepted=accepted,
-        rejected_early=finished & ~at_end,
+        rejected_early=verdict.finished & ~verdict.at_end,
         failed=failed,
-        log_accept=bound,
+        log_accept=verdict.log_accept,
     )
-    return following._replace(**stays), info
+    return following, info
+
+
+def _decide(
+    chain: Chain, sums: tuple[Array, Array], is_stop: Array, failed: Array, settings: Settings
+) -> _Verdict:
+    """Whether the move is over with the token at `chain.position`, and whether it is accepted.
+
+    Args:
+      chain: before the token was drawn.
+      sums: the compensated sum of the log-weights of y', the token's included.
+      is_stop: bool [], whether the token ends the completion.
+      failed: bool [], whether the logits gave no law.
+      settings: of the run.
+    """
+    position, extending = chain.position, chain.step == 0
+    cap = _stage_end(chain.stage, settings)
+    if settings.kernel == "karan2026":
+        cap = jnp.where(extending, cap, chain.length)
+    at_end = is_stop | (position + 1 >= cap)
+    log_ratio = _log_ratio(chain, position, *sums, settings)
+    # In exact arithmetic the partial log-ratios of a monotone kernel fall to log A. Their running
+    # minimum makes it so in floating point, so early rejection decides as the end would.
+    log_accept = jnp.where(settings.is_monotone, jnp.minimum(chain.bound, log_ratio), log_ratio)
+    # The MH rule: accept where u <= A. power_inf accepts where log p rises.
+    passes = log_accept > 0 if settings.kernel == "power_inf" else log_accept >= chain.log_u
+    hopeless = ~extending & ~passes & settings.early_rejection & settings.is_monotone
+    finished = (at_end | hopeless) & ~chain.done & ~failed
+    return _Verdict(at_end, log_accept, finished, finished & at_end & (extending | passes))
+
+
+def _next(
+    chain: Chain,
+    after: Chain,
+    verdict: _Verdict,
+    failed: Array,
+    draws: Draws,
+    settings: Settings,
+) -> Chain:
+    """The chain before its next token.
+
+    Args:
+      chain: before the token that was drawn.
+      after: with that token booked, as the chain goes on if its move does.
+      verdict: of the move.
+      failed: bool [], whether the logits gave no law.
+      draws: cut and uniform of the next move.
+      settings: of the run.
+    """
+    stage_over = verdict.finished & (chain.step >= settings.num_mcmc_steps)
+    settled = after.ended & (settings.stop_at_eos | (settings.num_mcmc_steps == 0))
+    is_last = _stage_end(chain.stage, settings) >= settings.max_new_tokens
+    done = chain.done | failed | (stage_over & (settled | is_last))
+    extends = stage_over & ~after.ended  # the next move is the extension of the next stage
+    stage, step = next_move(chain, settings)
+    # A cut is floor(u |y|) for a 32-bit u. An extension goes on where y ends.
+    cut = jnp.where(extends, after.length, _scale(draws.cut, after.length))
+    before = jnp.maximum(cut - 1, 0)
+    first = lambda x, empty: jnp.where(cut > 0, x[before], empty)  # noqa: E731
+    pick = lambda fresh, going_on: jnp.where(verdict.finished, fresh, going_on)  # noqa: E731
+    following = after._replace(
+        cut=pick(cut, chain.cut),
+        position=pick(cut, after.position),
+        token=pick(first(after.state.tokens, -1), after.token),
+        sum_hi=pick(first(after.state.cum_hi, 0), after.sum_hi),
+        sum_lo=pick(first(after.state.cum_lo, 0), after.sum_lo),
+        bound=pick(jnp.full_like(after.bound, jnp.inf), after.bound),
+        log_u=pick(draws.log_u.astype(after.bound.dtype), chain.log_u),
+        stage=pick(stage, chain.stage),
+        step=pick(jnp.where(extends, 0, step), chain.step),
+        done=done,
+    )
+    stays = {
+        name: jnp.where(chain.done | done, getattr(chain, name), getattr(following, name))
+        for name in ("cut", "position", "token", "stage", "step")
+    }
+    return following._replace(**stays)
 
 
 def _stage_end(stage: Array, settings: Settings) -> Array:
@@ -303,7 +217,10 @@ def _stage_end(stage: Array, settings: Settings) -> Array:
 
 
 def _log_ratio(chain: Chain, position: Array, sum_hi: Array, sum_lo: Array, settings: Settings):
-    """log A of the proposal as if it ended at `position`; sums below the cut cancel exactly."""
+    """log A of the proposal as if it ended at `position`: Eq. 20 and the terms of the lengths.
+
+    The sums of y' and of y are over all tokens: those below the cut are the same and cancel.
+    """
     against = position if settings.kernel == "karan2026" else chain.length - 1
     against = jnp.clip(against, 0, chain.state.cum_hi.shape[0] - 1)
     difference = (sum_hi - chain.state.cum_hi[against]) + (sum_lo - chain.state.cum_lo[against])
@@ -322,6 +239,7 @@ def _add(hi: Array, lo: Array, x: Array) -> tuple[Array, Array]:
 
 
 def _book(sequence: Sequence, at: Array, *values: Array) -> Sequence:
+    """The sequence with the values of one token at the index `at`."""
     return Sequence(
         *(
             row.at[at].set(value.astype(row.dtype), mode="drop")

@@ -1,13 +1,14 @@
-"""Where an engine's arrays lie, and one engine's model for each row of a mesh.
+"""Where an engine's arrays lie, and the model of each row of a mesh.
 
-A mesh of data D x model M is D engines of M devices each. Chains share nothing, so neither do the
-engines: no program runs over "data", and none of them waits for another's chains.
+A mesh of data D x model M is D engines of M devices each. Chains share nothing, so engines share
+nothing either: no program runs over the "data" axis, and no engine waits for another's chains.
 """
 
 import dataclasses
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, Sharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
@@ -17,14 +18,17 @@ from powerjax.models.language_model import LM
 
 
 class Home(NamedTuple):
-    """Where an engine's arrays lie; None: on JAX's default device, like its weights."""
+    """The shardings of an engine's arrays. None means JAX's default device, as for its weights."""
 
-    cache: Sharding | None = None  # each array of a K/V cache
-    rest: Sharding | None = None  # everything else, whole on each device
+    cache: Sharding | None = None  # of each array of a K/V cache
+    rest: Sharding | None = None  # of everything else, which each device holds whole
 
 
 def home(lm: LM) -> Home:
-    """By where the weights are."""
+    """The Home of an engine for this model: its arrays lie where the weights lie.
+
+    Raises ValueError where the weights lie on several devices and the model has no mesh.
+    """
     leaf = jax.tree.leaves(lm.params)[0]
     if not leaf.committed:
         return Home()
@@ -37,27 +41,33 @@ def home(lm: LM) -> Home:
 
 
 def module(lm: LM, long_context: bool) -> CausalLM:
-    """The model as an engine runs it: it knows its mesh where it is split over several devices."""
+    """The Flax module that an engine applies; it knows its mesh where it is split over devices.
+
+    long_context: whether longrope's long factors are used.
+    """
     model = lm.model(long_context)
     return model if lm.mesh is None or lm.mesh.size == 1 else model.clone(mesh=lm.mesh)
 
 
 def devices(lm: LM) -> tuple[jax.Device, ...]:
-    """Those that hold the weights."""
+    """The devices that hold the model's weights, ordered by their ids."""
     leaf = jax.tree.leaves(lm.params)[0]
     return tuple(sorted(leaf.sharding.device_set, key=lambda device: device.id))
 
 
 def num_rows(lm: LM) -> int:
-    """Rows of the mesh: engines, if the model is not small and on a CPU."""
+    """The length of the mesh's "data" axis; 1 without a mesh.
+
+    It is the number of engines, but for a small model on a CPU (`workers.count_workers`).
+    """
     return 1 if lm.mesh is None else lm.mesh.shape["data"]
 
 
 def rows(lm: LM) -> list[LM]:
-    """The model of each row of its mesh, on the devices of that row alone; [lm] without a mesh.
+    """The model once for each row of its mesh, on that row's devices alone; [lm] without a mesh.
 
-    Weights that are replicated over "data" are not copied; those that are split over it (fsdp) are
-    gathered in every row.
+    Weights that are replicated over "data" are not copied. Weights that are split over it (fsdp)
+    are gathered in every row.
 
     Raises ValueError if the mesh has devices of other processes.
     """
@@ -69,16 +79,18 @@ def rows(lm: LM) -> list[LM]:
             f"a mesh of {lm.mesh.size} devices has some of other processes: each process samples"
             " on a mesh of its own, powerjax.parallel.mesh.make_mesh(devices=jax.local_devices())"
         )
-    return [_row(lm, i) for i in range(lm.mesh.shape["data"])]
+    return [_row(lm, lm.mesh, i) for i in range(lm.mesh.shape["data"])]
 
 
-def _row(lm: LM, row: int) -> LM:
-    grid = lm.mesh.devices[row : row + 1]
-    mesh = Mesh(grid, lm.mesh.axis_names, axis_types=lm.mesh.axis_types) if grid.size > 1 else None
+def _row(lm: LM, whole: Mesh, row: int) -> LM:
+    """The model on the devices of one row of the mesh `whole`."""
+    grid: np.ndarray = whole.devices[row : row + 1]
+    mesh = Mesh(grid, whole.axis_names, axis_types=whole.axis_types) if grid.size > 1 else None
 
     def take(x: jax.Array) -> jax.Array:
+        """The row's part of an array, without a copy where its devices hold all of it."""
         spec = getattr(x.sharding, "spec", P())
-        if getattr(x.sharding, "mesh", None) != lm.mesh or "data" in jax.tree.leaves(tuple(spec)):
+        if getattr(x.sharding, "mesh", None) != whole or "data" in jax.tree.leaves(tuple(spec)):
             spec = P(*("model" if name == "model" else None for name in spec))
             place = SingleDeviceSharding(grid.item()) if mesh is None else NamedSharding(mesh, spec)
             return jax.device_put(x, place)

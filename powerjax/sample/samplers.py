@@ -38,35 +38,36 @@ def power(
 ) -> Completions:
     """Draws completions from pi(y|x)^alpha (Eq. 4) by Metropolis-Hastings (Algorithm 2).
 
-    What the chain converges to. With stop="horizon" every stage runs and the limit in
-    num_mcmc_steps is pi^alpha on completions of at most max_new_tokens, exactly. stop="eos", the
-    published schedule and the default, ends a chain at the first stage whose state ends in EOS: it
-    is cheap, and not pi^alpha even with infinitely many steps (short answers count too often). With
-    block_size >= max_new_tokens there is one stage and the two coincide. With top_k the target is
-    pi^alpha restricted to strings whose every token is among its prefix's top k, renormalised; at
-    alpha = 1 that is not what standard(top_k=...) draws.
+    What the chain converges to. A chain extends its completion stage by stage, by block_size tokens
+    each, and makes num_mcmc_steps MH moves in each stage. With stop="horizon" every stage runs, and
+    as num_mcmc_steps grows the law tends to pi^alpha on completions of at most max_new_tokens,
+    exactly. stop="eos", the published schedule and the default, ends a chain at the first stage
+    whose state ends in EOS. That is cheap, but it is not pi^alpha even with infinitely many steps:
+    short answers count too often. With block_size >= max_new_tokens there is one stage, and the two
+    coincide. With top_k the target is pi^alpha restricted to strings whose every token is among its
+    prefix's top k, renormalised; at alpha = 1 that is not what standard(top_k=...) draws.
 
     A chain's draws are its own, so its completion does not depend on its slot, its neighbours, the
-    order of prompts or a restart; with other compiled shapes (num_slots, a longer cache), rounding
-    differs, and a draw that lies on an edge may fall to the other side. An LM on a mesh has its
-    weights split; the chains are not.
+    order of prompts or a restart. With other compiled shapes (num_slots, a longer cache) rounding
+    differs, and a draw that lies on an edge may fall to the other side. Where the LM is on a mesh,
+    its weights are split over the "model" axis; a chain is never split.
 
     Args:
       lm: the model.
       prompts: each a string, a list of token ids, or a list of chat messages ({"role": ...,
         "content": ...}), which go through the tokenizer's chat template.
       alpha: exponent, >= 1.
-      temperature: of the proposal; None: 1/alpha. It changes how fast the chain mixes, not its
+      temperature: of the proposal; None: 1/alpha. It changes how fast the chain mixes, but not its
         target.
-      block_size: tokens a stage. The last stage is shorter where it does not divide.
-      num_mcmc_steps: MH moves a stage.
-      max_new_tokens: longest completion, EOS counted.
+      block_size: tokens per stage. The last stage is shorter where it does not divide.
+      num_mcmc_steps: MH moves per stage.
+      max_new_tokens: tokens of the longest completion, EOS counted.
       num_samples: independent chains for each prompt.
       seed: of the run. A chain's draws depend on (seed, its id, its sample index) and nothing else.
         From -2**63 to 2**64 - 1, each seed with draws of its own.
       ids: stable, distinct names of the problems, which name the chains; None: 0, 1, ...
-      top_k: tokens the proposal may draw (ties with the k-th kept); None: all.
-      num_slots: chains that advance at a time; None: by free device memory.
+      top_k: how many tokens the proposal may draw (ties with the k-th may all be drawn); None: all.
+      num_slots: chains that advance at a time; None: as many as free device memory holds.
       stop: "eos" or "horizon", see above.
       kernel: "exact", or "karan2026": the published code's rule (ratio cut to the proposal's
         length, length capped at the current one, no correction for lengths), which is not exact.
@@ -139,13 +140,15 @@ def best_of_n(
     sampler: Callable[..., Completions] = standard,
     **options: Any,
 ) -> Completions:
-    """Draws n completions a prompt by `sampler` and marks the one of largest self-reward `chosen`.
+    """Draws n completions per prompt by `sampler`, and marks that of largest self-reward `chosen`.
 
-    All n are kept. Options are the sampler's, but num_samples, which is n.
+    All n are returned. Options are the sampler's, without num_samples, which is n.
+
+    Raises ValueError for a bad n or for num_samples, and whatever the sampler raises.
     """
     n = inputs.whole("n", n, 1)
     if "num_samples" in options:
-        raise ValueError("best_of_n draws n completions a prompt: give n, not num_samples")
+        raise ValueError("best_of_n draws n completions per prompt: give n, not num_samples")
     out = sampler(lm, prompts, num_samples=n, **options)
     best: dict[int, Completion] = {}
     for item in out:

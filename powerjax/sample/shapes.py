@@ -1,6 +1,7 @@
-"""Sizes of a run: slots, cache slots, batches of prompts. Few, so that few shapes are compiled.
+"""The sizes of a run: slots, cache slots, batches of prompts.
 
-A slot is a row of the batch that the engine advances: one chain at a time.
+They are rounded up, so that few shapes are compiled. A slot is a row of the batch that the engine
+advances, and serves one chain at a time; a cache slot holds the K/V of one position.
 """
 
 import numpy as np
@@ -9,14 +10,14 @@ from jax.sharding import Mesh
 from powerjax.models import buckets
 from powerjax.models.cache import bytes_per_token
 
-LOGIT_ROWS = 6  # float32 [V] that a slot's draw has alive at once
-STEP = 8  # slots are counted in eights: rows of a device's tile
+LOGIT_ROWS = 6  # float32 arrays [V] that the draw of one slot has alive at once
+STEP = 8  # slots are counted in eights, which are the rows of a device's tile
 PREFILL_ROWS = 8  # prompts in one prefill
-_PREFILL_TOKENS = 8192  # in one prefill
-_MAX_SLOTS = {"cpu": 64, "gpu": 256, "tpu": 256}  # more slots do not pay
-_MEMORY_SHARE = 0.8  # of free device memory, for caches and logits
-_MIN_WINDOW = 256  # cache slots to begin with; doubled when a chain needs more
-_CHUNK_S = 0.5  # aim for one call of the slots: how often progress shows and Ctrl-C is heard
+_PREFILL_TOKENS = 8192  # tokens in one prefill, padding counted
+_MAX_SLOTS = {"cpu": 64, "gpu": 256, "tpu": 256}  # per engine; more do not pay
+_MEMORY_SHARE = 0.8  # the share of free device memory that slots may take
+_MIN_WINDOW = 256  # cache slots to begin with; they double when a chain needs more
+_CHUNK_S = 0.5  # what a call of the slots aims to take: progress and Ctrl-C wait so long
 
 
 def bytes_per_slot(
@@ -27,12 +28,20 @@ def bytes_per_slot(
     platform: str,
     mesh: Mesh | None = None,
 ) -> int:
-    """What a slot takes of a device's memory.
+    """Bytes that a slot takes of a device's memory.
 
-    Two caches of its whole length, a few rows of logits, and its share of the queue of prefilled
-    prompts.
+    A slot has two caches of its whole length, a few rows of logits, and its share of the queue of
+    prefilled prompts (`feed.Feed`).
+
+    Args:
+      config: of the model.
+      dtype: of the caches.
+      longest_prompt: tokens.
+      max_new_tokens: tokens.
+      platform: "cpu", "gpu" or "tpu"; caches are wider on a TPU.
+      mesh: over whose "model" axis the caches are split.
     """
-    tokens = 2 * (longest_prompt + max_new_tokens) + 2 * prompt_bucket(longest_prompt)  # as Feed's
+    tokens = 2 * (longest_prompt + max_new_tokens) + 2 * prompt_bucket(longest_prompt)
     per_token = bytes_per_token(config, dtype, platform, mesh)
     return tokens * per_token + LOGIT_ROWS * 4 * config.vocab_size
 
@@ -43,22 +52,28 @@ def prompt_bucket(length: int) -> int:
 
 
 def prefill_shape(longest_prompt: int) -> tuple[int, int]:
-    """(rows, tokens) of a batch of prompts, by the longest; fewer slots get fewer rows."""
+    """(rows, tokens) of a batch of prompts whose longest has so many tokens.
+
+    The batch has fewer rows where a run has fewer slots.
+    """
     width = prompt_bucket(longest_prompt)
     return max(1, min(PREFILL_ROWS, _PREFILL_TOKENS // width)), width
 
 
 def count_fitting(free_bytes: int, per_slot: int, platform: str) -> int:
-    """Slots of one engine that fit: a multiple of 8 from 8 up, at most what pays, at least one."""
+    """How many slots of one engine fit into so many bytes: at least one, at most what pays.
+
+    From 8 up it is a multiple of 8.
+    """
     room = max(1, int(_MEMORY_SHARE * free_bytes) // per_slot)
     room = min(room, _MAX_SLOTS.get(platform, 256))
     return room if room < STEP else room // STEP * STEP
 
 
 def slots_for(num_chains: int) -> int:
-    """Slots of one engine for so many chains: the next multiple of 8; 1, 2 or 4 for few chains.
+    """How many slots one engine needs for so many chains: 1, 2, 4 or a multiple of 8.
 
-    Rounded up, because each number of slots is a compilation of its own.
+    It is rounded up, because each number of slots is compiled anew.
     """
     if num_chains <= STEP:
         return buckets.power_of_two(num_chains)

@@ -1,14 +1,16 @@
 """The jitted loop: S slots, each one chain, all advanced by one token per model step.
 
-A slot that finishes its chain writes it to the results and takes the next prompt from an on-device
-queue of prefilled prompts, inside the loop. One working K/V cache serves all: a proposal overwrites
-its slots in place, what it overwrites goes to an undo cache, and a rejected move copies its own
-length back. (Two full caches cost a copy per accepted move as well; two buffers with a selector
-cost a second read of everything in every step.)
+A slot is a row of the batch. A slot that finishes its chain writes it to the results and takes the
+next chain from an on-device queue of prefilled prompts, inside the loop.
 
-Over the "model" axis of a mesh the caches are split by kv heads and everything else is whole on
-each device, so that all of them take the same decisions and speak only in the model's products:
-twice a layer, for the embedding and for the logits.
+All slots share one working K/V cache. A proposal overwrites its part of it in place; what it
+overwrites goes to an undo cache, and a rejected move copies back as much as it overwrote. (Two full
+caches would cost a copy for each accepted move as well; two buffers with a selector would cost a
+second read of everything in each step.)
+
+Over the "model" axis of a mesh the caches are split by kv heads, and each device holds everything
+else whole. All devices then take the same decisions, and they exchange data only in the model's own
+products: twice per layer, for the embedding, and for the logits.
 """
 
 import functools
@@ -32,32 +34,33 @@ from powerjax.models.decoder import CausalLM
 from powerjax.sample import draws, mh
 from powerjax.sample.placement import Home
 
-_RESTORE_WIDTH = 32  # slots copied back at a time
+_RESTORE_WIDTH = 32  # cache slots copied back at a time
+_NO_CACHE = KVCache((), ())
 
 
 class Slots(NamedTuple):
-    """State of all slots. [S] arrays: S counts chains here, not cache slots."""
+    """The state of all slots. Arrays are [S] unless marked: S is the number of slots here."""
 
-    chain: mh.Chain  # every leaf with a leading [S]
-    key: Array  # uint32 [S, 2], the chain's
+    chain: mh.Chain  # every leaf has a leading axis [S]
+    key: Array  # uint32 [S, 2], the key of the chain's randomness
     prompt_length: Array  # int32
-    prompt_last: Array  # int32, the prompt's last token, fed to draw a completion's first
-    request: Array  # int32, which request the slot serves
-    busy: Array  # bool
-    forward_tokens: Array  # int32, model steps this chain has used
-    moves: Array  # int32, MH moves finished
-    accepted: Array  # int32
-    rejected_early: Array  # int32
-    failed: Array  # bool, the chain met logits that are not finite
-    cache: KVCache  # [S,K,W,H] a layer
-    undo: KVCache
+    prompt_last: Array  # int32, the prompt's last token, which is fed to draw the first new one
+    request: Array  # int32, the number of the request that the slot serves; -1: none
+    busy: Array  # bool, whether the slot serves a chain
+    forward_tokens: Array  # int32, model steps that this chain has used
+    moves: Array  # int32, MH moves that this chain has finished
+    accepted: Array  # int32, how many of them were accepted
+    rejected_early: Array  # int32, how many were rejected before their end
+    failed: Array  # bool, whether the chain met logits that are not finite
+    cache: KVCache  # [S,K,W,H] per layer, W cache slots
+    undo: KVCache  # what the move under way has overwritten in `cache`
 
 
 class Queue(NamedTuple):
-    """Chains that wait with their prompts prefilled. [R] arrays, valid below `size`."""
+    """Chains that wait, prompts prefilled. Arrays are [R] unless marked, valid below `size`."""
 
-    prefix: KVCache  # [Q,K,P,H] a layer: prompts
-    prefix_row: Array  # int32, row of `prefix`
+    prefix: KVCache  # [Q,K,P,H] per layer: Q prompts of at most P tokens
+    prefix_row: Array  # int32, the row of `prefix` that holds the chain's prompt
     prompt_length: Array  # int32
     prompt_last: Array  # int32
     key: Array  # uint32 [R, 2]
@@ -66,39 +69,49 @@ class Queue(NamedTuple):
 
 
 class Results(NamedTuple):
-    """Finished chains, valid below `count`. Made anew by each call: never in a donated buffer."""
+    """Chains that ended in a call, valid below `count`. Each call makes new arrays for them."""
 
     tokens: Array  # int32 [O, M]
     log_p: Array  # [O, M]
     length: Array  # int32 [O]
-    ended: Array  # bool [O]
+    ended: Array  # bool [O], whether the completion ends in a stop token
     request: Array  # int32 [O]
     forward_tokens: Array  # int32 [O]
     moves: Array  # int32 [O]
     accepted: Array  # int32 [O]
     rejected_early: Array  # int32 [O]
-    failed: Array  # bool [O], the chain ended without its completion
+    failed: Array  # bool [O], whether the chain ended without a completion
     count: Array  # int32 []
 
 
 class Tally(NamedTuple):
-    """What one call did, over all slots. int32."""
+    """What one call did, counted over all slots. int32 [] unless marked."""
 
     steps: Array  # model steps
-    busy: Array  # slot-steps that moved a chain
-    waiting_slots: Array  # slot-steps while prompts waited
-    waiting_busy: Array  # of these, the ones that moved a chain
+    busy: Array  # slot-steps that moved a chain by a token
+    waiting_slots: Array  # slot-steps that happened while prompts waited
+    waiting_busy: Array  # how many of these moved a chain
     proposed: Array  # tokens drawn in MH moves
-    accepted: Array  # of these, the ones whose move was accepted
-    rejected_early: Array  # moves
-    stage_moves: Array  # [M] MH moves finished, by stage
-    stage_accepted: Array  # [M]
+    accepted: Array  # how many of these belong to accepted moves
+    rejected_early: Array  # moves rejected before their end
+    stage_moves: Array  # [M], MH moves finished, by stage
+    stage_accepted: Array  # [M], how many of these were accepted
 
 
 def init(
     config, num_slots: int, length: int, max_tokens: int, settings, dtype, home: Home | None = None
 ) -> Slots:
-    """Empty slots with `length` cache slots each and room for `max_tokens` new tokens."""
+    """Idle slots.
+
+    Args:
+      config: of the model.
+      num_slots: S.
+      length: W, cache slots of each slot.
+      max_tokens: M, room for new tokens.
+      settings: of the run.
+      dtype: of the caches.
+      home: where the arrays lie; None: on JAX's default device.
+    """
     home = home or Home()
     one = mh.init(settings, max_tokens)
     # Done chains stay as they are, so an idle slot is one that is done.
@@ -118,8 +131,8 @@ def init(
         accepted=zero(),
         rejected_early=zero(),
         failed=jnp.zeros(num_slots, bool),
-        cache=(),
-        undo=(),
+        cache=_NO_CACHE,
+        undo=_NO_CACHE,
     )
     if home.rest is not None:
         slots = jax.device_put(slots, home.rest)
@@ -138,8 +151,8 @@ def run(
 ) -> tuple[Slots, Results, Tally, Array]:
     """Advances the slots until there is something for the host to do.
 
-    That is: max_steps are over; no chain is left; a slot idles, the queue is empty and more_waiting
-    says that the host has more; or a slot needs a longer cache.
+    That is the case when max_steps are over, when no chain is left, when a slot needs a longer
+    cache, and when a slot idles with the queue empty and more_waiting True.
 
     Args:
       model: the module (static); one compilation per shape of slots and queue.
@@ -147,8 +160,8 @@ def run(
       slots: donated.
       queue: waiting chains, taken from the front.
       settings: of the run.
-      max_steps: int32 [], at most so many model steps.
-      more_waiting: bool [], the host has prompts that are not in the queue.
+      max_steps: int32 [], the most model steps that this call may take.
+      more_waiting: bool [], whether the host has prompts that are not in the queue.
 
     Returns:
       (slots, results, tally, entries taken from the queue).
@@ -158,7 +171,7 @@ def run(
     results = _empty_results(num_slots + queue.request.shape[0], max_tokens, slots)
     zero = jnp.int32(0)
     stages = jnp.zeros(max_tokens, jnp.int32)
-    tally = Tally(*([zero] * 7), stage_moves=stages, stage_accepted=stages)
+    tally = Tally(*[zero] * 7, *[stages] * 2)
 
     def goes_on(carry):
         slots, _, tally, head = carry
@@ -180,25 +193,25 @@ def run(
 
 
 def _at_home(slots: Slots, model: CausalLM) -> Slots:
-    """Over several devices: laid out as `init` does it."""
+    """The slots laid out over the devices as `init` lays them out."""
     if model.mesh is None:
         return slots
     caches = lax.with_sharding_constraint(
         (slots.cache, slots.undo), cache_sharding(model.config, model.mesh)
     )
-    slots = _whole(slots._replace(cache=(), undo=()), model)
+    slots = _whole(slots._replace(cache=_NO_CACHE, undo=_NO_CACHE), model)
     return slots._replace(cache=caches[0], undo=caches[1])
 
 
 def _whole(tree, model: CausalLM):
-    """Over several devices: every array whole on each."""
+    """The arrays of a tree, each whole on every device of the model's mesh."""
     if model.mesh is None:
         return tree
     return lax.with_sharding_constraint(tree, NamedSharding(model.mesh, P()))
 
 
 def write_position(slots: Slots) -> Array:
-    """Where the K/V of the token to be fed are written: int32 [S]."""
+    """The cache slot in which the K/V of the next fed token are written: int32 [S]."""
     return slots.prompt_length + slots.chain.position - 1
 
 
@@ -232,10 +245,10 @@ def _step(model, variables, slots: Slots, settings: mh.Settings) -> tuple[Slots,
 
 
 def _restore(slots: Slots, info: mh.Info) -> Slots:
-    """Gives rejected slots their old K/V back: what this move wrote, and no more.
+    """Gives slots whose move was rejected their old K/V back, as far as it overwrote them.
 
-    And failed ones, so that no NaN outlives its chain: attention multiplies values that a query
-    does not see by zero, which NaN survives.
+    Slots of failed chains get theirs back too, so that no NaN outlives its chain: attention
+    multiplies the values that a query does not see by zero, and zero times NaN is NaN.
     """
     width = min(_RESTORE_WIDTH, slots.cache.k[0].shape[2])
     rejected = slots.busy & ((info.finished & ~info.accepted) | info.failed)
@@ -254,7 +267,7 @@ def _restore(slots: Slots, info: mh.Info) -> Slots:
 
 
 def _serve(slots: Slots, results: Results, tally: Tally, queue: Queue, head: Array, settings):
-    """Writes finished chains to the results and gives idle slots the next of the queue."""
+    """Writes chains that are done to the results, and gives idle slots the queue's next chains."""
 
     def needs(slots, head):
         return (slots.busy & slots.chain.done) | (~slots.busy & (head < queue.size))
@@ -274,7 +287,7 @@ def _serve(slots: Slots, results: Results, tally: Tally, queue: Queue, head: Arr
 
 
 def _collect(results: Results, slots: Slots, row: Array) -> Results:
-    """Appends the chain of a slot to the results, where it is a finished one."""
+    """Appends a slot's chain to the results if the slot is busy, and so its chain done."""
     finished = slots.busy[row]
     chain = slots.chain
     values = dict(

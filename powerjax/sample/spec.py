@@ -1,9 +1,13 @@
 """Samplers as values: which sampler, with which settings.
 
 Each class is one sampler. It checks its settings when it is made, and knows what follows from them:
-the settings of the Metropolis-Hastings kernel, the fields that its records state, a sentence on the
-law of its completions, and what they cost. To add a sampler of this kind, add a class here and to
-`SAMPLERS`, and its face to `samplers.py`.
+the settings of the Metropolis-Hastings kernel, the fields that its records state, a phrase on the
+law of its completions, and what they cost. The rest of the project asks here: launchers for their
+flags, records for their fields, plans for tokens, tables for names.
+
+To add a sampler that the kernel can draw from, add a class here and to `SAMPLERS`, and a function
+to `samplers`. A sampler with another loop than the kernel's (one that resamples across chains, say)
+also needs a file of its own beside `mh` and an engine that calls it.
 
     Power(alpha=4.0, num_mcmc_steps=30).forward_tokens(600)   # tokens per chain of 600 tokens
     of("power", {"alpha": 4.0, "num_samples": 8})             # from the keywords of sample.power
@@ -30,7 +34,8 @@ class Sampler:
       top_k: only the k likeliest tokens can be drawn (ties with the k-th too); None: all tokens.
     """
 
-    name: ClassVar[str]  # as in records, and of the function in `powerjax.sample`
+    name: ClassVar[str]  # in records, and of the function in `powerjax.sample`
+    title: ClassVar[str]  # in tables
 
     max_new_tokens: int = 3072
     top_k: int | None = None
@@ -68,6 +73,7 @@ class Standard(Sampler):
     """Plain sampling from the model: temperature 1, no MH moves."""
 
     name: ClassVar[str] = "standard"
+    title: ClassVar[str] = "Standard"
 
     @property
     def _temperature(self) -> float:
@@ -109,6 +115,7 @@ class Temperature(Standard):
     """Token-level temperature sampling: Eq. 5, with alpha = 1 / temperature."""
 
     name: ClassVar[str] = "temperature"
+    title: ClassVar[str] = "Temperature"
 
     temperature: float = 0.25
 
@@ -205,6 +212,7 @@ class Power(_WithMoves):
     """
 
     name: ClassVar[str] = "power"
+    title: ClassVar[str] = "Power"
 
     alpha: float = 4.0
     temperature: float | None = None
@@ -250,6 +258,7 @@ class PowerInf(_WithMoves):
     """
 
     name: ClassVar[str] = "power_inf"
+    title: ClassVar[str] = "Power(inf)"
 
     temperature: float = 0.25
 
@@ -258,10 +267,10 @@ class PowerInf(_WithMoves):
         super().__post_init__()
 
     def kernel_settings(self, stop_ids: tuple[int, ...]) -> mh.Settings:
-        return self._kernel_settings(1 / self.temperature, self.temperature, self.name, stop_ids)
+        return self._kernel_settings(1 / self.temperature, self.temperature, "power_inf", stop_ids)
 
     def record_fields(self) -> dict[str, Any]:
-        return self._record_fields("inf", self.temperature, self.name)  # JSON has no infinity
+        return self._record_fields("inf", self.temperature, "power_inf")  # JSON has no infinity
 
     def describe_law(self) -> str:
         return f"none, an ascent of the likelihood ({self.num_mcmc_steps} moves per stage)"

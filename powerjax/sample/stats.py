@@ -1,4 +1,4 @@
-"""What an engine is asked for, what it hands back, and what it counts on the way."""
+"""What an engine takes (Request), hands back (Finished, Failed), and counts (Stats)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from powerjax.sample.slots import Tally
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One chain to run: tokens of its prompt, and the key of its randomness (uint32 [2])."""
+    """One chain to run: whose it is, and the key of its randomness (uint32 [2])."""
 
     prompt_index: int
     sample_index: int
@@ -19,7 +19,16 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """One chain's end. tokens int32 [length], EOS included if `ended`; log_p float32 [length]."""
+    """A chain that ended with its completion.
+
+    Attributes:
+      request: the chain.
+      tokens: int32 [length], EOS included if `ended`.
+      log_p: float32 [length], their base log-probabilities.
+      ended: whether the completion ends in a stop token.
+      num_forward_tokens: model steps that the chain took.
+      num_moves, num_accepted, num_rejected_early: MH moves that it finished, and how.
+    """
 
     request: Request
     tokens: np.ndarray
@@ -40,29 +49,27 @@ class Failed:
 
 @dataclasses.dataclass
 class Stats:
-    """What a run did. Counts are of tokens unless named otherwise."""
+    """What a run did. A slot-step is one model step of one slot."""
 
     num_slots: int = 0
-    slots_an_engine: int = 0  # of these; a model step moves so many
+    slots_an_engine: int = 0  # slots of one engine, all of which a model step advances
     model_steps: int = 0
-    num_forward_tokens: int = 0  # tokens fed to the model by decoding: busy slot-steps
+    num_forward_tokens: int = 0  # tokens fed to the model by decoding, which are busy slot-steps
     prefill_tokens: int = 0  # prompt tokens, padding left out
-    tokens_proposed: int = 0  # drawn in MH moves
-    tokens_accepted: int = 0
-    moves: int = 0
+    tokens_proposed: int = 0  # tokens drawn in MH moves
+    tokens_accepted: int = 0  # how many of them belong to accepted moves
+    moves: int = 0  # MH moves finished
     moves_accepted: int = 0
     moves_rejected_early: int = 0
-    num_failed: int = 0  # chains whose logits were not finite; they have no completion
+    num_failed: int = 0  # chains without a completion, because their logits were not finite
     stage_moves: list[int] = dataclasses.field(default_factory=list)
     stage_accepted: list[int] = dataclasses.field(default_factory=list)
-    slot_steps_waiting: int = 0  # slot-steps while prompts waited, and the busy ones of them
-    slot_steps_waiting_busy: int = 0
+    slot_steps_waiting: int = 0  # slot-steps that happened while prompts waited
+    slot_steps_waiting_busy: int = 0  # how many of them moved a chain
     wall_s: float = 0.0
-    first_completion_s: float | None = None
-    # Wall time in which no call of the slots was under way: host_s, and prefill_s for prefilling,
-    # which a CPU computes and an accelerator is only given before its next call.
-    host_s: float = 0.0
-    prefill_s: float = 0.0
+    first_completion_s: float | None = None  # wall time until the first chain was handed out
+    host_s: float = 0.0  # wall time between two calls of the slots, prefilling left out
+    prefill_s: float = 0.0  # wall time of prefilling; an accelerator prefills in its next call
 
     def add_call(self, tally: Tally) -> None:
         """Adds what one call of the slots did."""
@@ -83,8 +90,8 @@ class Stats:
     def slot_occupancy(self) -> float | None:
         """Busy slot-steps over all slot-steps while prompts waited; None if none ever waited.
 
-        Near 1 by design: the loop goes back to the host rather than step with an idle slot. What
-        that costs is in host_s and prefill_s.
+        It is near 1 by design: the loop returns to the host before it makes a step with an idle
+        slot. What these returns cost is in host_s and prefill_s.
         """
         if not self.slot_steps_waiting:
             return None

@@ -1,8 +1,8 @@
-"""Token log-weights and the proposal draw: what one vector of logits says about one next token.
+"""The log-weight of a token, and the draw from the proposal. (The model's weights are `LM.params`.)
 
-The proposal is q(v) ∝ p(v)^(1/tau) on the top_k tokens of p (all of them when top_k is None), and
-the log-weight of a drawn token is w = alpha log p(v) - log q(v): the token's share of the log
-importance weight of pi^alpha against the proposal (the ratio of Eq. 20 is a sum of these).
+The proposal is q(v) ∝ p(v)^(1/tau) on the top_k tokens of p, or on all where top_k is None. The
+log-weight of a drawn token is w = alpha log p(v) - log q(v). It is the token's share of the log
+importance weight of pi^alpha against the proposal: the ratio of Eq. 20 is a sum of log-weights.
 """
 
 import math
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-# Below this vocabulary size one float32 uniform resolves every token; above it, two levels.
+# Up to this vocabulary size one float32 uniform resolves every token; above it two are drawn.
 _ONE_LEVEL_VOCAB = 64
 
 
@@ -25,7 +25,7 @@ class TokenDraw(NamedTuple):
 
 
 def is_monotone(alpha: Array, inv_temperature: Array) -> Array:
-    """True where every log-weight is <= 0, so that partial sums of them can only fall (bool [])."""
+    """Whether every log-weight is <= 0, so that partial sums of them can only fall (bool [])."""
     return (inv_temperature >= 1) & (inv_temperature <= alpha)
 
 
@@ -41,10 +41,10 @@ def draw_token(
     Args:
       logits: float [V], unnormalised; -inf marks a token that cannot be drawn. Below float32 they
         are widened to it.
-      uniforms: float [2] in [0, 1), for the block and for the token in the block.
+      uniforms: float [2] in [0, 1): one draws a block of tokens, one a token of the block.
       alpha: [] exponent of the target.
       inv_temperature: [] 1/tau of the proposal.
-      top_k: tokens the proposal may draw; ties with the k-th are all kept.
+      top_k: how many tokens the proposal may draw; ties with the k-th may all be drawn.
 
     Returns:
       TokenDraw in the dtype of the logits. `weight` is clamped at 0 where the mathematics says
@@ -67,10 +67,10 @@ def draw_token(
 
 
 def _kth_largest(x: Array, k: int) -> Array:
-    """The k-th largest of x[V], ties counted one by one (the dtype of x, []).
+    """The k-th largest number of x[V], equal numbers counted one by one. Returns [], x's dtype.
 
-    The barrier holds the indices, which nothing uses. XLA would drop them, would then no longer
-    recognise a top-k, and would sort all of x instead: on a CPU that takes 100 times as long.
+    Nothing uses the indices, so XLA would drop them without the barrier. It would then no longer
+    recognise a top-k and would sort all of x, which takes 100 times as long on a CPU.
     """
     values, _ = jax.lax.optimization_barrier(jax.lax.top_k(x, k))
     return values[-1]
@@ -79,8 +79,8 @@ def _kth_largest(x: Array, k: int) -> Array:
 def inverse_cdf(mass: Array, uniforms: Array) -> Array:
     """Draws an index with probability mass / sum(mass), in two levels of about sqrt(V) each.
 
-    One float32 uniform over a float32 cumulative sum of 150k entries misses tokens of mass 1e-3;
-    a block by one uniform and a token in the block by another does not. An entry of zero mass is
+    One float32 uniform over a float32 cumulative sum of 150k entries misses tokens of mass 1e-3.
+    One uniform for a block and another for a token of the block do not. An entry of zero mass is
     never drawn.
 
     Args:
@@ -102,7 +102,7 @@ def inverse_cdf(mass: Array, uniforms: Array) -> Array:
 
 
 def _first_above(mass: Array, uniform: Array) -> Array:
-    """First index of positive mass whose cumulative mass exceeds uniform * total (int32 [])."""
+    """The first index of positive mass whose cumulative mass exceeds uniform * total (int32 [])."""
     cdf = jnp.cumsum(mass)
     possible = mass > 0
     hit = possible & (cdf > uniform * cdf[-1])

@@ -146,7 +146,7 @@ def test_adapters_are_told_apart_by_their_tensors_and_merged_from_not_where_that
 
 @pytest.mark.parametrize("sampler", ["power", "temperature"])
 def test_every_sampler_takes_an_adapter_without_a_merge(tiny_qwen, sampler, monkeypatch):
-    monkeypatch.setattr(workers, "_without_adapter", lambda lm: lm)  # as for a large model
+    monkeypatch.setattr(workers, "_with_small_adapter_merged", lambda lm: lm)  # as if it were large
     student = _student(tiny_qwen)
     options = dict(max_new_tokens=12, num_samples=4, num_slots=8, progress=False)
     if sampler.startswith("power"):
@@ -174,10 +174,10 @@ def test_a_small_models_adapter_is_merged_for_the_run(tiny_qwen):
     assert [c.tokens for c in found] == [c.tokens for c in merged]
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), tiny_qwen.params)
     rounded = _student(models.LM(tiny_qwen.config, half, dtype=jnp.bfloat16))
-    assert workers._without_adapter(rounded) is rounded
+    assert workers._with_small_adapter_merged(rounded) is rounded
     wide = {"x": jnp.zeros(9 << 20)}
     large = dataclasses.replace(student, params=wide)
-    assert workers._without_adapter(large) is large
+    assert workers._with_small_adapter_merged(large) is large
 
 
 def test_a_lies_as_the_rows_of_its_kernel_and_b_as_the_columns(tiny_qwen):
