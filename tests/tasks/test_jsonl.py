@@ -49,7 +49,7 @@ def test_unnamed_rows_keep_their_name_when_others_come_or_go(tmp_path):
         ({"prompt": "b", "answer": True}, "not bool"),
         ({"prompt": "b", "answer": float("nan")}, "NaN is no number"),
         ({"prompt": "b", "answer": " "}, "not empty text: "),
-        ({"prompt": "\ud800"}, "half a surrogate pair is none"),
+        ({"prompt": "\ud800"}, "(without half of a surrogate pair)"),
         ({"prompt": [1, -1]}, "list of token ids (0 or more)"),
         ({"prompt": 5}, "must be text"),
         ({"prompt": "b", "id": [1]}, "id must be text or a whole number"),
