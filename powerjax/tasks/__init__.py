@@ -3,7 +3,7 @@
 `registry.get(name)` gives a `Task`. To add one:
 
 1. Write `powerjax/tasks/NAME.py` with `load(*, data_dir=None, limit=None) -> list[Problem]` and
-   `grade(problem, completion) -> (correct, extracted)`. Rows of a published file come from `sources`.
+   `grade(problem, completion) -> (correct, extracted)`. `sources` reads published files.
 2. Give it `grade_all`: `grade_all = base.grade_each(grade)` is enough where `grade` is quick.
 3. Write a function in `registry` that makes the `Task`, and enter it in `registry._MAKERS`.
 4. Keep to the rules in `Problem`, `Graded` and `Task` (`base`), which the rest of the package

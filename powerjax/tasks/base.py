@@ -1,4 +1,4 @@
-"""What every task consists of: problems, verdicts on completions, and the `Task` that gives both."""
+"""What a task consists of: its problems, the verdicts on completions, and the `Task` itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from powerjax.models.text import CHAT, RAW
+from powerjax.records.prompt_style import CHAT, RAW
 
 # A model whose name has one of these words was trained to answer through its chat template. "it"
 # counts only after another word (gemma-2b-it): at the front it is a language (it-5b). Having a

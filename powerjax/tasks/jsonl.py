@@ -1,9 +1,9 @@
-r"""Problems from a JSONL file of the user's, whose rows hold a `prompt` and, if known, its `answer`.
+r"""Problems from a JSONL file of the user's, whose rows hold a `prompt` and perhaps its `answer`.
 
 A row is `{"prompt": "What is 6*7?", "answer": "42", "problem_id": "q1"}`. Only the prompt is
 needed: a string, or a list of token ids. The answer is text or a number. A row without `problem_id`
-(or `id`) is named by a hash of its prompt, not by its line, so that it keeps its random numbers when
-rows are added above it.
+(or `id`) is named by a hash of its prompt and not by its line, so that it keeps its random numbers
+when rows are added above it.
 """
 
 import collections

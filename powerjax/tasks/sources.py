@@ -97,7 +97,7 @@ def read(path: Path) -> list[Row]:
 
 
 def checked(source: Source, content: Sequence[Row], where: str) -> list[Row]:
-    """Returns the rows that were read, once their number and the fields of each are found to be right.
+    """Returns the rows that were read, after checking their number and the fields of each.
 
     Args:
       source: says what the rows must be.
@@ -120,8 +120,8 @@ def checked(source: Source, content: Sequence[Row], where: str) -> list[Row]:
         fields.check(row, f"{source.name}: row {number} of {where}", kinds=kinds)
     if len(content) != source.num_rows:
         raise ValueError(
-            f"{source.name}: {where} has {len(content):,} rows and not {source.num_rows:,}: the file"
-            f" is cut short or another version; {_remedy(source)}"
+            f"{source.name}: {where} has {len(content):,} rows and not {source.num_rows:,}: the"
+            f" file is cut short or another version; {_remedy(source)}"
         )
     return content
 
