@@ -50,12 +50,12 @@ MOVED: dict[str, tuple[str, ...]] = {
     "tasks.confined": ("tasks.sandbox.confined",),
     "tasks.equivalence": ("tasks.answers.equivalence",),
     "tasks.expressions": ("tasks.answers.expressions",),
-    "tasks.extraction": ("tasks.answers.extraction",),
+    "tasks.extraction": ("tasks.code.extraction", "tasks.code.fences", "tasks.code.assembly"),
     "tasks.isolation": ("tasks.sandbox.bubblewrap",),
     "tasks.notation": ("tasks.answers.notation",),
     "tasks.numbers": ("tasks.answers.numbers",),
     "tasks.seccomp": ("tasks.sandbox.seccomp",),
-    "tasks.statements": ("tasks.answers.statements",),
+    "tasks.statements": ("tasks.code.statements",),
 }
 # (old module, name) -> the name now, where that changed too.
 RENAMED = {("launch", "grid"): "local_mesh", ("pipeline", "student"): "train_student"}

@@ -40,14 +40,6 @@ def left_behind(monkeypatch):
 
 
 @pytest.fixture
-def bubblewrap():
-    try:
-        sandbox.require()
-    except OSError as error:
-        pytest.skip(f"the hostile programs need a sandbox: {error}")
-
-
-@pytest.fixture
 def run(bubblewrap, left_behind):
     """Runs a program in a sandbox, and afterwards looks for what it left."""
 

@@ -98,12 +98,7 @@ def test_the_numbers_are_those_of_the_kernels_headers(machine):
 
 
 @pytest.fixture
-def run():
-    try:
-        sandbox.require()
-    except OSError as error:
-        pytest.skip(f"the filter is bubblewrap's to load: {error}")
-
+def run(bubblewrap):
     def run(source, tests, limits=None):
         return sandbox.run(sandbox.Program(source, tests, "f"), limits=limits)
 
