@@ -5,7 +5,7 @@ import os
 import pytest
 
 from powerjax.tasks import sandbox
-from powerjax.tasks.sandbox import bubblewrap, programs
+from powerjax.tasks.sandbox import bubblewrap, pipes, programs
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_a_bubblewrap_that_is_not_executable_is_named(fake, monkeypatch, tmp_pat
 
 def test_a_bubblewrap_that_hangs_is_not_waited_for(fake, monkeypatch):
     monkeypatch.setattr(programs, "_START_S", 0.5)
-    monkeypatch.setattr(programs, "_LAST_WORDS_S", 0.1)
+    monkeypatch.setattr(pipes, "_LAST_WORDS_S", 0.1)
     fake("echo 'bwrap: waiting' >&2; exec sleep 60")
     with pytest.raises(OSError, match=r"^bubblewrap does not work here: bwrap: waiting;"):
         sandbox.require()
