@@ -141,7 +141,7 @@ class _Reader:
         return value
 
     def argument(self) -> sympy.Expr:
-        """Reads the argument of a command: a group, a command, or one digit or letter, as in TeX."""
+        """Reads a command's argument: a group, a command, or one digit or letter, as in TeX."""
         token = self.peek()
         if token == "{":
             return self.group()

@@ -182,7 +182,7 @@ def fractions_of_periods(text: str) -> str:
 
 
 def _unsigned(number: str) -> Fraction | None:
-    """Returns the value of a numeral (`_NUMERAL`) without sign and scale word; None if too large."""
+    """Returns the value of a `_NUMERAL` without sign and scale word; None if it is too large."""
     if mixed := re.fullmatch(rf"(\d+) *({_FRACTION}|(?<= )\d+/\d+)", number):
         part = _unsigned(mixed[2])
         return None if part is None else int(mixed[1]) + part
