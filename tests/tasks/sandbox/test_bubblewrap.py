@@ -54,12 +54,12 @@ FAILURES = {
 def test_why_bubblewrap_does_not_start_is_said_each_time(fake, failure):
     text, reason = FAILURES[failure]
     fake(text)
-    said = set()
+    reasons = set()
     for _ in range(20):
         with pytest.raises(OSError) as raised:
             sandbox.require()
-        said.add(str(raised.value))
-    assert said == {f"bubblewrap does not work here: {reason}; {sandbox.UNSAFE}"}
+        reasons.add(str(raised.value))
+    assert reasons == {f"bubblewrap does not work here: {reason}; {sandbox.UNSAFE}"}
 
 
 def test_why_bubblewrap_cannot_be_run_at_all_is_said(fake):
