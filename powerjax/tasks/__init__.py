@@ -2,13 +2,11 @@
 
 `registry.get(name)` gives a `Task`. To add one:
 
-1. Write `powerjax/tasks/NAME.py` with `load(*, data_dir=None, limit=None) -> list[Problem]` and
-   `grade(problem, completion) -> (correct, extracted)`. `sources` reads published files.
-2. Give it `grade_all`: `grade_all = base.grade_each(grade)` is enough where `grade` is quick.
-3. Write a function in `registry` that makes the `Task`, and enter it in `registry._MAKERS`.
-4. Keep to the rules in `Problem`, `Graded` and `Task` (`base`), which the rest of the package
-   relies on: what an id looks like, and how a grader says that it ran a program.
-5. Add `tests/tasks/test_NAME.py`. `test_registry.py` tests every name by itself.
+1. Write `powerjax/tasks/NAME.py` with `load`, `grade` and `grade_all`, as `base.Task` has them.
+2. `sources` reads published files; `grade_all = base.grade_each(grade)` suits a quick `grade`.
+3. Keep the rules of `base.Problem` (ids) and `base.Graded` (the key "isolation" marks a program).
+4. Write a function in `registry` that makes the `Task`, and enter it in `registry._MAKERS`.
+5. Add `tests/tasks/test_NAME.py`. `tests/tasks/test_registry.py` tests every name by itself.
 
 A set of problems in a JSONL file needs none of this: its path is a task's name (see `jsonl`).
 """

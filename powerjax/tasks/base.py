@@ -25,8 +25,8 @@ class Problem:
 
     Attributes:
       id: the problem's name, unique within the task and the same in every run, because the random
-        numbers of a chain are derived from it. It has no "/", which separates the parts of a
-        record's id. In a task with `splits` it begins with the split's name and a hyphen
+        numbers of a chain are derived from it. The tasks of this package put no "/" in it, which
+        separates the parts of a record's id. In a task with `splits` it begins with the split's name and a hyphen
         (`test-12`): experiments.evaluate tells by it which splits to load.
       prompt: the text that the model continues, exactly as it is to be tokenized, or its token ids.
       answer: the reference answer; None if no answer is known.
@@ -62,7 +62,7 @@ class Graded:
 
     Attributes:
       correct: whether the answer is right; None if no answer is known.
-      extracted: the answer found in the completion; None if there is none.
+      extracted: the answer in the completion; None if there is none.
       detail: what else the grader learned, such as the verdict of each rule by its name. A record
         keeps it as `grade_detail`. The key "isolation" says that the completion was graded by
         running it as a program: evaluation.summary leaves such completions out of majority votes,
@@ -87,8 +87,8 @@ class Task:
       grade_all: `grade_all(problems, completions, *, num_workers=None, progress=False, ...) ->
         list[Graded]` gives the same verdicts for many completions, with second opinions where the
         task has any. For tasks that run programs it takes `unsafe_exec=` too.
-      max_new_tokens, block_size: the lengths the paper samples the task with, in tokens; the
-        lengths of its MATH500 runs where it does not use the task.
+      max_new_tokens, block_size: how long completions and blocks are by default, in tokens. For
+        tasks of the paper these are the paper's lengths.
       chat: whether chat models are asked through their chat template.
       splits: names of the splits, the default first; () if there is only one set. Ids then begin
         with the split's name and a hyphen (see `Problem.id`).

@@ -13,7 +13,7 @@ import re
 
 import sympy
 
-MAX_POWER_BITS = 100_000  # how long a power of rationals may be that is worked out here
+MAX_POWER_BITS = 100_000  # of the longest power of a rational that is worked out
 
 _FUNCTIONS = {
     **{name: getattr(sympy, name) for name in ("sin", "cos", "tan", "sec", "csc", "cot", "exp")},

@@ -131,7 +131,7 @@ def _request(stub: str, name: str) -> str:
     signature = re.search(rf"def\s+({re.escape(name)}.*?):\s*\n", stub)
     docstring = re.search(r"(\"\"\"|''')(.*?)\1", stub, re.DOTALL)
     if signature is None or docstring is None:
-        raise ValueError(f"the stub of {name} has no head or no docstring: ask with --wording=stub")
+        raise ValueError(f"the stub of {name} has no head or no docstring: use the wording {STUB}")
     description = "\n".join(line.strip() for line in docstring[2].split("\n"))
     return (
         f"Write a Python function `{signature[1]}` to solve the following problem:\n"
