@@ -26,8 +26,8 @@ class Problem:
     Attributes:
       id: the problem's name, unique within the task and the same in every run, because the random
         numbers of a chain are derived from it. The tasks of this package put no "/" in it, which
-        separates the parts of a record's id. In a task with `splits` it begins with the split's name and a hyphen
-        (`test-12`): experiments.evaluate tells by it which splits to load.
+        separates the parts of a record's id. In a task with `splits` it begins with the split's
+        name and a hyphen (`test-12`): experiments.evaluate tells by it which splits to load.
       prompt: the text that the model continues, exactly as it is to be tokenized, or its token ids.
       answer: the reference answer; None if no answer is known.
       meta: what else the task's grader or reports need; None if they need nothing.
