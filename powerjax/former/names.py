@@ -48,14 +48,16 @@ MOVED: dict[str, tuple[str, ...]] = {
     "tasks.boxes": ("tasks.answers.boxes",),
     "tasks.checkers": ("tasks.answers.checkers",),
     "tasks.confined": ("tasks.sandbox.confined",),
+    "tasks.confined.harness": ("tasks.sandbox.confined.harness",),
+    "tasks.confined.plain": ("tasks.sandbox.confined.plain",),
     "tasks.equivalence": ("tasks.answers.equivalence",),
     "tasks.expressions": ("tasks.answers.expressions",),
-    "tasks.extraction": ("tasks.answers.extraction",),
+    "tasks.extraction": ("tasks.code.extraction", "tasks.code.fences", "tasks.code.assembly"),
     "tasks.isolation": ("tasks.sandbox.bubblewrap",),
     "tasks.notation": ("tasks.answers.notation",),
     "tasks.numbers": ("tasks.answers.numbers",),
     "tasks.seccomp": ("tasks.sandbox.seccomp",),
-    "tasks.statements": ("tasks.answers.statements",),
+    "tasks.statements": ("tasks.code.statements",),
 }
 # (old module, name) -> the name now, where that changed too.
 RENAMED = {
@@ -71,9 +73,11 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, fullname: str, path: object = None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname.removeprefix(_PACKAGE) not in MOVED or not fullname.startswith(_PACKAGE):
+        old = fullname.removeprefix(_PACKAGE)
+        if old not in MOVED or not fullname.startswith(_PACKAGE):
             return None
-        return importlib.util.spec_from_loader(fullname, self)
+        has_modules = any(name.startswith(f"{old}.") for name in MOVED)
+        return importlib.util.spec_from_loader(fullname, self, is_package=has_modules)
 
     def exec_module(self, module: types.ModuleType) -> None:
         old = module.__name__.removeprefix(_PACKAGE)

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from powerjax.models import json_file
-
-# How a model is asked: by the text of a problem as it is, or as a turn of its chat template.
-RAW, CHAT = "raw", "chat"
+from powerjax.records.prompt_style import CHAT
+from powerjax.records.prompt_style import RAW as RAW  # `prompts` has both names from here
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 

@@ -2,11 +2,12 @@ r"""GPQA: multiple-choice questions of Rein et al. (2023), whose authors ask to 
 
 No example may appear in plain text or images online. So these problems are `secret`: records hold
 ids, hashes and token ids in place of text (`base.without_text`), and no message of this file quotes
-a row. `gpqa_diamond` is evaluated on (198); `gpqa_rest` is the 250 of the main set outside it.
+a row. `gpqa_diamond` holds the 198 questions that the paper evaluates on. `gpqa_rest` holds the
+other 250 questions of the main set.
 
-Rows come from the hub, with the token of a user who has accepted the terms there, or from
-DATA_DIR/gpqa: the authors' dataset.zip as they publish it, or the CSV files in it. The zip is
-locked against crawlers with the password that the authors print in their README.
+The rows come from the hub, with the token of a user who has accepted the terms there, or from
+DATA_DIR/gpqa, which holds the authors' dataset.zip as they publish it or the CSV files in it. The
+zip is locked against crawlers with the password that the authors print in their README.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ _LEAD = (
     r"(?:(?i:(?:the +)?(?:(?:correct|final|right|best) +)?(?:answer|option|choice|letter)"
     r"(?: +is)?(?: +(?:option|choice))?) *[:=]? *)?"
 )
-# What may stand behind the letter. A formula that begins with a letter goes on in other ways.
-_ANOTHER = r"(?! *(?:and|or|&|,|;) *[(\[]?[A-D][)\].]*(?:$|,| ))"  # several letters are no answer
+# What may follow the letter. A formula that begins with a letter (`A = 5`) goes on in other ways.
+_ANOTHER = r"(?! *(?:and|or|&|,|;) *[(\[]?[A-D][)\].]*(?:$|,| ))"  # two letters are no answer
 _WORDS = (
     r" +(?!(?:and|or|to|in|vs)\b|is +(?!(?:the +)?(?:correct|right|best|answer)))"
     r"(?=[A-Za-z]{2}|\d|\()"
@@ -68,7 +69,7 @@ _ENCLOSED = (
     rf"[(\[<] ?(?P<enclosed>[A-Da-d]) ?[)\]>]{_ANOTHER}(?:[.,:;]? +(?![=^_+*/<>|~&])|[.,:;]? *$)"
 )
 _OPENING = re.compile(rf"{_LEAD}(?:{_ENCLOSED}|{_CAPITAL}|{_SMALL})")
-_MAX_CHARS = 500  # of a box that are looked at
+_MAX_CHARS = 500  # how many characters of a box are looked at
 _LONE = re.compile(r"(?<![A-Za-z0-9])[ABCD](?![A-Za-z0-9])")
 
 
@@ -93,14 +94,14 @@ MAIN = _source("gpqa_main", NUM_MAIN)
 def load_diamond(
     *, data_dir: str | os.PathLike | None = None, limit: int | None = None
 ) -> list[Problem]:
-    """The 198 questions of GPQA-Diamond."""
+    """Returns the 198 questions of GPQA-Diamond."""
     return [_problem(row) for row in _rows(DIAMOND, data_dir)[:limit]]
 
 
 def load_rest(
     *, data_dir: str | os.PathLike | None = None, limit: int | None = None
 ) -> list[Problem]:
-    """The 250 questions of the main set that are not in Diamond."""
+    """Returns the 250 questions of the main set that are not in Diamond."""
     diamond = {row["Record ID"] for row in _rows(DIAMOND, data_dir)}
     rows = [row for row in _rows(MAIN, data_dir) if row["Record ID"] not in diamond]
     if len(rows) != NUM_REST:
@@ -112,9 +113,10 @@ def load_rest(
 
 
 def boxed_letter(completion: str) -> str | None:
-    r"""The rule "boxed": the option that the last box names, as in `\boxed{\text{(B) 5 m}}`.
+    r"""The rule "boxed": returns the letter of the option that the last box names, or None.
 
-    Formulas that begin with a letter, as `C_6H_6` or `A = 5`, name none.
+    `\boxed{\text{(B) 5 m}}` names B. Formulas that begin with a letter (`C_6H_6`, `A = 5`) name
+    no option.
     """
     boxed = answers.last_boxed(completion)
     if boxed is None:
@@ -123,18 +125,18 @@ def boxed_letter(completion: str) -> str | None:
     text = _SPACE.sub(" ", notation.unwrapped(text, _TEXT))
     text = " ".join(re.sub(r"[*{}\"`“”]", "", text).split())
     text = re.sub(r"^([A-D]) (?=[):.])", r"\1", text)
-    found = _OPENING.match(re.sub(r"^['‘](.*)['’]$", r"\1", text))
-    return found[found.lastgroup].upper() if found else None
+    opening = _OPENING.match(re.sub(r"^['‘](.*)['’]$", r"\1", text))
+    return opening[opening.lastgroup or 0].upper() if opening else None
 
 
 def last_letter(completion: str) -> str | None:
-    """The rule "last_letter": the last capital from A to D that stands alone, boxed or not."""
-    found = _LONE.findall(completion)
-    return found[-1] if found else None
+    """The rule "last_letter": returns the last capital A to D that stands alone, boxed or not."""
+    letters = _LONE.findall(completion)
+    return letters[-1] if letters else None
 
 
 def grade(problem: Problem, completion: str) -> tuple[bool, str | None]:
-    """(correct, letter) by the rule "boxed", which is what the prompt asks for."""
+    """Returns (correct, letter) by the rule "boxed", which is what the prompt asks for."""
     letter = boxed_letter(completion)
     return letter == problem.answer, letter
 
@@ -147,7 +149,7 @@ def grade_all(
     progress: bool = False,
     rule: str = "boxed",
 ) -> list[Graded]:
-    """Verdicts by `rule`; `detail` holds the verdict of either rule by its name."""
+    """Returns verdicts by `rule`. Each `detail` holds the verdicts of both rules by name."""
     del num_workers, progress
     if rule not in RULES:
         raise ValueError(f"gpqa has no rule {rule!r}: choose one of {', '.join(RULES)}")
@@ -161,13 +163,13 @@ def grade_all(
 
 
 def prompt(question: str, options: Sequence[str]) -> str:
-    """The paper's prompt; question and options stand in it as the data set has them."""
+    """Returns the paper's prompt, with question and options as the data set has them."""
     listed = "\n".join(f"{letter}) {text}" for letter, text in zip(LETTERS, options, strict=True))
     return f"{INSTRUCTION}\n\n{question}\n\n{listed}"
 
 
 def _problem(row: sources.Row) -> Problem:
-    """The question with its options in an order that its id alone decides."""
+    """Returns the problem of a row. The order of its options depends on its id alone."""
     name = row["Record ID"]
     order = sorted(range(4), key=lambda i: hashlib.sha256(f"gpqa/{name}/{i}".encode()).digest())
     options = [row["Correct Answer"], *(row[field] for field in _WRONG)]
@@ -184,7 +186,7 @@ def _rows(source: sources.Source, data_dir: str | os.PathLike | None) -> list[so
     try:
         rows = list(csv.DictReader(io.StringIO(text.decode("utf-8"), newline="")))
     except (UnicodeDecodeError, csv.Error):
-        # `from None`, and no reason given: the codec's quotes what it could not read.
+        # `from None` and without the reason: the codec's message quotes what it could not read.
         raise ValueError(f"{path}: {source.name}.csv cannot be read as CSV; {HELP}") from None
     return sources.checked(source, rows, str(path))
 

@@ -1,8 +1,8 @@
 r"""GSM8K: grade-school word problems of Cobbe et al. (2021), asked with MATH's prompt.
 
-The paper has no numbers on it. A completion's answer is the number in its last box, else the one
-after `####`, else the last number in it; it is correct if it has the value of the reference.
-Units and forms of numbers are read as in MATH's answers, see `numbers`.
+The paper has no results on it. A completion's answer is the number in its last box. Without a box
+it is the last number after `####`, and without that mark the last number of all. It is correct if
+it has the reference's value. `answers.numbers` says which units and forms of numbers are read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MARK = r"####[ \t]*(?:\*\*)?"
 def load(
     *, data_dir: str | os.PathLike | None = None, limit: int | None = None, split: str = "test"
 ) -> list[Problem]:
-    """The split's problems in their order; `meta` holds the published solution."""
+    """Returns the split's problems in their order. `meta` holds the published `solution`."""
     if split not in SPLITS:
         raise ValueError(f"gsm8k has no split {split!r}: choose one of {', '.join(SPLITS)}")
     source = sources.Source(
@@ -41,7 +41,10 @@ def load(
 
 
 def extract(completion: str) -> str | None:
-    """The number that the completion ends on, as it is written; a box's content if it is none."""
+    """Returns the completion's number as it is written; None if it holds none.
+
+    A last box that holds no number gives its whole content.
+    """
     boxed = answers.last_boxed(completion)
     if boxed is not None:
         return numbers.written(boxed) or boxed
@@ -49,15 +52,15 @@ def extract(completion: str) -> str | None:
 
 
 def grade(problem: Problem, completion: str) -> tuple[bool, str | None]:
-    """(correct, the number extracted).
+    """Returns (correct, the extracted number).
 
-    Some problems ask for millions, and some for a number: `4 million` is right for 4 and for
-    4,000,000.
+    Some problems ask how many millions, and some for the whole number, so `4 million` is right
+    for both 4 and 4,000,000.
     """
     extracted = extract(completion)
     if extracted is None:
         return False, None
-    wanted = numbers.value(problem.answer)
+    wanted = numbers.value(problem.reference)
     values = [numbers.value(extracted, scaled) for scaled in (True, False)]
     return wanted is not None and wanted in values, extracted
 

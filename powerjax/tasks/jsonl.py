@@ -1,9 +1,9 @@
-r"""Problems from a JSONL file of the user's: `prompt`, and if known `answer`.
+r"""Problems from a JSONL file of the user's, whose rows hold a `prompt` and perhaps its `answer`.
 
 A row is `{"prompt": "What is 6*7?", "answer": "42", "problem_id": "q1"}`. Only the prompt is
 needed: a string, or a list of token ids. The answer is text or a number. A row without `problem_id`
-(or `id`) is named by a hash of its prompt, so that its chains stay its own when rows are added
-above it.
+(or `id`) is named by a hash of its prompt and not by its line, so that it keeps its random numbers
+when rows are added above it.
 """
 
 import collections
@@ -29,14 +29,17 @@ log = logging.getLogger(__name__)
 
 
 def load(path: str | os.PathLike, limit: int | None = None) -> list[Problem]:
-    """The first `limit` problems of the file. A bad row is a ValueError that names it.
+    """Returns the first `limit` problems of the file. Raises a ValueError that names a bad row.
 
-    Rows without an answer are not graded; the log says how many they are, and which keys they have.
+    Rows without an answer are not graded. The log says how many there are, and which keys they
+    have.
     """
-    found, where, copies = [], {}, collections.Counter()
-    without_answer: dict[str, None] = {}  # the keys of such rows, in order
+    problems: list[Problem] = []
+    lines: dict[str, int] = {}  # problem id: the number of its line
+    copies: collections.Counter[str] = collections.Counter()  # rows per hash of a prompt
+    without_answer: dict[str, None] = {}  # the keys of rows without an answer, in order
     for number, row in records.rows(path, as_written=True):
-        if limit is not None and len(found) == limit:
+        if limit is not None and len(problems) == limit:
             break
         here = f"{path}, line {number}"
         _check_keys(row, here)
@@ -48,28 +51,29 @@ def load(path: str | os.PathLike, limit: int | None = None) -> list[Problem]:
             copies[name] += 1
             name += f"-{copies[name]}" if copies[name] > 1 else ""
         name = str(name)
-        if name in where:
+        if name in lines:
             raise ValueError(
-                f"{here}: the problem_id {name!r} is that of line {where[name]}; give each its own"
+                f"{here}: the problem_id {name!r} is that of line {lines[name]}; give each its own"
             )
-        where[name] = number
-        found.append(Problem(name, prompt, _answer(row, here)))
-        if found[-1].answer is None:
+        lines[name] = number
+        problem = Problem(name, prompt, _answer(row, here))
+        problems.append(problem)
+        if problem.answer is None:
             without_answer |= dict.fromkeys(row)
-    if not found:
+    if not problems:
         raise ValueError(f"{path} holds no prompts: write one JSON object with a prompt per line")
     if without_answer:
-        _say_ungraded(path, found, list(without_answer))
-    return found
+        _warn_ungraded(path, problems, list(without_answer))
+    return problems
 
 
 def grade(problem: Problem, completion: str) -> tuple[bool | None, str | None]:
-    r"""(correct, extracted answer): the last `\boxed{}`, else the whole text, against the answer.
+    r"""Returns (correct, extracted answer); (None, None) if no answer is known.
 
-    Spaces, dollar signs and thousands' commas do not count, but a space between two numbers does:
-    `1 1/2` is not `11/2`. Numbers in decimal notation are compared exactly, whatever their length:
-    0.50 equals .5 and 1e3 equals 1000. (None, None) where
-    no answer is known.
+    The extracted answer is the content of the last `\boxed{}`, or the whole text if there is no
+    box. Spaces, dollar signs and thousands' commas do not count, except for a space between two
+    numbers: `1 1/2` is not `11/2`. Numbers in decimal notation are compared exactly, whatever
+    their length: 0.50 equals .5, and 1e3 equals 1000.
     """
     if problem.answer is None:
         return None, None
@@ -86,13 +90,16 @@ def _prompt(row: dict[str, Any], here: str) -> str | list[int]:
         keys = scalars.listed(sorted(row)) or "an empty object"
         raise ValueError(f"{here}: no prompt, only {keys}")
     raise ValueError(
-        f"{here}: the prompt must be text (half a surrogate pair is none) or a list of token ids (0"
-        " or more), and not empty"
+        f"{here}: the prompt must be text (without half of a surrogate pair) or a list of token"
+        " ids (0 or more), and not empty"
     )
 
 
 def _check_keys(row: dict[str, Any], here: str) -> None:
-    """A ValueError where a key is one that is read but for capitals, spaces and invisible signs."""
+    """Raises a ValueError for a key that would be read if it were written otherwise.
+
+    Such a key differs from one of `_KEYS` only in capitals, spaces, hyphens and invisible signs.
+    """
     for key in row:
         visible = re.sub(r"[^ -~]", "", unicodedata.normalize("NFKC", key)).strip()
         meant = re.sub(r"[\s-]+|(?<=[a-z])(?=[A-Z])", "_", visible).lower()
@@ -104,7 +111,7 @@ def _check_keys(row: dict[str, Any], here: str) -> None:
 
 
 def _answer(row: dict[str, Any], here: str) -> str | None:
-    """The row's answer as text; None where it has none."""
+    """Returns the row's answer as text; None if it has none."""
     answer = row.get("answer")
     if answer is None:
         return None
@@ -123,7 +130,7 @@ def _answer(row: dict[str, Any], here: str) -> str | None:
     )
 
 
-def _say_ungraded(path: str | os.PathLike, problems: list[Problem], keys: list[str]) -> None:
+def _warn_ungraded(path: str | os.PathLike, problems: list[Problem], keys: list[str]) -> None:
     count = sum(problem.answer is None for problem in problems)
     listed = ", ".join(map(repr, keys[:8])) + (", ..." if len(keys) > 8 else "")
     if count == len(problems):
@@ -144,16 +151,17 @@ def _say_ungraded(path: str | os.PathLike, problems: list[Problem], keys: list[s
 
 
 def _plain(answer: str) -> str | tuple[bool, str, int]:
-    """The number, or the text without spaces and dollar signs."""
+    """Returns the number that an answer is, or its text without spaces and dollar signs."""
     text = numbers.with_commas(re.sub(r"\\?\$", "", answer))
     text = re.sub(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", _without_commas, text)
     text = " ".join(text.split())
     if re.fullmatch(r"[-+−]?\d{1,3}(?: \d{3})+(?:\.\d+)?", text):
         text = text.replace(" ", "")
     text = re.sub(r"(?<!\d) | (?!\d)", "", text)
-    one = re.sub(r"(?<=,)(?=\d)", " ", text) if re.search(r",\s", answer) else text
-    return numbers.decimal(one) or text
+    # With its space back, `1, 000` is a list of two numbers and not a thousand.
+    spaced = re.sub(r"(?<=,)(?=\d)", " ", text) if re.search(r",\s", answer) else text
+    return numbers.decimal(spaced) or text
 
 
-def _without_commas(found: re.Match) -> str:
-    return found[0].replace(",", "")
+def _without_commas(match: re.Match) -> str:
+    return match[0].replace(",", "")

@@ -1,9 +1,9 @@
 r"""MATH: competition problems of Hendrycks et al. (2021), answered in \boxed{}.
 
-`math500` is the set the paper evaluates on, `math_train` the 500 problems it distils on, here the
-first 500 of the other 12,000 in the order of a hash of (seed, problem): another seed, another draw.
-A completion is correct if its last box holds the reference by `equivalence.equivalent`; results of
-`grade_all` carry math-verify's verdict beside it.
+`math500` is the set the paper evaluates on. `math_train` stands for the 500 problems it distils on:
+here these are the first 500 of the other 12,000 in the order of a hash of (seed, problem), so that
+each seed gives another draw. A completion is correct if `equivalence.equivalent` holds for its last
+box and the reference. `grade_all` also gives the verdict of math-verify.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from powerjax.tasks import answers, sources
 from powerjax.tasks.answers import boxes, checkers, equivalence
 from powerjax.tasks.base import Graded, Problem
 
-# The braces are doubled in the prompt that the paper's numbers were made with.
+# The doubled braces are no mistake: the paper's results were made with them.
 PROMPT_HEAD = "Can you solve the following math problem? "
 PROMPT_TAIL = r" Please reason step by step, and put your final answer within \boxed{{}}."
 NUM_TRAIN = 500
@@ -46,7 +47,7 @@ MATH_12000 = sources.Source(
 def load_math500(
     *, data_dir: str | os.PathLike | None = None, limit: int | None = None
 ) -> list[Problem]:
-    """The 500 problems of MATH-500, in its order."""
+    """Returns the 500 problems of MATH-500, in its order."""
     rows = sources.rows(MATH500, data_dir)
     return [_problem(row, _name(str(row["unique_id"]))) for row in rows[:limit]]
 
@@ -58,10 +59,10 @@ def load_math_train(
     seed: int = 0,
     num: int = NUM_TRAIN,
 ) -> list[Problem]:
-    """`num` of the 12,000 problems outside MATH-500, drawn by `seed`.
+    """Returns `num` of the 12,000 problems outside MATH-500, drawn by `seed`.
 
-    The four rows whose published answer is empty are left out. Draws are nested: of one seed, a
-    smaller `num` or `limit` is the beginning of a larger.
+    The four rows whose published answer is empty are left out. Draws are nested: with the same
+    seed, the problems of a smaller `num` or `limit` are the first of a larger one.
     """
     rows = [row for row in sources.rows(MATH_12000, data_dir) if str(row["answer"]).strip()]
 
@@ -73,13 +74,16 @@ def load_math_train(
 
 
 def grade(problem: Problem, completion: str) -> tuple[bool, str | None]:
-    """(correct, the last box's content). Slow answers are cut off and wrong."""
+    """Returns (correct, the last box's content).
+
+    An answer that takes longer to compare than `checkers.LIMIT_S` counts as wrong.
+    """
     extracted = answers.last_boxed(completion)
     if extracted is None:
         return False, None
-    if equivalence.same_text(extracted, problem.answer):
+    if equivalence.same_text(extracted, problem.reference):
         return True, extracted
-    return bool(checkers.pool(1).check("rules", extracted, problem.answer)), extracted
+    return bool(checkers.pool(1).check("rules", extracted, problem.reference)), extracted
 
 
 def grade_all(
@@ -90,17 +94,17 @@ def grade_all(
     progress: bool = False,
     limit_s: float = checkers.LIMIT_S,
 ) -> list[Graded]:
-    """`grade` for many, with a second opinion.
+    """Returns the verdicts of `grade` on many completions, each with a second opinion.
 
-    Each `detail` holds the verdicts `rules` (which is `correct`) and `math_verify` on the same
-    extracted answer (None if it ran out of time), and in `timed_out` the names of those that did.
-    Where the last sentence has several boxes of different content, `boxes` is how many; the last
-    one alone was compared. Equal pairs of answers are compared once.
+    Each `detail` holds two verdicts on the same extracted answer: `rules` (which is `correct`) and
+    `math_verify` (None if it ran out of time). `timed_out` names those that ran out of time.
+    `boxes` is there if the last sentence has several boxes of different content, and says how
+    many; only the last one is compared. Equal pairs of answers are compared once.
     """
-    found = [answers.last_boxed(completion) for completion in completions]
+    boxed = [answers.last_boxed(completion) for completion in completions]
     pairs = [
-        (extracted, problem.answer)
-        for problem, extracted in zip(problems, found, strict=True)
+        (extracted, problem.reference)
+        for problem, extracted in zip(problems, boxed, strict=True)
         if extracted is not None
     ]
     jobs = [(rule, *pair) for pair in dict.fromkeys(pairs) for rule in checkers.RULES]
@@ -110,19 +114,19 @@ def grade_all(
     def graded(problem: Problem, completion: str, extracted: str | None) -> Graded:
         if extracted is None:
             return Graded(False, None, {**dict.fromkeys(checkers.RULES, False), "timed_out": []})
-        detail = {rule: verdicts[rule, extracted, problem.answer] for rule in checkers.RULES}
-        timed_out = [rule for rule, verdict in detail.items() if verdict is None]
-        detail["rules"] = bool(detail["rules"])
-        detail["timed_out"] = timed_out
+        by_rule = {rule: verdicts[rule, extracted, problem.reference] for rule in checkers.RULES}
+        correct = bool(by_rule["rules"])
+        timed_out = [rule for rule, verdict in by_rule.items() if verdict is None]
+        detail: dict[str, Any] = {**by_rule, "rules": correct, "timed_out": timed_out}
         if (count := len(boxes.of_last_sentence(completion))) > 1:
             detail["boxes"] = count
-        return Graded(detail["rules"], extracted, detail)
+        return Graded(correct, extracted, detail)
 
-    return [graded(*one) for one in zip(problems, completions, found, strict=True)]
+    return [graded(*each) for each in zip(problems, completions, boxed, strict=True)]
 
 
 def prompt(question: str) -> str:
-    """The paper's prompt."""
+    """Returns the paper's prompt for a question."""
     return f"{PROMPT_HEAD}{question}{PROMPT_TAIL}"
 
 
@@ -136,5 +140,5 @@ def _problem(row: sources.Row, name: str) -> Problem:
 
 
 def _name(unique_id: str) -> str:
-    """`test/algebra/12.json` as `algebra-12`: a slash separates the parts of a record's id."""
+    """Turns `test/algebra/12.json` into `algebra-12`: the id of a problem has no slash."""
     return re.sub(r"^test/|\.json$", "", unique_id).replace("/", "-")

@@ -1,27 +1,26 @@
-"""Tasks by name. A task's module is imported when the task is asked for."""
+"""Tasks by name. `_MAKERS` is the one list of them; `powerjax.tasks` says how to add a task.
+
+A task's module is imported when `get` is called for it, so that a name costs no import.
+"""
 
 from __future__ import annotations
 
-import functools
 import importlib
+import os
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
-from powerjax.tasks.base import Task, grade_each
-
-NAMES = (
-    *("math500", "math_train", "gsm8k", "humaneval", "mbpp"),
-    *("gpqa_diamond", "gpqa_rest", "arithmetic"),
-)
+from powerjax.tasks.base import Problem, Task, grade_each
 
 
 def get(name: str) -> Task:
-    """The task of this name, or that of the problems in the JSONL file of this name.
+    """Returns the task of this name, or, for the path of a JSONL file, the task of its problems.
 
-    Raises a ValueError of one line where there is neither.
+    Raises a ValueError whose message is one line if the name is neither.
     """
-    if name in _MADE:
-        return _MADE[name]()
+    if name in _MAKERS:
+        return _MAKERS[name](name)
     if Path(name).is_file():
         return _of_file(name)
     if name.endswith((".jsonl", ".json")) or "/" in name:
@@ -29,7 +28,7 @@ def get(name: str) -> Task:
     raise ValueError(f"--task={name}: choose {', '.join(NAMES)}, or a JSONL file that is there")
 
 
-def _module(name: str):
+def _module(name: str) -> ModuleType:
     return importlib.import_module(f"powerjax.tasks.{name}")
 
 
@@ -38,9 +37,9 @@ def _math(name: str) -> Task:
     return Task(name, getattr(math, f"load_{name}"), math.grade, math.grade_all)
 
 
-def _gsm8k() -> Task:
+def _gsm8k(name: str) -> Task:
     gsm8k = _module("gsm8k")
-    return Task("gsm8k", gsm8k.load, gsm8k.grade, gsm8k.grade_all, splits=tuple(gsm8k.SPLITS))
+    return Task(name, gsm8k.load, gsm8k.grade, gsm8k.grade_all, splits=tuple(gsm8k.SPLITS))
 
 
 def _gpqa(name: str) -> Task:
@@ -57,10 +56,10 @@ def _code(name: str) -> Task:
     )
 
 
-def _arithmetic() -> Task:
+def _arithmetic(name: str) -> Task:
     arithmetic = _module("arithmetic")
     return Task(
-        "arithmetic",
+        name,
         arithmetic.load,
         arithmetic.grade,
         grade_each(arithmetic.grade),
@@ -72,22 +71,25 @@ def _arithmetic() -> Task:
 
 def _of_file(path: str) -> Task:
     jsonl = _module("jsonl")
-    load = functools.partial(_load_file, jsonl, path)
+
+    def load(
+        *, data_dir: str | os.PathLike | None = None, limit: int | None = None
+    ) -> list[Problem]:
+        del data_dir  # `path` already says where the problems are
+        return jsonl.load(path, limit)
+
     return Task(Path(path).stem, load, jsonl.grade, grade_each(jsonl.grade))
 
 
-def _load_file(jsonl, path: str, *, data_dir=None, limit: int | None = None):
-    del data_dir  # the file says where it is
-    return jsonl.load(path, limit)
-
-
-_MADE: dict[str, Callable[[], Task]] = {
-    "math500": functools.partial(_math, "math500"),
-    "math_train": functools.partial(_math, "math_train"),
+# Every task's name, and the function that makes the task of this name.
+_MAKERS: dict[str, Callable[[str], Task]] = {
+    "math500": _math,
+    "math_train": _math,
     "gsm8k": _gsm8k,
-    "humaneval": functools.partial(_code, "humaneval"),
-    "mbpp": functools.partial(_code, "mbpp"),
-    "gpqa_diamond": functools.partial(_gpqa, "gpqa_diamond"),
-    "gpqa_rest": functools.partial(_gpqa, "gpqa_rest"),
+    "humaneval": _code,
+    "mbpp": _code,
+    "gpqa_diamond": _gpqa,
+    "gpqa_rest": _gpqa,
     "arithmetic": _arithmetic,
 }
+NAMES = tuple(_MAKERS)

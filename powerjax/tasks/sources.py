@@ -1,8 +1,8 @@
-"""Where the rows of a data set come from: a folder of the user's, or the Hugging Face hub.
+"""Reads the rows of a data set from a folder of the user's, or from the Hugging Face hub.
 
 A folder (`--data_dir`) holds `math500/test_prm800k.jsonl`, `math/math_full_minus_math500.json`,
 `gsm8k/test.jsonl` and so on, as their authors publish them. Rows are counted and their fields
-checked, so that a truncated or a wrong file ends in one line and not in a wrong number.
+checked, so that a truncated or wrong file raises an error of one line and gives no wrong number.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from powerjax.records import fields, json_lines
 
 Row = dict[str, Any]
 
-# What the fields that tasks use must be.
+# What kind of value each field must hold. A field that is not listed may hold anything.
 _TEXTS = fields.Kind(
     lambda value: isinstance(value, list) and all(map(fields.TEXT.fits, value)), "a list of texts"
 )
@@ -37,14 +37,16 @@ class Source:
     """One published file of rows.
 
     Attributes:
-      name: the task, for messages.
-      files: paths inside the data folder, of which the first that is there is read.
-      url: where the first of them can be had.
-      hub: the data set's id on the hub.
-      config, split: of the data set on the hub.
-      fields: what every row must have.
-      num_rows: how many there must be.
-      help: what to do where the hub refuses.
+      name: the task's name, for messages.
+      files: paths inside the data folder. The first one that exists is read.
+      url: the address from which the first of `files` can be downloaded.
+      hub: the data set's id on the Hugging Face hub.
+      split: the split to load from the hub.
+      fields: names of the fields that every row must have.
+      num_rows: how many rows there must be.
+      config: the data set's configuration on the hub; None if it has only one.
+      help: what a user can do if the rows cannot be had; "" to say that `url` belongs into the
+        data folder.
     """
 
     name: str
@@ -59,7 +61,7 @@ class Source:
 
 
 def rows(source: Source, data_dir: str | os.PathLike | None = None) -> list[Row]:
-    """The rows of `source`, from the folder if one is given, else from the hub, and checked."""
+    """Returns the checked rows of `source`: from `data_dir` if it is given, else from the hub."""
     if data_dir is None:
         return checked(source, _from_hub(source), f"{source.hub} on the hub")
     path = find(source, data_dir)
@@ -67,7 +69,10 @@ def rows(source: Source, data_dir: str | os.PathLike | None = None) -> list[Row]
 
 
 def find(source: Source, data_dir: str | os.PathLike) -> Path:
-    """The path of the first of the source's files that is there."""
+    """Returns the path of the first of the source's files that exists.
+
+    Raises FileNotFoundError, with what to do about it, if none does.
+    """
     folder = Path(data_dir)
     if not folder.is_dir():
         raise FileNotFoundError(f"--data_dir={folder} is not a folder; {_remedy(source)}")
@@ -80,7 +85,7 @@ def find(source: Source, data_dir: str | os.PathLike) -> Path:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a .json, .jsonl or .jsonl.gz file."""
+    """Returns the rows of a .json, .jsonl or .jsonl.gz file."""
     if path.suffix == ".jsonl":
         return [row for _, row in records.rows(path)]
     try:
@@ -91,12 +96,21 @@ def read(path: Path) -> list[Row]:
         raise ValueError(f"{path} cannot be read ({error}): fetch it again") from None
 
 
-def checked(source: Source, found: Sequence[Row], where: str) -> list[Row]:
-    """The rows, if there are as many as there must be and each has the fields it must have."""
-    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+def checked(source: Source, content: Sequence[Row], where: str) -> list[Row]:
+    """Returns the rows that were read, after checking their number and the fields of each.
+
+    Args:
+      source: says what the rows must be.
+      content: what was read.
+      where: the place it was read from, for messages.
+
+    Raises:
+      ValueError: the rows are not what `source` says they must be.
+    """
+    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
         raise ValueError(f"{source.name}: {where} is not a list of rows; {_remedy(source)}")
     kinds = {field: _KINDS[field] for field in source.fields if field in _KINDS}
-    for number, row in enumerate(found, start=1):
+    for number, row in enumerate(content, start=1):
         missing = [field for field in source.fields if row.get(field) is None]
         if missing:
             raise ValueError(
@@ -104,12 +118,12 @@ def checked(source: Source, found: Sequence[Row], where: str) -> list[Row]:
                 f" {_remedy(source)}"
             )
         fields.check(row, f"{source.name}: row {number} of {where}", kinds=kinds)
-    if len(found) != source.num_rows:
+    if len(content) != source.num_rows:
         raise ValueError(
-            f"{source.name}: {where} has {len(found):,} rows and not {source.num_rows:,}: the file"
-            f" is cut short or another version; {_remedy(source)}"
+            f"{source.name}: {where} has {len(content):,} rows and not {source.num_rows:,}: the"
+            f" file is cut short or another version; {_remedy(source)}"
         )
-    return found
+    return content
 
 
 def _from_hub(source: Source) -> list[Row]:
@@ -117,9 +131,9 @@ def _from_hub(source: Source) -> list[Row]:
     from huggingface_hub.utils import logging
 
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it tells every retry; the line below says it once
+    logging.set_verbosity_error()  # it logs every retry; the error below says it once
     try:
-        found = datasets.load_dataset(source.hub, source.config, split=source.split)
+        dataset = datasets.load_dataset(source.hub, source.config, split=source.split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise FileNotFoundError(
@@ -128,7 +142,7 @@ def _from_hub(source: Source) -> list[Row]:
         ) from None
     finally:
         logging.set_verbosity(verbosity)
-    return found.to_list()
+    return dataset.to_list()
 
 
 def _remedy(source: Source) -> str:

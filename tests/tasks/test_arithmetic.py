@@ -20,9 +20,9 @@ def train():
 def test_prompt_and_meta_tell_the_same_story(train):
     for problem in train:
         clauses = re.split(r", |\. ", problem.prompt)
-        told = re.fullmatch(r"(\w+) has (\d+) (\w+)", clauses[0])
-        assert problem.prompt.endswith(f". How many {told[3]}?\nA:")
-        assert int(told[2]) == problem.meta["start"]
+        story = re.fullmatch(r"(\w+) has (\d+) (\w+)", clauses[0])
+        assert problem.prompt.endswith(f". How many {story[3]}?\nA:")
+        assert int(story[2]) == problem.meta["start"]
         steps = []
         for clause in clauses[1:-1]:
             words = clause.split()
@@ -30,7 +30,7 @@ def test_prompt_and_meta_tell_the_same_story(train):
                 steps.append(("*", 2))
             else:
                 assert words[0] in arithmetic.GAINS + arithmetic.LOSSES
-                assert told[1] not in words
+                assert story[1] not in words
                 steps.append(("+" if words[0] in arithmetic.GAINS else "-", int(words[-1])))
         assert steps == problem.meta["steps"]
 
@@ -60,8 +60,8 @@ def test_every_completion_is_correct(train):
         assert all(str(eval(step)) == result for step, result in steps)
         # Each step starts from the last result, and they are a prefix of the problem's steps.
         value = str(problem.meta["start"])
-        told = problem.meta["steps"][: len(steps)]
-        for (step, result), (operation, operand) in zip(steps, told, strict=True):
+        expected = problem.meta["steps"][: len(steps)]
+        for (step, result), (operation, operand) in zip(steps, expected, strict=True):
             assert step == f"{value}{operation}{operand}"
             value = result
         assert completion.endswith(rf" \boxed{{{problem.answer}}}")

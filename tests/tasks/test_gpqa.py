@@ -175,9 +175,9 @@ def test_a_bad_file_is_named_and_not_quoted(folder, spoil):
         path.unlink()
         if spoil == "zip":
             (folder / "gpqa/dataset.zip").write_bytes(b"zorbs")
-    with pytest.raises((ValueError, FileNotFoundError)) as found:
+    with pytest.raises((ValueError, FileNotFoundError)) as raised:
         gpqa.load_diamond(data_dir=folder)
-    line = str(found.value)
+    line = str(raised.value)
     assert "\n" not in line and "zorbs" not in line and str(folder) in line
     assert "dataset.zip at DATA_DIR/gpqa/dataset.zip" in line
 

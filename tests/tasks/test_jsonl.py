@@ -15,16 +15,16 @@ def _write(path, *rows):
 def test_rows_are_read_in_order_and_limited(tmp_path):
     rows = {"prompt": "a", "answer": 4, "id": "x"}, {"prompt": [1, 2]}, {"prompt": "c"}
     path = _write(tmp_path / "p.jsonl", *rows)
-    found = jsonl.load(path)
-    assert [p.prompt for p in found] == ["a", [1, 2], "c"]
-    assert (found[0].id, found[0].answer, found[1].answer) == ("x", "4", None)
-    assert jsonl.load(path, limit=2) == found[:2]
+    problems = jsonl.load(path)
+    assert [p.prompt for p in problems] == ["a", [1, 2], "c"]
+    assert (problems[0].id, problems[0].answer, problems[1].answer) == ("x", "4", None)
+    assert jsonl.load(path, limit=2) == problems[:2]
 
 
 def test_unnamed_rows_keep_their_name_when_others_come_or_go(tmp_path):
-    one = jsonl.load(_write(tmp_path / "a.jsonl", {"prompt": "q"}, {"prompt": "q"}))
-    two = jsonl.load(_write(tmp_path / "b.jsonl", {"prompt": "p"}, {"prompt": "q"}))
-    assert one[0].id == two[1].id and one[1].id == f"{one[0].id}-2"
+    first = jsonl.load(_write(tmp_path / "a.jsonl", {"prompt": "q"}, {"prompt": "q"}))
+    second = jsonl.load(_write(tmp_path / "b.jsonl", {"prompt": "p"}, {"prompt": "q"}))
+    assert first[0].id == second[1].id and first[1].id == f"{first[0].id}-2"
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_unnamed_rows_keep_their_name_when_others_come_or_go(tmp_path):
         ({"prompt": "b", "answer": True}, "not bool"),
         ({"prompt": "b", "answer": float("nan")}, "NaN is no number"),
         ({"prompt": "b", "answer": " "}, "not empty text: "),
-        ({"prompt": "\ud800"}, "half a surrogate pair is none"),
+        ({"prompt": "\ud800"}, "(without half of a surrogate pair)"),
         ({"prompt": [1, -1]}, "list of token ids (0 or more)"),
         ({"prompt": 5}, "must be text"),
         ({"prompt": "b", "id": [1]}, "id must be text or a whole number"),
@@ -58,9 +58,9 @@ def test_unnamed_rows_keep_their_name_when_others_come_or_go(tmp_path):
 )
 def test_a_bad_row_is_named(tmp_path, row, complaint):
     path = _write(tmp_path / "p.jsonl", {"prompt": "a", "id": "x"}, row)
-    with pytest.raises(ValueError) as found:
+    with pytest.raises(ValueError) as raised:
         jsonl.load(path)
-    assert str(found.value).startswith(f"{path}, line 2: ") and complaint in str(found.value)
+    assert str(raised.value).startswith(f"{path}, line 2: ") and complaint in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_other_spellings_beside_the_key_are_the_users_own(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "rows, said",
+    "rows, says",
     [
         (
             [{"prompt": "a", "solution": "4"}] * 2,
@@ -131,11 +131,11 @@ def test_other_spellings_beside_the_key_are_the_users_own(tmp_path):
         ([{"prompt": "a"}, {"prompt": "b", "answer": 4}], "1 of 2 rows have no 'answer'"),
     ],
 )
-def test_a_line_says_why_there_is_no_accuracy(tmp_path, caplog, rows, said):
+def test_a_line_says_why_there_is_no_accuracy(tmp_path, caplog, rows, says):
     path = _write(tmp_path / "p.jsonl", *rows)
     jsonl.load(path)
     (line,) = (record.getMessage() for record in caplog.records)
-    assert line.startswith(f"{path}: ") and said in line and "\n" not in line
+    assert line.startswith(f"{path}: ") and says in line and "\n" not in line
 
 
 def test_where_every_row_has_an_answer_nothing_is_said(tmp_path, caplog):

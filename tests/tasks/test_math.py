@@ -50,8 +50,8 @@ def test_wrong_answers_are_wrong_under_both_graders(math500):
     """Each problem is given the answer of the one before."""
     solutions = [problem.meta["solution"] for problem in math500]
     graded = math.grade_all(math500, solutions[-1:] + solutions[:-1])
-    given = [problem.answer.removeprefix("x=") for problem in math500]
-    same = [a == b for a, b in zip(given, given[-1:] + given[:-1], strict=True)]
+    bare = [problem.answer.removeprefix("x=") for problem in math500]
+    same = [a == b for a, b in zip(bare, bare[-1:] + bare[:-1], strict=True)]
     assert [verdict.correct for verdict in graded] == same
     assert [verdict.detail["math_verify"] for verdict in graded] == same
 

@@ -30,6 +30,25 @@ def test_every_set_loads_from_the_data_folder(data_dir):
         assert not any(problem.secret for problem in problems)
 
 
+@pytest.mark.parametrize("name", sorted(set(registry.NAMES) - {"gpqa_diamond", "gpqa_rest"}))
+def test_ids_have_the_form_that_records_and_splits_need(data_dir, name):
+    task = registry.get(name)
+    for split in task.splits or (None,):
+        of_split = {} if split is None else {"split": split}
+        ids = [problem.id for problem in task.load(data_dir=data_dir, limit=3, **of_split)]
+        assert len(ids) == 3 and not any("/" in each for each in ids)
+        assert split is None or all(each.startswith(f"{split}-") for each in ids)
+
+
+def test_a_problem_names_what_it_lacks():
+    problem = Problem("p", "", None, {"start": 1})
+    assert problem.detail("start") == 1
+    with pytest.raises(ValueError, match="no answer to problem p is known"):
+        _ = problem.reference
+    with pytest.raises(ValueError, match="problem p has no 'stub': it is of another task"):
+        problem.detail("stub")
+
+
 @pytest.mark.parametrize("name", ["math500", "gsm8k", "arithmetic"])
 def test_one_by_one_and_all_at_once_agree(data_dir, name):
     task = registry.get(name)
@@ -87,9 +106,9 @@ def test_an_unknown_name_ends_in_one_line(name, line):
 @pytest.mark.parametrize("name", FROM_FILES)
 def test_a_missing_folder_or_file_says_what_to_fetch(tmp_path, name):
     for folder, says in ((tmp_path / "no", "is not a folder"), (tmp_path, "holds no")):
-        with pytest.raises(FileNotFoundError) as found:
+        with pytest.raises(FileNotFoundError) as raised:
             registry.get(name).load(data_dir=folder)
-        line = str(found.value)
+        line = str(raised.value)
         assert says in line and str(folder) in line and "https://" in line and "\n" not in line
 
 
@@ -101,9 +120,9 @@ def test_no_hub_ends_in_one_line(monkeypatch, name):
         raise ConnectionError("Couldn't reach the Hub\nand more")
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(FileNotFoundError) as found:
+    with pytest.raises(FileNotFoundError) as raised:
         registry.get(name).load()
-    line = str(found.value)
+    line = str(raised.value)
     assert "cannot be had from the hub (Couldn't reach the Hub)" in line
     assert "--data_dir" in line and "\n" not in line
 
@@ -111,15 +130,15 @@ def test_no_hub_ends_in_one_line(monkeypatch, name):
 def test_rows_from_the_hub_are_asked_for_by_id_and_checked(monkeypatch):
     import datasets
 
-    asked = []
+    calls = []
 
     def load_dataset(hub, config, split):
-        asked.append((hub, config, split))
+        calls.append((hub, config, split))
         return datasets.Dataset.from_list([{"question": "q", "answer": "#### 1"}] * 1319)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     problems = registry.get("gsm8k").load(limit=3)
-    assert asked == [("openai/gsm8k", "main", "test")]
+    assert calls == [("openai/gsm8k", "main", "test")]
     assert [problem.answer for problem in problems] == ["1"] * 3
     with pytest.raises(ValueError, match="row 1 of HuggingFaceH4/MATH-500 on the hub has no probl"):
         registry.get("math500").load()
@@ -139,9 +158,9 @@ SOURCE = sources.Source("toy", ("toy.json",), "https://x/toy.json", "a/b", "test
 )
 def test_a_cut_or_wrong_file_is_noticed(tmp_path, text, complaint):
     (tmp_path / "toy.json").write_text(text)
-    with pytest.raises(ValueError, match=complaint) as found:
+    with pytest.raises(ValueError, match=complaint) as raised:
         sources.rows(SOURCE, tmp_path)
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -159,9 +178,9 @@ def test_a_row_with_a_field_of_the_wrong_kind_is_noticed(tmp_path, row, complain
     good = '{"prompt": "a", "test_list": ["b"]}'
     row = row.replace("}", ', "test_list": ["b"]}') if "test_list" not in row else row
     (tmp_path / "toy.json").write_text(f"[{good}, {row}]")
-    with pytest.raises(ValueError, match=complaint) as found:
+    with pytest.raises(ValueError, match=complaint) as raised:
         sources.rows(source, tmp_path)
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_zipped_lines_are_read(tmp_path):
@@ -182,8 +201,8 @@ for name in registry.NAMES:
     registry.get(name)
 print([name for name in {heavy} if name in sys.modules])
 """
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert found.stdout.strip() == "[]", found.stdout + found.stderr
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stdout + result.stderr
 
 
 def test_token_ids_are_a_prompt_too():

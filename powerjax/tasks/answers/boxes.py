@@ -1,7 +1,7 @@
-r"""The boxes of a completion: which one holds its answer, and how many its last sentence has.
+r"""Finds the box that holds a completion's answer, and the boxes in its last sentence.
 
 A box that holds a placeholder (`\boxed{}`, `\boxed{?}`, `\boxed{\text{your answer}}`) repeats the
-instruction and answers nothing: an answer before it counts.
+instruction and answers nothing, so an answer before it counts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 _SENTENCE_END = re.compile(r"[.!?][$*)\]}\"'\\]*\s|\n\s*\n")
 _MAX_PLACEHOLDER_CHARS = 100
 
-# What is invisible, or stands for something left out. Other commands are content.
+# Commands and signs that are invisible or stand for something left out. All others are content.
 _BLANK = re.compile(
     r"\\(?:(?:(?:text|math)(?:rm|bf|it|sf|tt|up|sc|normal)?|emph|mbox|operatorname|underline|boxed"
     r"|fbox)(?![A-Za-z])|(?:[hv]?phantom|[hv]space\*?|color) *\{[^{}]*\}"
@@ -36,28 +36,28 @@ _PLACEHOLDER = re.compile(
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What stands in the last `\boxed{...}` or `\fbox{...}` that closes; None if there is none.
+    r"""Returns the content of the last `\boxed{...}` or `\fbox{...}` that closes, or None.
 
-    Braces nest, and `\boxed 2` boxes its next token, as TeX has it. Boxes that hold a placeholder
-    count only where there is no other.
+    Braces nest. As in TeX, `\boxed 2` boxes the next token. Boxes that hold a placeholder count
+    only if there are no others.
     """
     closed = groups(text)
-    last = None
+    placeholder = None
     for match in reversed(list(_BOX.finditer(text))):
         content = _content(text, match.end(), closed)
         if content is None:
             continue
         if not is_placeholder(content):
             return content
-        last = content if last is None else last
-    return last
+        placeholder = content if placeholder is None else placeholder
+    return placeholder
 
 
 def of_last_sentence(text: str) -> list[str]:
-    r"""The different contents of the boxes in the sentence that holds the last box, in order.
+    r"""Returns the different contents of the boxes in the sentence with the last box, in order.
 
-    `$x = \boxed{2}$ or $x = \boxed{3}$` gives both. A box within a box is left out, and so are
-    placeholders.
+    `$x = \boxed{2}$ or $x = \boxed{3}$` gives both. Boxes within boxes and placeholders are left
+    out.
     """
     closed = groups(text)
     spans, inside = [], 0
@@ -76,7 +76,7 @@ def of_last_sentence(text: str) -> list[str]:
 
 
 def is_placeholder(content: str) -> bool:
-    """Whether a box of this content holds no answer."""
+    """Whether a box with this content holds no answer."""
     if len(content) > _MAX_PLACEHOLDER_CHARS:
         return False
     visible = " ".join(_BLANK.sub(" ", content).replace("_", " ").split())
@@ -88,7 +88,7 @@ def is_placeholder(content: str) -> bool:
 
 
 def _content(text: str, start: int, closed: dict[int, int]) -> str | None:
-    """What a box holds whose command ends at `start`; None where it does not close."""
+    """Returns the content of the box whose command ends at `start`; None if it does not close."""
     if start in closed:
         return text[start + 1 : closed[start]].strip()
     bare = re.match(r"\\[A-Za-z]+|[^\s\\{}$]", text[start : start + 100])

@@ -1,19 +1,21 @@
-r"""Whether two final answers are the same: the rules MATH's published numbers rest on.
+r"""Decides whether two final answers are the same, by the rules of MATH's published results.
 
 The rules are those of Hendrycks et al.'s `is_equiv`, which compares strings in a normal form, and
-of PRM800K's grader, which where the strings differ asks sympy whether the difference is zero.
-Tuples and intervals agree element by element, in order, with the same brackets. On purpose they
-are stricter than mathematics in two things: a reference that is an integer wants an integer (not
-`\sqrt{25}`, nor 10/2), and a fraction in lowest terms wants that fraction (not 2/4).
+of PRM800K's grader, which asks sympy whether the difference is zero if the strings differ. Tuples
+and intervals must agree element by element, in order, with the same brackets. On purpose the rules
+are stricter than mathematics in two ways: if the reference is an integer, so must be the answer
+(not `\sqrt{25}`, nor 10/2), and if it is a fraction in lowest terms, the answer must be that
+fraction (not 2/4).
 
-Read more widely than in PRM800K: matrices, unions and lists go element by element, `\{..\}` is a
-set in any order, mixed numbers keep their sign, `\text{ cm}^2` is no square, and expressions of any
-number of variables and any exponent are compared, for here the caller limits the time.
+Some answers are read more widely than in PRM800K. Matrices, unions and lists are compared element
+by element. `\{..\}` is a set in any order. Mixed numbers keep their sign. `\text{ cm}^2` is a unit
+and no square. Expressions of any number of variables and any exponent are compared, because here
+the caller limits the time.
 
 math-verify gives a second verdict. PRM800K's code calls some right answers wrong (`12\,\text{kg}`
-for 12, `0.\overline{3}` for a third) and some wrong ones right (`32, 349` for 32349). There the
-rules follow it, so that their verdict compares with published numbers, and the second verdict is
-the right one.
+for 12, `0.\overline{3}` for a third) and some wrong ones right (`32, 349` for 32349). The rules
+follow it in that, so that their verdict compares with published results. There the second verdict
+is the right one.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from powerjax.tasks.answers import normal_form, notation, numbers
 
 _INTEGER = re.compile(r"[-+]? ?\d+(?:\.0*)?")
 _FRACTION = re.compile(r"(-?) ?(?:\\frac ?\{? ?(-?\d+?) ?\}? ?\{? ?(\d+) ?\}?|(\d+) ?/ ?(\d+))")
-# Words that make another answer of a number, and are no unit of it.
+# Not in text with these words: they change the value of a number, and are no unit.
 _NO_UNIT = (
     r"(?![^{}]*\b(?:or|and|more|less|least|most|to|than|hundred|thousand|[mbtr]+illion|dozen)\b)"
 )
@@ -43,12 +45,12 @@ _UNIT_AT_END = re.compile(
     rf"(?<=[\d}})\]])\.?{_SPACE}*(?:{_TEXT}|\\frac\s*\{{{_TEXT}\}}\s*\{{{_TEXT}\}})"
     rf"(?:{_SPACE}|{_TEXT}|\^\s*(?:\{{-?\d\}}|\d)|/|\\cdot|\.)*$"
 )
-DIGITS = 30  # of the numbers that refute an equality
-MAX_CHARS = 2000  # a longer box holds a text and no answer, and is compared as it stands
+DIGITS = 30  # how many digits of a difference are worked out to refute an equality
+MAX_CHARS = 2000  # a longer answer is a text, and is compared as it stands
 
 
 def same_text(given: str, reference: str) -> bool:
-    """Whether the answers agree as strings, which takes no time and no sympy."""
+    """Whether the answers agree as strings, which is quick to find out and needs no sympy."""
     if len(given) > MAX_CHARS:
         return given.strip() == reference.strip()
     if normal_form.literal(given) == normal_form.literal(reference):
@@ -57,7 +59,7 @@ def same_text(given: str, reference: str) -> bool:
 
 
 def equivalent(given: str, reference: str) -> bool:
-    """Whether `given` is the answer `reference`. May take any time: see `checkers`."""
+    """Whether `given` is the same answer as `reference`. May take any time: see `checkers`."""
     if same_text(given, reference):
         return True
     if len(given) > MAX_CHARS:
@@ -66,22 +68,26 @@ def equivalent(given: str, reference: str) -> bool:
 
 
 def by_math_verify(given: str, reference: str) -> bool:
-    """The second opinion: math-verify's, on the same two answers. May take any time."""
+    """Whether math-verify takes the two answers for the same. May take any time: see `checkers`."""
     if len(given) > MAX_CHARS:
         return False
     from math_verify import LatexExtractionConfig, parse, verify
 
-    # Its reader of plain text evaluates Python and is left out; in dollars all is LaTeX to it.
+    # math-verify's reader of plain text evaluates Python, so only its reader of LaTeX is used.
+    # Between dollar signs it takes everything for LaTeX.
     readers = [LatexExtractionConfig()]
-    found, wanted = (
+    parsed, wanted = (
         parse(f"${answer}$", extraction_config=readers, parsing_timeout=None)
         for answer in _for_math_verify(given, reference)
     )
-    return verify(wanted, found, timeout_seconds=None)
+    return verify(wanted, parsed, timeout_seconds=None)
 
 
 def _for_math_verify(given: str, reference: str) -> tuple[str, str]:
-    """Both answers without what math-verify does not read: styles, periods, units of one alone."""
+    """Returns both answers without what math-verify does not read.
+
+    These are styles, periods, and units that only one of the two answers has.
+    """
     sides = []
     for answer in (given, reference):
         text = notation.unstyled(numbers.fractions_of_periods(answer))
@@ -100,29 +106,31 @@ def _for_math_verify(given: str, reference: str) -> tuple[str, str]:
         if not re.search("[A-Za-z]", other):
             bare[i] = _LETTERS_AT_END.sub("", bare[i])
     units = [side != without for side, without in zip(sides, bare, strict=True)]
-    return tuple(bare if units[0] != units[1] else sides)
+    given, reference = bare if units[0] != units[1] else sides
+    return given, reference
 
 
 def _same(given: str, reference: str) -> bool:
+    """Whether two simplified answers agree element by element."""
     if not given or not reference:
         return False
     kind, wanted = normal_form.elements(reference)
-    kind_given, found = normal_form.elements(given)
-    if len(found) != len(wanted):
+    kind_given, elements = normal_form.elements(given)
+    if len(elements) != len(wanted):
         return False
     sets = "{}" in (kind, kind_given)
     if sets and {kind, kind_given} <= {"{}", ""}:
-        return _match(found, wanted, _same_element)
+        return _match(elements, wanted, _same_element)
     if kind == kind_given == "cup":
-        return _match(found, wanted, _same)
+        return _match(elements, wanted, _same)
     if len(wanted) > 1 and kind != kind_given:
         return False
-    return all(map(_same_element, found, wanted))
+    return all(map(_same_element, elements, wanted))
 
 
-def _match(found: list[str], wanted: list[str], same: Callable[[str, str], bool]) -> bool:
-    """Whether the elements pair off, in any order."""
-    left = list(found)
+def _match(elements: list[str], wanted: list[str], same: Callable[[str, str], bool]) -> bool:
+    """Whether each element has a partner of its own among the wanted ones, in any order."""
+    left = list(elements)
     for element in wanted:
         partner = next((other for other in left if same(other, element)), None)
         if partner is None:
@@ -132,6 +140,7 @@ def _match(found: list[str], wanted: list[str], same: Callable[[str, str], bool]
 
 
 def _same_element(given: str, reference: str) -> bool:
+    """Whether two elements agree: as text, as numbers of one form, or by what sympy finds."""
     if _tight(given) == _tight(reference):
         return True
     if not given or not reference:
@@ -147,6 +156,7 @@ def _same_element(given: str, reference: str) -> bool:
 
 
 def _same_value(given: str, reference: str) -> bool:
+    """Whether sympy finds that the difference of two expressions is zero."""
     import sympy
 
     from powerjax.tasks.answers import expressions
@@ -156,7 +166,7 @@ def _same_value(given: str, reference: str) -> bool:
         if a == b:
             return True
         difference = a - b
-        # Numbers refute quickly what simplify would take long to leave undecided.
+        # A value at one point refutes most equalities, on which `simplify` might take very long.
         symbols = sorted(difference.free_symbols, key=str)
         at = {symbol: sympy.Rational(2 * i + 7, 5) for i, symbol in enumerate(symbols)}
         value = difference.subs(at).evalf(DIGITS, maxn=4 * DIGITS)
@@ -170,16 +180,16 @@ def _same_value(given: str, reference: str) -> bool:
 
 
 def _fraction(text: str) -> tuple[int, int] | None:
-    """(numerator, denominator) as written, if the text is a fraction of integers."""
-    found = _FRACTION.fullmatch(text)
-    if found is None:
+    """Returns (numerator, denominator) as written; None if the text is no fraction of integers."""
+    match = _FRACTION.fullmatch(text)
+    if match is None:
         return None
-    sign, *parts = found.groups()
+    sign, *parts = match.groups()
     numerator, denominator = (int(part) for part in parts if part)
     return (-numerator if sign else numerator), denominator
 
 
 def _tight(text: str) -> str:
-    """Without the spaces and the braces that change nothing; `1 1/2` keeps its space."""
+    """Removes spaces and braces that change nothing. The space of `1 1/2` stays."""
     text = re.sub(r"(?<!\d) +| +(?!\d)", "", text)
     return re.sub(r"([_^])\{(\w)\}", r"\1\2", text)

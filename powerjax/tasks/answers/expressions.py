@@ -1,9 +1,10 @@
-r"""From LaTeX or plain text to sympy, by recursive descent.
+r"""Parses LaTeX or plain text to sympy, by recursive descent.
 
 sympy's own readers of plain text evaluate it as Python, which must not be done with what a model
-wrote; this one knows a fixed list of names and refuses all others. It reads what final answers of
+wrote. This one knows a fixed list of names and refuses all others. It reads what final answers of
 school mathematics hold: numbers and mixed numbers, `\frac12`, `\sqrt[3]{x}`, powers, functions,
-`|x|`, `\binom`, factorials, implied products. Input is lower case, as `answers.simplified` has it.
+`|x|`, `\binom`, factorials and implied products. Its input is in lower case, as
+`answers.simplified` returns it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 
 import sympy
 
-MAX_POWER_BITS = 100_000  # of an integer power that is worked out while it is read
+MAX_POWER_BITS = 100_000  # of the longest power of a rational that is worked out
 
 _FUNCTIONS = {
     **{name: getattr(sympy, name) for name in ("sin", "cos", "tan", "sec", "csc", "cot", "exp")},
@@ -26,7 +27,7 @@ _GREEK = (
     *("alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "theta", "lambda", "mu", "nu"),
     *("rho", "sigma", "tau", "phi", "varphi", "psi", "omega", "eta", "zeta", "xi", "kappa", "ell"),
 )
-_PLUS_MINUS = sympy.Symbol("±")  # a sign that is the same wherever it stands
+_PLUS_MINUS = sympy.Symbol("±")  # one symbol: all signs of an expression are the same
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+")
 _MIXED = re.compile(
@@ -37,7 +38,7 @@ _DELIMITED = {"lfloor": ("rfloor", sympy.floor), "lceil": ("rceil", sympy.ceilin
 
 
 def parse(text: str) -> sympy.Expr:
-    """The expression; ValueError where the text is not one."""
+    """Returns the expression. Raises ValueError if the text is none."""
     reader = _Reader(text)
     value = reader.sum()
     if reader.peek():
@@ -46,7 +47,11 @@ def parse(text: str) -> sympy.Expr:
 
 
 class _Reader:
-    """A position in a text, and a method for each rule of the grammar."""
+    """A position in a text (`at`), and a method for each rule of the grammar.
+
+    Each of these methods returns the value of what it read, and moves the position past it.
+    `bars` counts the open `|`: inside of one, the next `|` closes it.
+    """
 
     def __init__(self, text: str):
         self.text, self.at, self.bars = text, 0, 0
@@ -55,21 +60,20 @@ class _Reader:
         return self.text[self.at :]
 
     def peek(self) -> str:
-        """The next token: a number, a word, a command or a sign; "" at the end."""
+        """Returns the next token: a number, a word, a command or a sign; "" at the end."""
         while self.at < len(self.text) and self.text[self.at].isspace():
             self.at += 1
         for kind in (_NUMBER, _WORD):
-            found = kind.match(self.text, self.at)
-            if found:
-                return found[0]
+            if match := kind.match(self.text, self.at):
+                return match[0]
         return self.text[self.at : self.at + 1]
 
     def take(self, *tokens: str) -> str:
-        """The next token, passed over, if it is one of these; else ""."""
-        found = self.peek()
-        if found and found in tokens:
-            self.at += len(found)
-            return found
+        """Passes over the next token and returns it, if it is one of these; else returns ""."""
+        token = self.peek()
+        if token and token in tokens:
+            self.at += len(token)
+            return token
         return ""
 
     def expect(self, token: str) -> None:
@@ -137,7 +141,7 @@ class _Reader:
         return value
 
     def argument(self) -> sympy.Expr:
-        """What a command takes: a group, a command, or a single digit or letter, as in TeX."""
+        """Reads a command's argument: a group, a command, or one digit or letter, as in TeX."""
         token = self.peek()
         if token == "{":
             return self.group()
@@ -179,7 +183,7 @@ class _Reader:
             whole, *parts = (int(part) for part in mixed.groups() if part)
             return whole + sympy.Rational(*parts)
         self.at += len(token)
-        if self.take("_"):  # a numeral in another base is what it is, not its value
+        if self.take("_"):  # a numeral in another base stays a symbol
             return sympy.Symbol(f"{token}_{self.argument()}")
         return sympy.Rational(token)
 
@@ -236,7 +240,7 @@ class _Reader:
 
 
 def _power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
-    """base^exponent; ValueError where sympy would work out a number too long to write down."""
+    """Returns base^exponent. Raises ValueError if sympy would work out too long a number."""
     if base.is_Rational and exponent.is_Rational and base not in (0, 1, -1):
         bits = max(abs(base.p), base.q).bit_length()
         if abs(exponent) * bits > MAX_POWER_BITS:

@@ -1,6 +1,6 @@
-r"""Final answers as text: the normal forms in which they are compared.
+r"""The normal forms in which final answers are compared as text.
 
-`literal` holds the rules of Hendrycks et al. (MATH, 2021) and `simplified` those that PRM800K
+`literal` follows the rules of Hendrycks et al. (MATH, 2021), and `simplified` those that PRM800K
 (Lightman et al., 2023) adds before an answer goes to sympy. Both are written anew from the rules.
 """
 
@@ -40,7 +40,7 @@ _UNICODE = {
 
 
 def literal(answer: str) -> str:
-    r"""The string that two answers of one form share: `\dfrac12`, `\frac{1}{2}`, `1/2`, `x=0.5`."""
+    r"""Returns one string for answers of one form: `\dfrac12`, `\frac{1}{2}`, `1/2`, `x=0.5`."""
     text = answer.strip()
     whole = re.fullmatch(r"\\text\{(.+?)\}", text)
     text = whole[1].strip() if whole else text
@@ -65,12 +65,14 @@ def literal(answer: str) -> str:
 
 
 def simplified(answer: str) -> str:
-    r"""The answer without what carries no value, in LaTeX still, in lower case, one space at most.
+    r"""Returns the answer without what carries no value, in LaTeX, in lower case.
 
-    Gone are fonts and styles, dollar and percent signs, degrees, units, thousands' commas, `\left`,
-    `\right` and `x =` or `x \in` at the beginning; "or" and "and" are commas. As in PRM800K's
-    code, a comma before three digits is one of thousands where a space follows it, too.
+    It drops fonts and styles, dollar and percent signs, degrees, units, thousands' commas, `\left`,
+    `\right`, repeated spaces, and `x =` or `x \in` at the beginning. "or" and "and" become commas.
+    As in PRM800K's code, a comma before three digits counts as one of thousands even if a space
+    follows it.
     """
+    # --- styles, signs and units ---
     text = " ".join(unstyled(answer, lineage=True).split())
     for sign, command in _UNICODE.items():
         text = text.replace(sign, command)
@@ -90,6 +92,7 @@ def simplified(answer: str) -> str:
     without_units = _UNITS.sub("", text)
     if re.search(r"\d", without_units):
         text = without_units
+    # --- what stands around the value ---
     text = text.strip()
     while text and groups(text).get(0) == len(text) - 1:
         text = text[1:-1].strip()
@@ -99,20 +102,21 @@ def simplified(answer: str) -> str:
         text = text.replace(" ", "")
     if not re.search(r"[()\[\]]|\\{", text):
         tight = re.sub(r"(?<=\d), (?=\d)", ",", text)
-        text = _THOUSANDS.sub(lambda found: found[0].replace(",", ""), tight)
+        text = _THOUSANDS.sub(lambda match: match[0].replace(",", ""), tight)
     return text.lower()
 
 
-def _drop_unit_power(found: re.Match) -> str:
-    """`\\text{ cm}^2` is a unit and no square."""
-    return "" if _UNITS.search(found[1]) else found[0]
+def _drop_unit_power(match: re.Match) -> str:
+    r"""Drops `\text{ cm}^2`, a unit to a power, and returns other text to a power as it is."""
+    return "" if _UNITS.search(match[1]) else match[0]
 
 
 def elements(text: str) -> tuple[str, list[str]]:
-    r"""A simplified answer taken apart: (brackets, its elements).
+    r"""Returns a simplified answer taken apart: (its kind, its elements).
 
-    Brackets are "()", "[)", "{}" (a set, in `\{`) and so on for what stands in one pair, "matrix
-    2x3" for a matrix, "cup" for a union, and "" for a list without brackets or a single answer.
+    The kind is the brackets if one pair stands around all: "()", "[)", "{}" (a set, in `\{`) and so
+    on. It is "matrix 2x3" for a matrix, "cup" for a union, and "" for a list without brackets or a
+    single answer.
     """
     matrix = re.fullmatch(r"\\begin\s*\{([pb]?matrix)\}(.*)\\end\s*\{\1\}", text)
     if matrix:
@@ -131,6 +135,7 @@ def elements(text: str) -> tuple[str, list[str]]:
 
 
 def _bracket(text: str, last: bool = False) -> str:
+    """Returns the bracket at the beginning of `text`, or with `last` at its end; "" without one."""
     if text in (r"\{", r"\}"):
         return text if (text == r"\}") == last else ""
     sign = text[-1:] if last else text[:1]
@@ -138,7 +143,7 @@ def _bracket(text: str, last: bool = False) -> str:
 
 
 def _closes_at_end(text: str) -> bool:
-    """Whether the bracket that opens the text is closed by its last character, and not before."""
+    """Whether the text's last character closes its first bracket."""
     depth = 0
     for at, sign in enumerate(text):
         depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(sign, 0)
@@ -148,7 +153,7 @@ def _closes_at_end(text: str) -> bool:
 
 
 def _split(text: str, separator: str) -> list[str]:
-    """The text's parts between separators that stand in no bracket."""
+    """Returns the parts of the text between separators that stand in no bracket."""
     parts, depth, start, at = [], 0, 0, 0
     while at < len(text):
         depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(text[at], 0)

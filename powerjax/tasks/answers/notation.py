@@ -1,8 +1,8 @@
-r"""What TeX adds to an answer's look and not to its meaning.
+r"""Removes from an answer what TeX adds to its look and not to its meaning.
 
 `unstyled` drops math delimiters, sizes, fonts, colours, spacing of a given width and degree signs.
-Text (`\text{..}`) stays: it may be a unit or the answer. With `lineage` it leaves what PRM800K's
-reader of LaTeX does not drop, so that the first verdict on MATH stays PRM800K's.
+Text (`\text{..}`) stays, because it may be a unit or the answer. With `lineage=True` it drops only
+what PRM800K's reader of LaTeX drops, so that the first verdict on MATH is the one of PRM800K.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _DROPPED = re.compile(
 )
 _EMPTY_GROUP = re.compile(r"(?<=[\d)]) *\{ *\}")
 _STYLED = re.compile(rf"\\(?:{_WITH_ARGUMENT})(?![A-Za-z]) *")
-# What PRM800K's reader keeps.
+# What PRM800K's reader does not drop.
 _DROPPED_BEYOND = re.compile(r"\\[hv]?phantom *\{[^{}]*\}|\\textdollar(?![A-Za-z])")
 _STYLED_BEYOND = re.compile(r"\\(?:mathsf|mathcal|ensuremath|textup)(?![A-Za-z]) *")
-_SEAM = "\0"
+_SEAM = "\0"  # marks where a command stood
 
 
 def groups(text: str) -> dict[int, int]:
-    r"""Where each `{` that is closed stands -> where its `}` does. `\{` opens no group."""
+    r"""Maps the position of each `{` that is closed to that of its `}`. `\{` opens no group."""
     closed, opened = {}, []
     for match in re.finditer(r"\\.|[{}]", text, re.DOTALL):
         if match[0] == "{":
@@ -54,12 +54,12 @@ def groups(text: str) -> dict[int, int]:
 
 
 def half_width(text: str) -> str:
-    """The text with ASCII in place of full-width digits and signs, and of Unicode's minus signs."""
+    """Replaces full-width digits and signs, and Unicode's minus signs, by ASCII."""
     return text.translate(_HALF_WIDTH)
 
 
 def plain_fractions(text: str) -> str:
-    r"""The text with TeX's fractions in place of Unicode's: `2½` is `2\frac{1}{2}`."""
+    r"""Replaces Unicode's fractions by those of TeX: `2½` becomes `2\frac{1}{2}`."""
     return re.sub(r"[¼-¾⅐-⅞]", _plain_fraction, text)
 
 
@@ -69,9 +69,9 @@ def _plain_fraction(sign: re.Match) -> str:
 
 
 def unstyled(answer: str, *, lineage: bool = False) -> str:
-    r"""The answer without styles: `\(\displaystyle\frac12\)` is `\frac12`, `90\degree` is `90`.
+    r"""Removes styles: `\(\displaystyle\frac12\)` becomes `\frac12`, `90\degree` becomes `90`.
 
-    lineage: drop only what PRM800K's reader drops.
+    lineage: whether to drop only what PRM800K's reader drops.
     """
     if lineage:
         text = answer.translate(_MINUS)
@@ -85,7 +85,7 @@ def unstyled(answer: str, *, lineage: bool = False) -> str:
 
 
 def unwrapped(text: str, command: re.Pattern) -> str:
-    """The text with the arguments of these commands in place of the commands."""
+    """Replaces each of these commands by its argument."""
     at = 0
     while match := command.search(text, at):
         at, start = match.start(), match.end()
@@ -94,5 +94,5 @@ def unwrapped(text: str, command: re.Pattern) -> str:
             (text[start:], "") if end is None else (text[start + 1 : end], text[end + 1 :])
         )
         text = text[:at] + _SEAM + inner + (_SEAM if end is not None else "") + rest
-    # A space keeps `\pi\bm{x}` from running together, and must not part a number's digits.
+    # The space keeps `\pi\bm{x}` from running together. It must not part the digits of a number.
     return re.sub(rf"(?<=\d){_SEAM}+(?=\d)", "", text).replace(_SEAM, " ")

@@ -1,8 +1,8 @@
-r"""Numbers as final answers write them, read exactly: no float stands between text and value.
+r"""Reads numbers as final answers write them, exactly: no value passes through a float.
 
-`decimal` reads plain decimal notation, of any length. `value` reads a final answer in MATH's normal
-form (`answers.simplified`): fractions, mixed numbers, powers of ten, with a unit or a few words
-around. `last` finds the number that prose ends on.
+`decimal` reads plain decimal notation of any length. `value` reads a final answer in MATH's normal
+form (`answers.simplified`): fractions, mixed numbers and powers of ten, perhaps with a unit or a
+few words around them. `last` finds the last number in prose.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from fractions import Fraction
 from powerjax.tasks.answers import normal_form, notation
 from powerjax.tasks.answers.notation import half_width
 
-MAX_CHARS = 2000  # of a final answer; a longer one is a text
-MAX_EXPONENT = 1000  # of ten, where a value is worked out
+MAX_CHARS = 2000  # a longer answer is a text and no number
+MAX_EXPONENT = 1000  # the greatest exponent of ten of a value that is worked out
 
 _DECIMAL = re.compile(
     r"(?P<sign>[-+]?)(?P<whole>\d{1,3}(?:,\d{3})+|\d*)(?:\.(?P<part>\d*))?"
@@ -38,7 +38,7 @@ _NUMERAL = (
 
 # --- a final answer in MATH's normal form: words, number, unit ---
 _BEFORE = r"(?P<before>(?:[a-z][a-z'’,:.() ]*)?)"
-_FOREIGN = r"[^\x00-\x7f\u0370-\u03ff\W\d_]"  # as in `pièces`, or a sign of Chinese
+_FOREIGN = r"[^\x00-\x7f\u0370-\u03ff\W\d_]"  # as in `pièces`, or a Chinese character
 _SYMBOL = (
     rf"(?:[a-z]{{2,}}|[acfghlms]|(?=[a-z]*{_FOREIGN})(?:[a-z]|{_FOREIGN})+)(?![a-z]|{_FOREIGN})"
     r"(?: ?\^ ?(?:\{-?\d\}|-?\d))?"
@@ -48,7 +48,7 @@ _AFTER = rf"(?:{_SYMBOL}|['’]s|[\s/.()-]|\\cdot|{_RATE}|, (?=[a-z]{{2,}}))*"
 _ANSWER = re.compile(
     rf"{_BEFORE}(?P<number>(?:[-+]|(?<![a-z] )[-+] )?{_NUMERAL})(?P<after>{_AFTER})"
 )
-# Words that change the number's value, or make a formula of it.
+# Words that change the number's value or make it a part of a formula.
 _CHANGING = (
     r"\b(?:half|halves|thirds?|fourths?|fifths?|tenths?|hundredths?|thousandths?|squared|cubed|"
     r"root|sqrt|log|ln|sin|cos|tan|exp|factorial|plus|minus|negative|divided|over|choose|mod|"
@@ -78,10 +78,11 @@ _MAX_PERIOD = 200  # digits
 
 
 def decimal(text: str) -> tuple[bool, str, int] | None:
-    """A number in decimal notation as (is negative, digits, exponent of ten); None if it is none.
+    """Returns (is negative, digits, exponent of ten); None if `text` is no decimal number.
 
-    Equal numbers are equal tuples: `1e3`, `1,000` and `1000.0` are all (False, "1", 3). Signs may
-    be any minus of Unicode. Nothing is worked out, so length and exponent cost nothing.
+    Equal numbers give equal tuples: `1e3`, `1,000` and `1000.0` all give (False, "1", 3). The sign
+    may be any of Unicode's minus signs. No value is worked out, so neither a long number nor a
+    large exponent takes time.
     """
     match = _DECIMAL.fullmatch(half_width(text))
     if match is None or not (match["whole"] or match["part"]):
@@ -96,17 +97,17 @@ def decimal(text: str) -> tuple[bool, str, int] | None:
 
 
 def written(answer: str) -> str | None:
-    r"""The one number in a final answer, without unit, currency and words; None if it is not one.
+    r"""Returns the one number that a final answer is, without unit, currency and words, or None.
 
     `18\text{ apples}` gives `18`, `\$1{,}000.50` gives `1000.50`, `x = \frac12` gives `\frac12`.
     """
     if len(answer) > MAX_CHARS:
         return None
-    # MATH's normal form would join `32, 349`, two numbers, to one.
+    # MATH's normal form would make one number of the two in `32, 349`.
     text = re.sub(
         r",\s+(?!\\!)(?=\d)", " ; ", fractions_of_periods(notation.plain_fractions(answer))
     )
-    # In capitals it leaves the word, which `value` may be asked to pass over.
+    # The capital keeps "million" from becoming `*10^6`, so that `value` can leave it out.
     text = normal_form.simplified(re.sub(r"[mbtr]+illion", lambda word: word[0].upper(), text))
     text = re.split(r"=|\\approx|\\simeq|≈", text)[-1]
     text = re.sub(r"[€£¥₹¢]|\*\*", "", text).strip()
@@ -123,9 +124,9 @@ def written(answer: str) -> str | None:
 
 
 def value(answer: str, scaled: bool = True) -> Fraction | None:
-    """The exact value of a final answer that is one number, see `written`; None if it is not.
+    """Returns the exact value of a final answer that is one number (see `written`), or None.
 
-    scaled: whether `4 million` is 4,000,000; else it is 4, with a unit.
+    scaled: whether `4 million` is 4,000,000. If not, it is 4, and "million" is its unit.
     """
     number = written(answer)
     if number is None:
@@ -143,9 +144,9 @@ def value(answer: str, scaled: bool = True) -> Fraction | None:
 
 
 def last(text: str, after: str = "") -> str | None:
-    r"""The last number in prose as it is written, as `$1,080` or `-\frac{1}{2}`; None without one.
+    r"""Returns the last number in prose as it is written (`$1,080`, `-\frac{1}{2}`), or None.
 
-    after: a pattern that must stand before the number.
+    after: a regular expression for what must stand before the number.
     """
     text = notation.plain_fractions(with_commas(half_width(text)))
     numerals = [match[1] for match in re.finditer(f"{after}({_IN_PROSE})", text)]
@@ -153,12 +154,12 @@ def last(text: str, after: str = "") -> str | None:
 
 
 def with_commas(text: str) -> str:
-    r"""The text with commas in place of TeX's marks of thousands: `1{,}000` is `1,000`."""
+    r"""Replaces TeX's marks of thousands by commas: `1{,}000` becomes `1,000`."""
     return _GROUP_MARK.sub(",", text)
 
 
 def fractions_of_periods(text: str) -> str:
-    r"""The text with its periodic decimals as fractions: `0.\overline{3}` is `\frac{1}{3}`."""
+    r"""Replaces periodic decimals by fractions: `0.\overline{3}` becomes `\frac{1}{3}`."""
 
     def fraction(match: re.Match) -> str:
         whole, part, line, digit, first, middle, final, combining, own_whole, bracket = (
@@ -181,15 +182,15 @@ def fractions_of_periods(text: str) -> str:
 
 
 def _unsigned(number: str) -> Fraction | None:
-    """The value of a numeral of `_NUMERAL` without scale word."""
+    """Returns the value of a `_NUMERAL` without sign and scale word; None if it is too large."""
     if mixed := re.fullmatch(rf"(\d+) *({_FRACTION}|(?<= )\d+/\d+)", number):
-        return int(mixed[1]) + _unsigned(mixed[2])
+        part = _unsigned(mixed[2])
+        return None if part is None else int(mixed[1]) + part
     if parts := re.fullmatch(rf"\\[dtc]?frac *({_PART}) *({_PART})", number):
         above, below = (Fraction(part.strip("{ }")) for part in parts.groups())
         return above / below
     if "/" in number:
-        above, below = map(int, number.split("/"))
-        return Fraction(above, below)
+        return Fraction(*map(int, number.split("/")))
     digits, *power = re.split(r" *(?:\\times|\\cdot|×|\*) *10 *\^", number)
     exponent = int(power[0].strip("{ }")) if power else 0
     exact = decimal(digits)

@@ -1,10 +1,10 @@
-"""Programs that a model wrote, run where they can do no harm."""
+"""Runs programs that a model wrote where they can do no harm; `programs` says how."""
 
+from powerjax.tasks.sandbox.limits import Limits
 from powerjax.tasks.sandbox.programs import (
     BUBBLEWRAP,
     RLIMITS,
     UNSAFE,
-    Limits,
     Program,
     Verdict,
     require,

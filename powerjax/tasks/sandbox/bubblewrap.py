@@ -1,4 +1,4 @@
-"""One process that is kept from doing anything but what it is started for, and its sandbox.
+"""Starts one process in a sandbox, which keeps it from doing anything but what it is started for.
 
 What a program could share with the rest of the machine, and what closes it:
 
@@ -38,9 +38,11 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from powerjax.tasks.sandbox import seccomp
 from powerjax.tasks.sandbox.confined import harness
+from powerjax.tasks.sandbox.limits import Limits
 
 SITE = "/site"  # the sandbox's folder of packages
 
@@ -53,36 +55,45 @@ _ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "HOME": "/tmp",
     "LANG": "C.UTF-8",
-    "PYTHONHASHSEED": "0",  # the order of a set of strings does not change from run to run
+    "PYTHONHASHSEED": "0",  # so that a set of strings has the same order in every run
     "OPENBLAS_NUM_THREADS": "1",
 }
-_END_S = 2.0
-_HELP_S = 20.0
-_numbers = itertools.count()
+_END_S = 2.0  # for a killed process to end
+_HELP_S = 20.0  # for `bwrap --help`
+_numbers = itertools.count()  # so that processes at a time have user ids of their own
 
 
 class Process:
-    """One process of `confined.harness`, in a sandbox or (sandbox None) in a session.
+    """One process of `confined.harness`.
 
     Args:
-      arguments: of the harness, before those of the limits.
-      limits: a `sandbox.Limits`.
-      sandbox: the command that runs what follows it in a sandbox.
+      arguments: the harness's arguments up to those for the limits.
+      limits: what the process may use.
+      sandbox: the command that runs what follows it in a sandbox; None to run the process in a
+        session of its own, without a sandbox.
       deadline: the time of `time.monotonic()` until which bubblewrap is waited for.
-      keywords: of Popen.
+      keywords: keywords of Popen, `pass_fds` among them.
     """
 
-    def __init__(self, arguments, limits, sandbox: Sequence[str] | None, deadline, **keywords):
-        uid, command, above = 0, [], str(_CONFINED.parent)
+    def __init__(
+        self,
+        arguments: Sequence[object],
+        limits: Limits,
+        sandbox: Sequence[str] | None,
+        deadline: float,
+        **keywords: Any,
+    ):
+        uid, above = 0, str(_CONFINED.parent)
+        command: list[str] = []
         with contextlib.ExitStack() as stack:
             if sandbox is not None:
                 above = "/"
-                told, tell = os.pipe()
-                stack.callback(os.close, told)
+                info, give_info = os.pipe()
+                stack.callback(os.close, info)
                 calls = _refused_calls()
                 stack.callback(os.close, calls)
-                keywords["pass_fds"] += (tell, calls)
-                command = [*sandbox, "--info-fd", str(tell), "--seccomp", str(calls)]
+                keywords["pass_fds"] += (give_info, calls)
+                command = [*sandbox, "--info-fd", str(give_info), "--seccomp", str(calls)]
                 if os.geteuid() == 0:  # root is exempt from the limit of processes
                     uid = 20_000 + (os.getpid() * 64 + next(_numbers)) % 40_000
             command += [_python(), "-S", "-s", "-B", "-c", _START, above, *map(str, arguments)]
@@ -97,12 +108,12 @@ class Process:
                 )
             finally:
                 if sandbox is not None:
-                    os.close(tell)
-            # The first process of the namespace, with which all others end.
-            self.first = None if sandbox is None else _first_process(told, deadline)
+                    os.close(give_info)
+            # The first process of the namespace. When it ends, all others do.
+            self.first = None if sandbox is None else _first_process(info, deadline)
 
     def kill(self) -> None:
-        """Ends the process and all that it started; returns when they are gone."""
+        """Ends the process and all that it started. Returns when they are gone."""
         if self.first is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.first, signal.SIGKILL)
@@ -118,37 +129,45 @@ class Process:
         self.popen.wait()
 
     def exit_status(self) -> int | None:
-        """As a shell tells it (128 and the signal's number), None if it does not end soon.
+        """Returns the exit status as a shell does: 128 plus the signal's number after a signal.
 
-        The process is not reaped, so that nothing else can be killed in its name.
+        None if the process does not end soon. The process is not reaped, so that its id cannot
+        pass to another process, which `kill` would then end.
         """
         deadline = time.monotonic() + _END_S
         while hasattr(os, "waitid") and time.monotonic() < deadline:  # older macOS has none
-            found = os.waitid(os.P_PID, self.popen.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
-            if found is not None:
-                by_signal = found.si_code != os.CLD_EXITED
-                return found.si_status + 128 * by_signal
+            end = os.waitid(os.P_PID, self.popen.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+            if end is not None:
+                by_signal = end.si_code != os.CLD_EXITED
+                return end.si_status + 128 * by_signal
             time.sleep(0.005)
         return None
 
 
 def _refused_calls() -> int:
-    """The read end of a pipe that holds the seccomp filter."""
+    """Returns the read end of a pipe that holds the seccomp filter."""
     read, write = os.pipe()
     with os.fdopen(write, "wb") as file:
         file.write(seccomp.program(os.uname().machine))
     return read
 
 
-def _first_process(told: int, deadline: float) -> int | None:
-    """A pidfd of the process that bubblewrap tells of, None if it failed before or was too slow."""
+def _first_process(info: int, deadline: float) -> int | None:
+    """Returns a pidfd of the process that bubblewrap names as the first in the sandbox.
+
+    None if bubblewrap failed before or did not name it by the deadline.
+
+    Args:
+      info: the read end of the pipe that was given to bubblewrap as --info-fd.
+      deadline: a time of `time.monotonic()`.
+    """
     text = b""
     with selectors.DefaultSelector() as selector:
-        selector.register(told, selectors.EVENT_READ)
+        selector.register(info, selectors.EVENT_READ)
         while not text.rstrip().endswith(b"}"):
             if not selector.select(max(0, deadline - time.monotonic())):
                 return None
-            if not (data := os.read(told, 1 << 12)):
+            if not (data := os.read(info, 1 << 12)):
                 return None
             text += data
     with contextlib.suppress(ProcessLookupError, ValueError, KeyError, TypeError):
@@ -158,7 +177,7 @@ def _first_process(told: int, deadline: float) -> int | None:
 
 @functools.cache
 def options(bwrap: str) -> str:
-    """The help of bubblewrap, which lists what this version of it can do.
+    """Returns bubblewrap's help, which lists the options of this version.
 
     Raises an OSError that gives the reason if bubblewrap cannot be run.
     """
@@ -174,17 +193,18 @@ def options(bwrap: str) -> str:
 
 
 def reason(said: bytes) -> str:
-    """The last line of what a process said, in printable characters; "" if it said nothing."""
+    """Returns the last line that a process said, in printable characters; "" if it said nothing."""
     lines = [line.strip() for line in said.decode(errors="replace").splitlines()]
     line = next((line for line in reversed(lines) if line), "")
     return "".join(letter if letter.isprintable() else " " for letter in line)[:500]
 
 
 def ending(status: int | None) -> str:
-    """How a process ended that said nothing.
+    """Returns in words how a process ended that said nothing.
 
     Args:
-      status: as of Popen (a signal's number is negative) or of a shell; None if it has not ended.
+      status: the exit status of Popen (minus the signal's number after a signal) or of a shell (128
+        plus that number); None if the process has not ended.
     """
     if status is None:
         return "has not ended, and said nothing"
@@ -195,16 +215,23 @@ def ending(status: int | None) -> str:
 
 @functools.cache
 def sandboxed(bwrap: str, tmp_bytes: int) -> tuple[str, ...]:
-    """The command that runs what follows it in a sandbox: bubblewrap, found at `bwrap`."""
+    """Returns the command that runs what follows it in a sandbox.
+
+    Args:
+      bwrap: the path of bubblewrap.
+      tmp_bytes: how much /tmp may hold.
+    """
+    # --- namespaces and rights ---
     command = [bwrap, "--die-with-parent", "--new-session", "--unshare-pid", "--unshare-net"]
     command += ["--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     if os.geteuid() == 0:
-        # Without a user namespace, in which we would stay root to the kernel.
+        # No user namespace: in one, the process would still be root to the kernel.
         command += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     else:
         command += ["--unshare-user"] + ["--disable-userns"] * (
             "--disable-userns" in options(bwrap)
         )
+    # --- what is visible of the file system ---
     for name in ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64"):
         if os.path.islink(name):
             command += ["--symlink", os.readlink(name), name]
@@ -218,9 +245,10 @@ def sandboxed(bwrap: str, tmp_bytes: int) -> tuple[str, ...]:
     for outside, inside in shown.items():
         if outside.startswith("/usr/") and outside == inside:
             continue
-        for folder in list(Path(inside).parents)[-2::-1]:  # closed to other users by default
+        for folder in list(Path(inside).parents)[-2::-1]:  # by default closed to other users
             command += ["--perms", "0755", "--dir", str(folder)]
         command += ["--ro-bind-try", outside, inside]
+    # --- /proc, /dev and /tmp ---
     command += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
     for name in ("/proc/keys", "/proc/key-users"):
         if os.path.exists(name):
@@ -231,10 +259,13 @@ def sandboxed(bwrap: str, tmp_bytes: int) -> tuple[str, ...]:
 
 
 def _python() -> str:
-    """This Python, rather than the virtual environment's link to it."""
+    """Returns the path of this Python itself, not of the virtual environment's link to it."""
     return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
 
 
 def numpy() -> Path:
-    """The folder of the numpy that programs import."""
-    return Path(importlib.util.find_spec("numpy").submodule_search_locations[0])
+    """Returns the folder of the numpy that programs import. Raises OSError if there is none."""
+    spec = importlib.util.find_spec("numpy")
+    if spec is None or not spec.submodule_search_locations:
+        raise OSError("numpy, which programs may import, is not installed")
+    return Path(spec.submodule_search_locations[0])

@@ -1,12 +1,12 @@
-"""The system calls that a sandboxed program is refused: a seccomp filter for bubblewrap.
+"""A seccomp filter for bubblewrap: the system calls that a sandboxed program is refused.
 
 Namespaces, mounts and limits hide files, processes and the network. They do not hide what the
 kernel shares by other means: key rings, watches on files that other processes open, memory that no
 limit counts. The filter refuses the calls that lead there, for the program and all that it starts.
 
-It is a list of what is refused rather than of what is allowed, so that no C library or version of
-numpy has to be foreseen. Calls newer than the list are refused as calls that do not exist, for
-which libraries have a way round. The format is that of `struct sock_filter` in linux/filter.h; the
+It lists what is refused and not what is allowed, so that no C library or version of numpy has to be
+foreseen. Calls newer than the list are refused as calls that do not exist, which libraries know how
+to do without. The format is that of `struct sock_filter` in linux/filter.h; the
 data that a filter sees is `struct seccomp_data` in linux/seccomp.h.
 """
 
@@ -16,8 +16,8 @@ import errno
 import functools
 import struct
 
-# Of each machine its number in linux/audit.h, and which column of the tables below holds. All are
-# little-endian with 64 bits; but for x86-64 they share one numbering, asm-generic/unistd.h.
+# Machine: (its number in linux/audit.h, the column of the tables below that holds its calls). All
+# are little-endian with 64 bits. All except x86-64 share the numbering of asm-generic/unistd.h.
 MACHINES = {
     "x86_64": (0xC000003E, 0),
     "aarch64": (0xC00000B7, 1),
@@ -25,7 +25,7 @@ MACHINES = {
     "loongarch64": (0xC0000102, 1),
 }
 
-# Call: (its number on x86-64, its number on the others), None where it does not exist.
+# Call: (its number on x86-64, its number on the others); None if it does not exist there.
 REFUSED = {
     # Keys of the user and of the session: read, revoked, left behind.
     "add_key": (248, 217),
@@ -114,14 +114,15 @@ REFUSED = {
     "iopl": (172, None),
     "ioperm": (173, None),
 }
-# A filter sees no memory, and clone3 has its flags there; without it the C library calls clone.
+# A filter cannot read memory, where clone3 has its flags. Without it the C library calls clone.
 MISSING = {"clone3": (435, 435)}
 NEWEST = 450  # set_mempolicy_home_node, of Linux 5.17: greater numbers are refused as missing
-# Calls that are refused by an argument.
+# Calls that are refused for some values of an argument.
 CLONE, SOCKET, SOCKETPAIR, FCNTL = (56, 220), (41, 198), (53, 199), (72, 25)
 NAMESPACES = 0x7E020000  # CLONE_NEWNS, _NEWCGROUP, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET
-FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6; AF_VSOCK has no network namespace
-WATCHES = (1024, 1026)  # F_SETLEASE, F_NOTIFY: as inotify
+# Only AF_UNIX, AF_INET and AF_INET6 are allowed: AF_VSOCK, for one, ignores network namespaces.
+FAMILIES = (1, 2, 10)
+WATCHES = (1024, 1026)  # F_SETLEASE, F_NOTIFY: they watch files as inotify does
 
 _LOAD, _EQUAL, _GREATER, _ANY_BIT, _RETURN = 0x20, 0x15, 0x25, 0x45, 0x06
 _NUMBER_AT, _MACHINE_AT, _ARGUMENTS_AT = 0, 4, 16
@@ -130,17 +131,18 @@ _ALLOW, _KILL, _ERROR = 0x7FFF0000, 0x80000000, 0x00050000
 
 @functools.cache
 def program(machine: str) -> bytes:
-    """The filter for `machine`, as `os.uname()` names it; KeyError if it is not of MACHINES.
+    """Returns the filter for `machine`, as `os.uname()` names it.
 
-    A call in another machine's numbering (of a 32-bit program on x86-64) ends the process.
+    A call in another machine's numbering (that of a 32-bit program on x86-64) ends the process.
+    Raises KeyError if the machine is not one of MACHINES.
     """
     audit_number, column = MACHINES[machine]
     code = [_step(_LOAD, _MACHINE_AT), _step(_EQUAL, audit_number, 1, 0), _step(_RETURN, _KILL)]
     code += [_step(_LOAD, _NUMBER_AT), *_refuse_if(_GREATER, NEWEST, errno.ENOSYS)]
     for calls, error in ((REFUSED, errno.EPERM), (MISSING, errno.ENOSYS)):
         for numbers in calls.values():
-            if numbers[column] is not None:
-                code += _refuse_if(_EQUAL, numbers[column], error)
+            if (number := numbers[column]) is not None:
+                code += _refuse_if(_EQUAL, number, error)
     namespaces = _refuse_if(_ANY_BIT, NAMESPACES, errno.EPERM)
     watches = [step for command in WATCHES for step in _refuse_if(_EQUAL, command, errno.EPERM)]
     families = [_step(_EQUAL, family, len(FAMILIES) - at) for at, family in enumerate(FAMILIES)]
@@ -151,17 +153,23 @@ def program(machine: str) -> bytes:
         (SOCKET, 0, families),
         (SOCKETPAIR, 0, families),
     ):
-        # The low half of an argument, which is all that these calls look at.
+        # These calls look only at the low half of the argument, which is loaded here.
         steps = [_step(_LOAD, _ARGUMENTS_AT + 8 * argument), *steps, _step(_RETURN, _ALLOW)]
         code += [_step(_EQUAL, call[column], 0, len(steps)), *steps]
     return b"".join([*code, _step(_RETURN, _ALLOW)])
 
 
 def _refuse_if(test: int, number: int, error: int) -> list[bytes]:
-    """Steps that end the call with `error` if what is loaded passes the test, and else go on."""
+    """Returns steps that end the call with `error` if the loaded number passes the test."""
     return [_step(test, number, 0, 1), _step(_RETURN, _ERROR | error)]
 
 
 def _step(code: int, number: int, if_true: int = 0, if_false: int = 0) -> bytes:
-    """One `struct sock_filter`; the last two say how many steps to skip after a test."""
+    """Returns one `struct sock_filter`.
+
+    Args:
+      code: the operation.
+      number: its operand.
+      if_true, if_false: how many steps to skip after a test that holds, or does not hold.
+    """
     return struct.pack("<HBBI", code, if_true, if_false, number)

@@ -13,9 +13,9 @@ HANGS = {"rules": ("(10^{10})!", "x"), "math_verify": ("9^{9^{9^9}}", "5")}
 
 @pytest.fixture(scope="module")
 def pool():
-    made = checkers.Checkers(num_workers=2, limit_s=2.0)
-    yield made
-    made.close()
+    workers = checkers.Checkers(num_workers=2, limit_s=2.0)
+    yield workers
+    workers.close()
 
 
 def test_verdicts_come_in_the_order_of_the_jobs(pool):

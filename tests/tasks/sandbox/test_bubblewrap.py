@@ -5,7 +5,7 @@ import os
 import pytest
 
 from powerjax.tasks import sandbox
-from powerjax.tasks.sandbox import bubblewrap, programs
+from powerjax.tasks.sandbox import bubblewrap, pipes, programs
 
 
 @pytest.fixture
@@ -54,12 +54,12 @@ FAILURES = {
 def test_why_bubblewrap_does_not_start_is_said_each_time(fake, failure):
     text, reason = FAILURES[failure]
     fake(text)
-    said = set()
+    reasons = set()
     for _ in range(20):
         with pytest.raises(OSError) as raised:
             sandbox.require()
-        said.add(str(raised.value))
-    assert said == {f"bubblewrap does not work here: {reason}; {sandbox.UNSAFE}"}
+        reasons.add(str(raised.value))
+    assert reasons == {f"bubblewrap does not work here: {reason}; {sandbox.UNSAFE}"}
 
 
 def test_why_bubblewrap_cannot_be_run_at_all_is_said(fake):
@@ -86,7 +86,7 @@ def test_a_bubblewrap_that_is_not_executable_is_named(fake, monkeypatch, tmp_pat
 
 def test_a_bubblewrap_that_hangs_is_not_waited_for(fake, monkeypatch):
     monkeypatch.setattr(programs, "_START_S", 0.5)
-    monkeypatch.setattr(programs, "_LAST_WORDS_S", 0.1)
+    monkeypatch.setattr(pipes, "_LAST_WORDS_S", 0.1)
     fake("echo 'bwrap: waiting' >&2; exec sleep 60")
     with pytest.raises(OSError, match=r"^bubblewrap does not work here: bwrap: waiting;"):
         sandbox.require()

@@ -25,26 +25,18 @@ def left_behind(monkeypatch):
     monkeypatch.setitem(bubblewrap_file._ENVIRONMENT, *mark.split("="))
 
     def alive():
-        found = []
+        paths = []
         for path in glob.glob("/proc/[0-9]*/environ"):
             try:
                 with open(path, "rb") as file:
                     if mark.encode() in file.read().split(b"\0"):
-                        found.append(path)
+                        paths.append(path)
             except OSError:
                 continue
-        return found
+        return paths
 
     yield alive
     assert alive() == []
-
-
-@pytest.fixture
-def bubblewrap():
-    try:
-        sandbox.require()
-    except OSError as error:
-        pytest.skip(f"the hostile programs need a sandbox: {error}")
 
 
 @pytest.fixture
@@ -105,8 +97,8 @@ def test_an_attack_does_not_work(run, attack, tmp_path, monkeypatch):
     ours.write_text("ours")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        told = dict(ours=str(ours), home=os.path.expanduser("~"), pid=os.getpid(), port=port)
-        source = f"def f(x):\n    {ATTACKS[attack].format(**told)}\n    return x + 1"
+        values = dict(ours=str(ours), home=os.path.expanduser("~"), pid=os.getpid(), port=port)
+        source = f"def f(x):\n    {ATTACKS[attack].format(**values)}\n    return x + 1"
         # Filling a gibibyte may take a busy machine longer than a program has.
         limits = Limits(wall_s=60, cpu_s=30) if attack == "allocates_bit_by_bit" else None
         verdict = run(source, limits=limits)

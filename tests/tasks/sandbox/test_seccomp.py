@@ -98,12 +98,7 @@ def test_the_numbers_are_those_of_the_kernels_headers(machine):
 
 
 @pytest.fixture
-def run():
-    try:
-        sandbox.require()
-    except OSError as error:
-        pytest.skip(f"the filter is bubblewrap's to load: {error}")
-
+def run(bubblewrap):
     def run(source, tests, limits=None):
         return sandbox.run(sandbox.Program(source, tests, "f"), limits=limits)
 
@@ -124,8 +119,8 @@ def test_a_program_meets_the_filter_in_every_call_of_the_table(run):
     column = seccomp.MACHINES[os.uname().machine][1]
     numbers = [n[column] for n in seccomp.REFUSED.values() if n[column] is not None]
     source = f"{CALL}\ndef f(numbers): return [call(n, 0, 0, 0, 0, 0, 0) for n in numbers]"
-    found = run(source, f"assert f({numbers}) == {[errno.EPERM] * len(numbers)}")
-    assert found.passed, found
+    result = run(source, f"assert f({numbers}) == {[errno.EPERM] * len(numbers)}")
+    assert result.passed, result
     # And so does what it starts.
     source = f"""
 import subprocess, sys
@@ -133,8 +128,8 @@ def f(number):
     code = {CALL!r} + f"\\nprint(call({{number}}, 0, -3, 0))"
     return subprocess.run([sys.executable, "-S", "-c", code], capture_output=True).stdout
 """
-    found = run(source, f"assert f({seccomp.REFUSED['keyctl'][column]}) == b'1\\n'")
-    assert found.passed, found
+    result = run(source, f"assert f({seccomp.REFUSED['keyctl'][column]}) == b'1\\n'")
+    assert result.passed, result
 
 
 # Each would raise nothing if it worked. Of each kind of what the kernel shares, two.
@@ -179,8 +174,8 @@ def call(name, *arguments):
 def f():
     {REACHES[reach]}
 """
-    found = run(source, "try: f()\nexcept OSError: pass\nelse: assert False")
-    assert found.passed, found
+    result = run(source, "try: f()\nexcept OSError: pass\nelse: assert False")
+    assert result.passed, result
 
 
 def test_the_keys_of_our_session_are_neither_read_nor_revoked_nor_added_to(run, tmp_path):
@@ -208,8 +203,8 @@ def f(key, session):
     C.syscall({keyctl}, 3, key)
     return text.value
 '''
-found = sandbox.run(sandbox.Program(source, f"assert f({{key}}, {{SESSION}}) == b''", "f"))
-assert found.passed, found
+result = sandbox.run(sandbox.Program(source, f"assert f({{key}}, {{SESSION}}) == b''", "f"))
+assert result.passed, result
 text = ctypes.create_string_buffer(9)
 assert C.syscall({keyctl}, READ, key, text, 9) == 6 and text.value == b"secret", text.value
 assert C.syscall({keyctl}, READ, SESSION, None, 0) == before
@@ -230,8 +225,8 @@ def f():
         capture_output=True, text=True,
     ).stdout
 """
-    found = run(source, "assert f() == ''", sandbox.Limits(file_bytes=1 << 30))
-    assert found.passed, found
+    result = run(source, "assert f() == ''", sandbox.Limits(file_bytes=1 << 30))
+    assert result.passed, result
 
 
 def test_what_programs_need_still_works(run):
@@ -253,8 +248,8 @@ def f():
         os._exit(0)
     return total + os.waitpid(child, 0)[1]
 """
-    found = run(source, "assert f() == 71")
-    assert found.passed, found
+    result = run(source, "assert f() == 71")
+    assert result.passed, result
 
 
 def test_a_crash_calls_no_handler_of_core_dumps(run):

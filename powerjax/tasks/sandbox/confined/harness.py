@@ -5,11 +5,11 @@
 
 The tester holds the tests and their expected values. It asks the program's process to run the
 source, then to make one call at a time, and gets back plain data (see `plain`) or the name of an
-exception. No object of the program's making and no line of its code ever enters the tester's
-interpreter, and the verdict leaves on a pipe that the program does not have.
+exception. No object that the program makes and no line of its code enters the tester's interpreter,
+and the verdict leaves on a pipe that the program does not have.
 
-`powerjax.tasks.sandbox.bubblewrap` starts both, with nothing but Python itself; imports are few,
-because their milliseconds are paid twice for every program.
+`powerjax.tasks.sandbox.bubblewrap` starts both with nothing but Python itself. Imports are few,
+because the time they take is spent twice for every program.
 """
 
 import builtins
@@ -25,20 +25,20 @@ NOT_READY = "the program's process did not start"
 
 _LENGTH = struct.Struct(">I")
 
-# A generator of the tests would take these for its own end, and `all(map(f, xs))` hold of nothing.
+# Raised in the tests, these would end a loop: `all(map(f, xs))` would hold although `f` raised.
 _NOT_RAISED = ("StopIteration", "StopAsyncIteration", "GeneratorExit")
 
 
 class Lost(BaseException):
-    """The program can be asked no more: it ended, or sent what is not an answer."""
+    """The program cannot be asked any more: it ended, or sent something that is no answer."""
 
 
 class ProgramError(Exception):
-    """The program raised an exception of its own kind."""
+    """The program raised an exception that is none of Python's own."""
 
 
 def confine(uid, cpu_s, memory_bytes, num_processes, file_bytes):
-    """Sets the limits for good, and gives up root for `uid` if that is not 0."""
+    """Sets the limits for good, and becomes the user `uid` if that is not 0 (as root)."""
     _attempt(_go_first)
     for name, soft, hard in (
         ("CPU", cpu_s, cpu_s + 1),
@@ -51,7 +51,7 @@ def confine(uid, cpu_s, memory_bytes, num_processes, file_bytes):
         ("MSGQUEUE", 0, 0),
     ):
         which = getattr(resource, f"RLIMIT_{name}", None)
-        if which is not None:  # macOS lacks some, and refuses others
+        if which is not None:  # macOS lacks some limits, and refuses others
             _attempt(resource.setrlimit, which, (soft, hard))
     if uid:
         os.setgroups([])
@@ -60,13 +60,13 @@ def confine(uid, cpu_s, memory_bytes, num_processes, file_bytes):
 
 
 def _go_first():
-    """Should memory run out in spite of the limits, the kernel ends this process and no other."""
+    """Has the kernel end this process first if memory runs out in spite of the limits."""
     with open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
 
 
 def _attempt(action, *arguments):
-    """What `action` returns, or None if it raises."""
+    """Returns what `action` returns, or None if it raises."""
     try:
         return action(*arguments)
     except Exception:
@@ -81,12 +81,13 @@ def send(fd, data):
 
 
 def receive(fd):
-    """The bytes of one message, None at the end of the stream."""
+    """Returns the bytes of one message; None at the end of the stream."""
     head = _read(fd, 4)
     return None if head is None else _read(fd, _LENGTH.unpack(head)[0])
 
 
 def _read(fd, size):
+    """Returns `size` bytes; None if the stream ends before."""
     if size > plain.MAX_BYTES:
         raise ValueError("too large")
     parts = []
@@ -103,8 +104,8 @@ class Remote:
     """The program as the tester sees it.
 
     Attributes:
-      lost: why it can be asked no more, None as long as it can.
-      last: its last answer, for messages.
+      lost: (status, message) once the program cannot be asked any more; None until then.
+      last: the program's last answer, for messages.
     """
 
     def __init__(self, requests, replies):
@@ -113,7 +114,7 @@ class Remote:
         self.last = None
 
     def ask(self, *message):
-        """The value that the program answers; raises what it raised, or Lost."""
+        """Returns the value that the program answers. Raises what the program raised, or Lost."""
         data = plain.encode(message)
         if self.lost is None:
             try:
@@ -125,15 +126,15 @@ class Remote:
                 self.lost = ("failed", f"the program's answer cannot be read: {error!r}"[:300])
         if self.lost is not None:
             raise Lost
-        kind, *rest = self.last
-        if kind == "value":
+        outcome, *rest = self.last
+        if outcome == "value":
             return rest[0]
         name, text = rest
-        found = getattr(builtins, name, None)
-        if isinstance(found, type) and issubclass(found, Exception) and name not in _NOT_RAISED:
-            error = _attempt(found, text)
-            if error is not None:
-                raise error
+        kind = getattr(builtins, name, None)
+        if isinstance(kind, type) and issubclass(kind, Exception) and name not in _NOT_RAISED:
+            exception = _attempt(kind, text)
+            if exception is not None:
+                raise exception
         raise ProgramError(f"{name}: {text}")
 
     def _answer(self):
@@ -149,7 +150,10 @@ class Remote:
 
 
 def test(job, remote):
-    """(status, message) of the program `job["source"]` under the tests of `job`."""
+    """Returns (status, message) of the program `job["source"]` under the tests of `job`.
+
+    job: the fields of a `sandbox.Program` by name. remote: the program's process, a `Remote`.
+    """
 
     def candidate(*args, **kwargs):
         return remote.ask("call", job["entry_point"], args, kwargs)
@@ -171,7 +175,7 @@ def test(job, remote):
 
 
 def _message(error, tests, last):
-    """What failed, in which line of the tests, and what the program had answered."""
+    """Returns what failed, in which line of the tests, and the program's last answer."""
     line, trace = "", error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == "<tests>":
@@ -181,12 +185,12 @@ def _message(error, tests, last):
         return f"{last[1]}: {last[2]}"[:300] + (f" in {line}" if line else "")
     if not last:
         return f"{error!r:.300}"
-    answer = _attempt(repr, last[1]) or "what cannot be written"  # as too long an integer
+    answer = _attempt(repr, last[1]) or "what cannot be written"  # an integer that is too long
     return f"{error!r:.200} in {line}; the program gave {answer:.200}"
 
 
 def tester(requests, replies, *limits):
-    """Reads the job, tests the program, writes "started" and the verdict."""
+    """Reads the job, tests the program, and writes "started" and then the verdict."""
     confine(*limits)
     with open(0, "rb") as file:
         job = plain.decode(file.read())
@@ -196,7 +200,8 @@ def tester(requests, replies, *limits):
         sys.exit(NOT_READY)
     send(verdicts, plain.encode(("started", "")))
     send(verdicts, plain.encode(test(job, Remote(requests, replies))))
-    time.sleep(60)  # until it is killed: bubblewrap reaps what ends so, and not what ends by itself
+    # It waits to be killed: bubblewrap reaps a process that is killed, not one that ends by itself.
+    time.sleep(60)
 
 
 def program(replies, site, *limits):
@@ -204,7 +209,7 @@ def program(replies, site, *limits):
     requests = os.dup(0)
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
-    sys.path.pop()  # this package's folder
+    sys.path.pop()  # the folder of this package, which the program must not import
     if site:
         sys.path.append(site)
     confine(*limits)
@@ -236,7 +241,7 @@ def _shown(error):
 
 
 def main(arguments):
-    """Runs the process that the arguments name."""
+    """Runs the process that the first argument names, with the others as its arguments."""
     role, *rest = arguments
     if role == "tester":
         tester(*map(int, rest))

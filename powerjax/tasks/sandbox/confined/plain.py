@@ -1,17 +1,17 @@
 """Plain data as bytes: how a program's arguments and results travel between two interpreters.
 
-Reading bytes back makes objects of Python's own types and nothing else, whatever the bytes: no
-class of the sender's, no code (as pickle would run), no more elements than bytes. What has no
-plain form (an instance of a class, a function, a module) arrives as an `Opaque`, equal to nothing
-but itself. Subclasses arrive as what they derive from: a Counter as a dict, a named tuple as a
-tuple. Iterators and generators are run to their end and arrive as iterators over what they gave.
+Whatever the bytes are, reading them makes objects of Python's own types and nothing else: no class
+of the sender's, no code (as pickle would run), no more elements than bytes. A value that has no
+plain form (an instance of a class, a function, a module) arrives as an `Opaque`, which equals
+nothing but itself. Subclasses arrive as what they derive from: a Counter as a dict, a named tuple
+as a tuple. Iterators and generators are run to their end, and arrive as iterators over the result.
 
-Needs nothing but Python itself: this file also runs inside the sandbox.
+This file also runs inside the sandbox, so it needs nothing but Python itself.
 """
 
 import struct
 
-MAX_BYTES = 4 << 20
+MAX_BYTES = 4 << 20  # of one message
 
 _LENGTH = struct.Struct(">I")
 _REAL = struct.Struct(">d")
@@ -30,7 +30,7 @@ class Opaque:
 
 
 def encode(value, limit=MAX_BYTES):
-    """The bytes of `value`; ValueError if they are more than `limit`."""
+    """Returns the bytes of `value`. Raises ValueError if there are more than `limit`."""
     out = bytearray()
     _write(value, out, limit)
     if len(out) > limit:
@@ -39,7 +39,10 @@ def encode(value, limit=MAX_BYTES):
 
 
 def decode(data):
-    """The value of `data`; ValueError, or TypeError for an unhashable element, if it is not one."""
+    """Returns the value of `data`.
+
+    Raises ValueError if the bytes are no value, and TypeError for an element that is unhashable.
+    """
     value, end = _read(data, 0)
     if end != len(data):
         raise ValueError("bytes are left over")
@@ -111,12 +114,14 @@ def _write_all(tag, values, out, limit):
 
 
 def _take(data, start, size):
+    """Returns (`size` bytes from `start` on, where they end)."""
     if start + size > len(data):
         raise ValueError("bytes are missing")
     return data[start : start + size], start + size
 
 
 def _read(data, start):
+    """Returns (the value that begins at `start`, where it ends)."""
     tag, start = _take(data, start, 1)
     if tag in _CONSTANTS:
         return _CONSTANTS[tag], start

@@ -1,7 +1,7 @@
-"""A text as the statements that stand at its left margin, whether it is Python or holds prose.
+"""Divides a text, Python or prose, into the statements that stand at its left margin.
 
-Found by the text alone, never by compiling it: the parser of this process is not a place for what
-a model wrote, and prose and cut-off programs have to be read as well.
+It goes by the text alone and never compiles it: what a model wrote must not reach this process's
+parser, and prose and programs that are cut off have to be read as well.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ FUNCTION = "function"  # or class, with its decorators and the comments before i
 IMPORT = "import"
 ASSIGNMENT = "assignment"
 COMMENT = "comment"  # with nothing after it
-OTHER = "other"  # what else looks like Python: a loop, a call, an assertion
+OTHER = "other"  # anything else that looks like Python: a loop, a call, an assertion
 PROSE = "prose"  # what does not look like Python
 
 _FUNCTION = re.compile(r"(?:async\s+)?def\s+(\w+)\s*[(\[]|class\s+(\w+)\s*[(:\[]")
@@ -39,12 +39,12 @@ class Statement:
     """One statement.
 
     Attributes:
-      kind: one of those above.
+      kind: one of the kinds above.
       text: its lines, and the blank lines after it, without the last line end.
-      names: what it binds: a function's name, imported names, assigned names ("f.x" for
+      names: the names it binds: a function's name, imported names, assigned names ("f.x" for
         an attribute, "*" for all names of a module).
-      complete: False if it is seen to be cut off: decorators or a head without a body, an open
-        bracket or string.
+      complete: False if it is visibly cut off: decorators or a head without a body, an open
+        bracket or an open string.
     """
 
     kind: str
@@ -55,7 +55,13 @@ class Statement:
 
 @dataclasses.dataclass
 class Open:
-    """What is open after some lines: a string of three quotes, brackets, a line to be joined."""
+    """What is open after the lines that were read.
+
+    Attributes:
+      quotes: the three quotes of the open string; "" if none is open.
+      depth: how many brackets are open.
+      joined: whether a backslash joins the next line to the last one.
+    """
 
     quotes: str = ""
     depth: int = 0
@@ -65,6 +71,7 @@ class Open:
         return bool(self.quotes or self.depth or self.joined)
 
     def read(self, line: str) -> None:
+        """Goes on by one line."""
         at, self.joined = 0, False
         while at < len(line):
             if self.quotes:
@@ -90,13 +97,13 @@ class Open:
 
 
 def split(text: str) -> list[Statement]:
-    """The statements of `text`; their texts, joined by line ends, are `text`."""
+    """Returns the statements of `text`. Their texts, joined by line ends, are `text` again."""
     groups: list[list[str]] = []
     state, kind, decorators = Open(), "", False
     for line in text.split("\n"):
         written = line.strip() and not state
         if not groups or (written and not line[0].isspace()):
-            # Comments and decorators go with what follows, clauses with what is before.
+            # Comments and decorators belong to what follows, clauses to what stands before them.
             goes_on = decorators or kind in ("", COMMENT) or (kind == OTHER and _CLAUSE.match(line))
             if not groups or not goes_on:
                 groups.append([])
@@ -110,7 +117,7 @@ def split(text: str) -> list[Statement]:
             state.read(line)
     joined = groups[:1]
     for lines in groups[1:]:
-        if _kind(lines) == BODY:  # comments at the margin, and the rest of the one before
+        if _kind(lines) == BODY:  # after comments at the margin the statement goes on
             joined[-1] += lines
         else:
             joined.append(lines)
@@ -118,7 +125,7 @@ def split(text: str) -> list[Statement]:
 
 
 def inside_strings(text: str) -> list[bool]:
-    """Of each line of `text`, whether it begins inside a string of three quotes."""
+    """Returns for each line of `text` whether it begins inside a string of three quotes."""
     state, inside = Open(), []
     for line in text.split("\n"):
         inside.append(bool(state.quotes))
@@ -127,7 +134,7 @@ def inside_strings(text: str) -> list[bool]:
 
 
 def after_head(text: str) -> str:
-    """What follows the head of the function that is defined in `text`, in its line or below."""
+    """Returns what follows the head of the function in `text`, on the head's line and below."""
     lines = text.split("\n")
     first = next((n for n, line in enumerate(lines) if _FUNCTION.match(line)), 0)
     state = Open()
@@ -139,8 +146,19 @@ def after_head(text: str) -> str:
     return "\n".join([in_line, *lines[number + 1 :]])
 
 
+def columns(line: str) -> int:
+    """The number of spaces that the line begins with."""
+    return len(line) - len(line.lstrip(" "))
+
+
+def first_line(text: str) -> str:
+    """The first line that is neither blank nor a comment at the left margin; "" without one."""
+    lines = (line for line in text.split("\n") if line.strip() and not line.startswith("#"))
+    return next(lines, "")
+
+
 def _kind(lines: list[str]) -> str:
-    """The kind of the statement that begins with `lines`."""
+    """Returns the kind of the statement that begins with `lines`."""
     written = [line for line in lines if line.strip()]
     line = next((line for line in written if line[0] != "#"), "")
     if not line:
@@ -178,11 +196,11 @@ def _statement(lines: list[str]) -> Statement:
 
 
 def _assigned(line: str) -> tuple[str, ...]:
-    """The names that an assignment binds: `a`, `a, *b`, `(a, b)`, and both of `a = b = 0`."""
+    """Returns the names that an assignment binds: `a`, `a, *b`, `(a, b)`, both of `a = b = 0`."""
     names: list[str] = []
     for number, targets in enumerate(re.split(r"=(?!=)", line)[:-1]):
-        one = re.split(r"[:\[]", targets.strip().lstrip("[("))[0].rstrip(")] ,")
-        parts = [part.strip(" \t*") for part in one.split(",")]
+        bare = re.split(r"[:\[]", targets.strip().lstrip("[("))[0].rstrip(")] ,")
+        parts = [part.strip(" \t*") for part in bare.split(",")]
         if number and not all(map(str.isidentifier, parts)):
             break
         names += parts
@@ -190,16 +208,15 @@ def _assigned(line: str) -> tuple[str, ...]:
 
 
 def _imported(text: str) -> tuple[str, ...]:
-    """The names that an import statement binds."""
+    """Returns the names that an import statement binds."""
     names = []
-    for one in re.sub(r"#.*", "", text).split(";"):
-        line = one.strip()
+    for line in map(str.strip, re.sub(r"#.*", "", text).split(";")):
         if not line.startswith(("import", "from")):
             continue
         whole_modules = line.startswith("import")
         parts = re.sub(r"[()\\]", " ", line.partition("import")[2]).split(",")
-        for part in filter(None, (part.split() for part in parts)):
-            names.append(part[-1].split(".")[0] if whole_modules or len(part) == 1 else part[-1])
+        for words in filter(None, (part.split() for part in parts)):  # [name] or [name, as, name]
+            names.append(words[-1].split(".")[0] if whole_modules or len(words) == 1 else words[-1])
     return tuple(names)
 
 

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from powerjax.tasks import code, sandbox
-from powerjax.tasks.answers import extraction, statements
+from powerjax.tasks import code
+from powerjax.tasks.code import extraction, fences, statements
 
 STUB = '''import math
 from typing import List
@@ -208,14 +208,6 @@ def shapes(problem, which):
     return {shape: text.format(**values) for shape, text in which.items()}
 
 
-@pytest.fixture
-def bubblewrap():
-    try:
-        sandbox.require()
-    except OSError as error:
-        pytest.skip(f"programs are graded in a sandbox: {error}")
-
-
 def failures(problem, which, leave=()):
     dressed = {s: c for s, c in shapes(problem, which).items() if s not in leave}
     graded = code.grade_all([problem] * len(dressed), list(dressed.values()))
@@ -263,19 +255,19 @@ def test_a_method_of_a_class_is_not_the_function(bubblewrap):
 
 
 def test_the_last_whole_definition_of_several_fences_counts():
-    fences = [f"```python\ndef f():\n    return {n}\n```" for n in (1, 2, 3)]
-    parts = extraction.pieces("\nOr:\n".join(fences))
+    blocks = [f"```python\ndef f():\n    return {n}\n```" for n in (1, 2, 3)]
+    parts = fences.pieces("\nOr:\n".join(blocks))
     assert extraction.whole(parts, "f") == "def f():\n    return 3"
-    parts = extraction.pieces("\nOr:\n".join([*fences, "```python\ndef f():\n    retu"]))
+    parts = fences.pieces("\nOr:\n".join([*blocks, "```python\ndef f():\n    retu"]))
     assert extraction.whole(parts, "f") == "def f():\n    return 3"
-    parts = extraction.pieces(f"def f():\n    return 0\n\nOr:\n{fences[0]}")
+    parts = fences.pieces(f"def f():\n    return 0\n\nOr:\n{blocks[0]}")
     assert extraction.whole(parts, "f") == "def f():\n    return 0"
 
 
 def test_nothing_is_taken_that_is_not_needed():
     around = "from solution import *\nimport re\nA = f(1)\nB = input()\ndef max(*a): return 0\n"
     completion = f"    return max(A, B, re)\n\n{around}\ndef other(): pass\n"
-    parts = extraction.pieces(completion)
+    parts = fences.pieces(completion)
     assert extraction.body(parts, 4, "f") == "    return max(A, B, re)\n\nimport re"
 
 
