@@ -35,7 +35,8 @@ def generate(
 ) -> Stats:
     """Runs every request's chain to its end, calling on_finish as each one gets there.
 
-    A chain whose logits are not finite (`mh.advance`) ends there; the others go on.
+    A chain whose logits are not finite (`mh.advance`) ends there; the others go on. The loop is one
+    screen: fill the queue, call the slots, hand out, read, go on.
 
     Args:
       lm: the model.
@@ -68,13 +69,8 @@ def generate(
             # --- fill the queue and call the slots; workers that start together wait for the first
             # one's compilation ---
             with compiling if stats.model_steps == 0 else contextlib.nullcontext():
-                refilling = time.perf_counter()
-                stats.prefill_tokens += feed.refill()
-                refilled = time.perf_counter()
-                queue = feed.queue()
+                queue = _fill(feed, stats, ended)
                 began = time.perf_counter()
-                stats.prefill_s += refilled - refilling
-                stats.host_s += (began - refilled) + (refilling - ended)
                 slots, results, tally, head = slots_lib.run(
                     model, lm.variables, slots, queue, settings, np.int32(max_steps), feed.has_more
                 )
@@ -105,6 +101,20 @@ def generate(
         ends.hand_out()  # whatever ended the loop: what is finished is not lost
     stats.wall_s = time.perf_counter() - started
     return stats
+
+
+def _fill(feed: Feed, stats: Stats, ended: float) -> slots_lib.Queue:
+    """Prefills what the queue lacks, and returns the queue.
+
+    ended: when the last call of the slots ended; the time since then is counted in `stats`.
+    """
+    refilling = time.perf_counter()
+    stats.prefill_tokens += feed.refill()
+    refilled = time.perf_counter()
+    queue = feed.queue()
+    stats.prefill_s += refilled - refilling
+    stats.host_s += (time.perf_counter() - refilled) + (refilling - ended)
+    return queue
 
 
 class _Ends:

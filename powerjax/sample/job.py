@@ -95,7 +95,6 @@ def draw(lm: LM, prompts: Sequence[Prompt], sampler: spec.Sampler, options: Opti
     tokens = inputs.prompt_tokens(lm, prompts, sampler.max_new_tokens)
     names = inputs.names(options.ids, len(tokens))
     chains = [(p, s) for p in range(len(tokens)) for s in range(options.num_samples)]
-    requests = _requests(chains, names, options)
     num_slots = options.num_slots
     if num_slots is None:
         # The job's chains are counted, whether they are skipped or not, so that a resumed run has
@@ -113,30 +112,12 @@ def draw(lm: LM, prompts: Sequence[Prompt], sampler: spec.Sampler, options: Opti
         if options.on_finish is not None:
             options.on_finish(item)
 
-    settings = sampler.kernel_settings(lm.stop_ids)
-    stats = Stats(num_slots=num_slots)
+    requests = _requests(chains, names, options)
     with progress_bar(
         total=len(requests), desc=sampler.name, unit="chain", show=options.progress
     ) as bar:
-        # A prompt's own length chooses longrope's factors, whichever prompts are beside it.
-        for long_context in (False, True):
-            fits = [
-                lm.config.long_context(len(row) + sampler.max_new_tokens) == long_context
-                for row in tokens
-            ]
-            part = [request for request in requests if fits[request.prompt_index]]
-            if part:
-                stats = stats + workers.generate(
-                    lm,
-                    [row if fit else [] for row, fit in zip(tokens, fits, strict=True)],
-                    part,
-                    settings,
-                    num_slots=num_slots,
-                    long_context=long_context,
-                    on_finish=collect,
-                    on_fail=failed.append,
-                    bar=bar,
-                )
+        ends = {"on_finish": collect, "on_fail": failed.append, "bar": bar}
+        stats = _run(lm, tokens, requests, sampler, num_slots, **ends)
 
     # --- what came of them ---
     stated = stated_settings(lm, sampler, options.seed, prompts_lib.style(prompts))
@@ -145,6 +126,39 @@ def draw(lm: LM, prompts: Sequence[Prompt], sampler: spec.Sampler, options: Opti
         pairs = sorted((request.prompt_index, request.sample_index) for request in failed)
         raise ChainsFailed([(names[p], s) for p, s in pairs], completions, lm.dtype)
     return completions
+
+
+def _run(
+    lm: LM,
+    prompts: Sequence[Sequence[int]],
+    requests: Sequence[Request],
+    sampler: spec.Sampler,
+    num_slots: int,
+    **ends: Any,
+) -> Stats:
+    """Runs the requests' chains; `ends` are the callbacks of `workers.generate`, and its bar.
+
+    A prompt's own length chooses longrope's factors, whichever prompts are beside it. So there are
+    two runs where a model with longrope has both kinds of prompts.
+    """
+    settings, stats = sampler.kernel_settings(lm.stop_ids), Stats(num_slots=num_slots)
+    for long_context in (False, True):
+        fits = [
+            lm.config.long_context(len(row) + sampler.max_new_tokens) == long_context
+            for row in prompts
+        ]
+        part = [request for request in requests if fits[request.prompt_index]]
+        if part:
+            stats = stats + workers.generate(
+                lm,
+                [row if fit else [] for row, fit in zip(prompts, fits, strict=True)],
+                part,
+                settings,
+                num_slots=num_slots,
+                long_context=long_context,
+                **ends,
+            )
+    return stats
 
 
 def _requests(
