@@ -18,7 +18,8 @@ import pytest
 from tests import former_names
 
 ROOT = Path(__file__).resolve().parents[1]
-# Lowest floor first. A room imports rooms of lower floors only, and none beside it.
+# Lowest floor first. A room imports rooms of lower floors, and of its own floor where those do not
+# import it.
 FLOORS = (
     ("records", "parallel"),
     ("models",),
@@ -155,6 +156,18 @@ def edges() -> dict[str, dict[str, int]]:
     return graph
 
 
+def imports_of_rooms() -> Iterator[tuple[Source, int, str]]:
+    """Yields (file, line, room) of every import of a room in a file of another room."""
+    for source in by_module().values():
+        if source.room in ("", "former"):
+            continue
+        for line, module, name in imports(source):
+            target = f"{module}.{name}" if module == "powerjax" and name else module
+            room = target.split(".")[target.startswith("powerjax.")]
+            if room not in (source.room, "powerjax", "__version__"):
+                yield source, line, room
+
+
 def circles(graph: dict[str, dict[str, int]]) -> list[list[str]]:
     """Returns one circle for each module where a search first closes one; [] if there are none."""
     done: set[str] = set()
@@ -201,19 +214,23 @@ def test_every_room_has_a_floor():
 
 
 def test_no_import_points_up_the_floors():
-    complaints = []
-    for source in by_module().values():
-        if source.room in ("", "former"):
-            continue
-        for line, module, name in imports(source):
-            target = module if module != "powerjax" or name is None else f"{module}.{name}"
-            room = target.split(".")[target.startswith("powerjax.")]
-            if room in (source.room, "powerjax", "__version__"):
-                continue
-            if room not in FLOOR_OF or FLOOR_OF[room] >= FLOOR_OF[source.room]:
-                complaints.append(source.at(line, f"{source.room} imports {target}"))
+    complaints = [
+        source.at(line, f"{source.room} imports {room}")
+        for source, line, room in imports_of_rooms()
+        if room not in FLOOR_OF or FLOOR_OF[room] > FLOOR_OF[source.room]
+    ]
     remedy = "move what both need to a lower floor, or hand it in as an argument; the floors, "
     assert_none(complaints, remedy + "lowest first: " + " < ".join(map(", ".join, FLOORS)))
+
+
+def test_no_two_rooms_of_a_floor_import_each_other():
+    pairs = {(source.room, room) for source, _, room in imports_of_rooms()}
+    complaints = [
+        source.at(line, f"{source.room} imports {room}, which imports {source.room}")
+        for source, line, room in imports_of_rooms()
+        if (room, source.room) in pairs
+    ]
+    assert_none(complaints, "move what both need to a lower floor")
 
 
 def test_the_package_itself_and_the_old_paths_import_no_room():

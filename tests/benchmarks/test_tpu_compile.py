@@ -22,16 +22,7 @@ from powerjax.sample import weights
 pytestmark = [pytest.mark.tpu, pytest.mark.usefixtures("optimized")]
 
 # Every size divides by every axis, and no two are equal, so that shapes tell what an array is.
-CONFIG = models.ModelConfig(
-    vocab_size=2048,
-    hidden_size=768,
-    intermediate_size=1536,
-    num_layers=2,
-    num_heads=8,
-    num_kv_heads=4,
-    head_dim=128,
-    max_position_embeddings=1024,
-)
+CONFIG = models.ModelConfig(2048, 768, 1536, 2, 8, 4, 128, max_position_embeddings=1024)
 LORA = LoraConfig(rank=8)
 
 
@@ -166,7 +157,7 @@ def test_a_draw_among_the_top_k_sorts_nothing(chips, vocab_size, top_k):
 
 def test_prefill_reduces_twice_a_layer(chips):
     grid = mesh.make_mesh(4, 2, chips)
-    compiled = programs.prefill(CONFIG, grid, programs.chip("v5e:2x4"), prompt=64).compile()
+    compiled = programs.prefill(CONFIG, grid, prompt=64).compile()
     # The last layer's MLP is not needed for K/V; the embedding is split as well.
     assert _shapes(compiled.collectives(), "all-reduce") == ["bf16[8,64,768]"] * (
         2 * CONFIG.num_layers - 1

@@ -23,6 +23,7 @@ from powerjax.distill import data, loop, loss, step
 from powerjax.models import causal, checkpoint, lora
 from powerjax.models import sharding as sharding_lib
 from powerjax.parallel import mesh, processes
+from tests import tiny
 
 LORA = lora.LoraConfig(rank=4, alpha=8, dropout=0.05)
 BATCH_SIZE = 8
@@ -30,30 +31,10 @@ NUM_EXAMPLES = 20  # the last batch of an epoch is half empty
 NUM_STEPS = 4
 SETTINGS = step.Settings(learning_rate=5e-3, num_steps=NUM_STEPS, warmup=0.0, seed=3)
 
-EVEN = models.ModelConfig(
-    vocab_size=96,
-    hidden_size=64,
-    intermediate_size=96,
-    num_layers=1,
-    num_heads=8,
-    num_kv_heads=8,
-    head_dim=8,
-    max_position_embeddings=64,
-    initializer_range=0.2,
-)
-# Neither heads nor vocabulary divide by 4 or 8: both are on every device then.
-ODD = models.ModelConfig(
-    vocab_size=97,
-    hidden_size=48,
-    intermediate_size=96,
-    num_layers=1,
-    num_heads=6,
-    num_kv_heads=3,
-    head_dim=8,
-    max_position_embeddings=64,
-    tie_word_embeddings=True,
-    initializer_range=0.2,
-)
+_SHORT = dict(intermediate_size=96, max_position_embeddings=64, initializer_range=0.2)
+EVEN = tiny.eight_heads(num_layers=1, tie_word_embeddings=False, **_SHORT)
+# Neither heads nor vocabulary divide by 4 or 8, so every device has all of both.
+ODD = tiny.config(hidden_size=48, num_layers=1, num_heads=6, num_kv_heads=3, **_SHORT)
 # name: (model, data, model axis, fsdp)
 RUNS = {
     "even 2x4": (EVEN, 2, 4, False),

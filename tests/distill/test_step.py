@@ -14,9 +14,10 @@ from flax import traverse_util
 
 from powerjax import models
 from powerjax.distill import data, loss, step
-from powerjax.models import causal, checkpoint, lora
+from powerjax.models import causal, lora
 from powerjax.parallel import mesh as mesh_lib
 from powerjax.records import scalars
+from tests import tiny
 from tests.golden import cases, training
 
 SETTINGS = step.Settings(
@@ -172,10 +173,9 @@ def test_accumulation_padding_and_order_change_nothing(tiny_qwen, one, given):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_token_that_training_never_feeds_may_be_damaged(one, tiny_qwen, value):
+def test_a_token_that_training_never_feeds_may_be_damaged(one, value):
     """The id that pads rows, fills a short batch, and ends completions (the last is not fed)."""
-    config = dataclasses.replace(tiny_qwen.config, tie_word_embeddings=False)
-    lm = models.LM(config, checkpoint.random_params(config, "float32", seed=1), mesh=one)
+    lm = tiny.random_lm(tiny.config(tie_word_embeddings=False), mesh=one)
     table = lm.params["embed_tokens"]["embedding"].at[0].set(value)
     embed = {"embed_tokens": {"embedding": table}}
     damaged = dataclasses.replace(lm, params={**lm.params, **embed})
@@ -220,16 +220,15 @@ def test_recomputation_blocks_and_chunks_change_no_gradient(tiny_qwen, one, give
     assert _change(state, chunked) < 1e-5
 
 
-def test_recomputation_keeps_less(tiny_qwen, one, record_property):
+def test_recomputation_keeps_less(one, record_property):
     """Also where XLA's default order would undo it, on CPUs."""
-    config = dataclasses.replace(tiny_qwen.config, num_layers=5)
-    lm = models.LM(config, checkpoint.random_params(config, "float32", seed=0), stop_ids=(0,))
+    lm = tiny.random_lm(tiny.config(num_layers=5), seed=0)
     row = np.zeros((1, 16, 32), np.int32)
     batch = step.Batch(row, row == 0, np.zeros((1, 16), np.int32))
     kept = {}
     for remat in (True, False):
         settings = dataclasses.replace(ADAM, remat=remat)
-        state = step.init_state(config, SMALL, settings, one)
+        state = step.init_state(lm.config, SMALL, settings, one)
         compiled = step.make_step(lm, SMALL, settings, one).lower(state, lm.params, batch).compile()
         kept[remat] = compiled.memory_analysis().temp_size_in_bytes
     record_property(

@@ -7,19 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from powerjax import models, sample
-from powerjax.models import checkpoint
+from powerjax import sample
 from powerjax.sample import ChainsFailed, draws, mh, workers
+from tests import tiny
 
 BAD = 13  # a token whose embedding is damaged
 OPTIONS = dict(alpha=2.0, block_size=12, num_mcmc_steps=3, max_new_tokens=24, progress=False)
 
 
 @pytest.fixture(scope="module")
-def healthy(tiny_qwen):
+def healthy():
     """As tiny_qwen, but with a head of its own: a token's embedding reaches no other's logit."""
-    config = dataclasses.replace(tiny_qwen.config, tie_word_embeddings=False)
-    return models.LM(config, checkpoint.random_params(config, "float32", seed=1), stop_ids=(0,))
+    return tiny.random_lm(tiny.config(tie_word_embeddings=False))
 
 
 def damaged(lm, token, value=np.nan, dtype=None):
