@@ -150,7 +150,7 @@ def edges() -> dict[str, dict[str, int]]:
         graph[source.module] = {}
         if source.is_package:  # counted as what it hands on
             continue
-        for line, module, name in sorted(imports(source), key=lambda found: found[0]):
+        for line, module, name in sorted(imports(source), key=lambda item: item[0]):
             for target in files_of(module, name):
                 graph[source.module].setdefault(target, line)
     return graph
@@ -171,11 +171,11 @@ def imports_of_rooms() -> Iterator[tuple[Source, int, str]]:
 def circles(graph: dict[str, dict[str, int]]) -> list[list[str]]:
     """Returns one circle for each module where a search first closes one; [] if there are none."""
     done: set[str] = set()
-    found: list[list[str]] = []
+    closed: list[list[str]] = []
 
     def visit(module: str, path: list[str]) -> None:
         if module in path:
-            found.append(path[path.index(module) :])
+            closed.append(path[path.index(module) :])
             return
         if module in done:
             return
@@ -185,7 +185,7 @@ def circles(graph: dict[str, dict[str, int]]) -> list[list[str]]:
 
     for module in graph:
         visit(module, [])
-    return found
+    return closed
 
 
 def assert_none(complaints: list[str], remedy: str) -> None:
