@@ -27,7 +27,7 @@ from absl import app, flags
 from jax.sharding import NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
-from benchmarks.programs import find_collectives, summarize
+from benchmarks import collectives
 from powerjax import models
 from powerjax.parallel import mesh as mesh_lib
 from powerjax.sample import draws, engine, mh
@@ -263,7 +263,7 @@ def _note(name: str, program, *arguments) -> None:
     """Notes the collectives of a program in COLLECTIVES, once."""
     if name not in COLLECTIVES:
         text = program.lower(*arguments, np.int32(1)).compile().as_text()
-        by_kind = summarize(find_collectives(text)).items()
+        by_kind = collectives.summarize(collectives.find(text)).items()
         COLLECTIVES[name] = ", ".join(f"{count} {kind}" for kind, (count, _) in by_kind)
 
 

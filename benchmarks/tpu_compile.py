@@ -37,6 +37,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 from absl import app, flags
 
+from benchmarks import collectives as collectives_lib
 from benchmarks import programs
 from powerjax.models import lora
 from powerjax.parallel import mesh as mesh_lib
@@ -64,10 +65,12 @@ class Job(NamedTuple):
         return f"{self.data}x{self.model_axis}{'f' if self.fsdp else ''}"
 
     def config(self):
+        """Returns the model's shape, of two layers with --quick."""
         config = programs.MODELS[self.model]
         return dataclasses.replace(config, num_layers=2) if _QUICK.value else config
 
     def mesh(self):
+        """Returns the mesh over the topology's devices. Raises programs.Unavailable."""
         devices = programs.devices(self.topology)
         return mesh_lib.make_mesh(self.model_axis, self.data, devices)
 
@@ -144,7 +147,7 @@ def report(job: Job, name: str, program: programs.Program) -> bool:
     floor = chip.roofline_s(compiled.flops, program.least_bytes) / program.tokens
     collectives = "; ".join(
         f"{count} {kind} {size / _MIB:.1f}"
-        for kind, (count, size) in programs.summarize(compiled.collectives()).items()
+        for kind, (count, size) in collectives_lib.summarize(compiled.collectives()).items()
     )
     print(
         f"{what}{arguments:6.2f}{temporaries:6.2f}{chip.memory_bytes / _GIB:7.2f} "

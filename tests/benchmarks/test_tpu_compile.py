@@ -12,6 +12,7 @@ import jax
 import pytest
 from jax.sharding import SingleDeviceSharding
 
+from benchmarks import collectives as collectives_lib
 from benchmarks import programs
 from powerjax import models
 from powerjax.distill import loss
@@ -69,7 +70,7 @@ def test_chunks_of_logits_bring_no_collective(chips, step, monkeypatch):
     grid = mesh.make_mesh(4, 2, chips)
     chunked = programs.distill(CONFIG, grid, length=256, lora=LORA).compile().collectives()
     counts = [
-        {kind: count for kind, (count, _) in programs.summarize(collectives).items()}
+        {kind: count for kind, (count, _) in collectives_lib.summarize(collectives).items()}
         for collectives in (chunked, whole)
     ]
     assert counts[0] == counts[1]
@@ -183,8 +184,8 @@ def test_collectives_are_read_from_the_text():
   %ar = (f32[4]{0}, f32[2,2]{1,0}) all-reduce(%a, %b), channel_id=4, to_apply=%sum
   %cp = (bf16[8]{0}, bf16[8]{0}, u32[], u32[]) collective-permute-start(%x), channel_id=5
 """
-    collectives = programs.find_collectives(text)
-    assert programs.summarize(collectives) == {
+    collectives = collectives_lib.find(text)
+    assert collectives_lib.summarize(collectives) == {
         "all-gather": (1, 1024),
         "all-reduce": (1, 32),
         "collective-permute": (1, 16),
