@@ -5,16 +5,6 @@ import os
 import jax
 
 
-def machine(who: str | None = None) -> str:
-    """Returns the first line of a benchmark: device, cores, version of JAX, and load.
-
-    who: the device; None for JAX's first one.
-    """
-    who = who or jax.devices()[0].device_kind
-    load = os.getloadavg()[0]
-    return f"{who}, {os.cpu_count()} cores, jax {jax.__version__}, load {load:.1f} before the start"
-
-
 class Lines:
     """Prints measurements one below the other.
 
@@ -25,8 +15,11 @@ class Lines:
         self._widths = what_width, measured_width
 
     def begin(self) -> None:
-        """Prints the machine and the names of the columns."""
-        print(machine())
+        """Prints the machine, its load, and the names of the columns."""
+        print(
+            f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}, load "
+            f"{os.getloadavg()[0]:.1f} before the start"
+        )
         self.add("what", "measured", "against")
 
     def add(self, what: str, measured: str, against: str = "") -> None:
