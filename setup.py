@@ -39,7 +39,7 @@ setup(
     extras_require={
         "cuda": ["jax[cuda13]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
-        "test": ["filelock", "hypothesis", "pytest", "pytest-xdist", "ruff"],
+        "test": ["filelock", "hypothesis", "mypy", "pytest", "pytest-xdist", "ruff"],
         "parity": ["peft", "torch==2.13.0"],
         "notebook": ["ipywidgets", "jupyterlab"],
     },

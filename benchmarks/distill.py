@@ -2,16 +2,18 @@
 
     python -m benchmarks.distill [--only=a,b,c,d]
 
-(a) tokens per second of the step against PEFT + torch, a Qwen2 of 25 M parameters, the same rows
-and settings, ours accumulated as `data.grid` divides them, theirs in whichever way is fastest
-(needs torch and peft); (b) step time against sequence length; (c) what dropout and recomputation
-cost and save; (d) what an adapter costs in sampling, merged and not. About twenty minutes on two
-cores. What fits which chip is benchmarks/tpu_compile.py's to say.
+(a) tokens per second of the step against PEFT + torch, for a Qwen2 of 25 M parameters with the same
+    rows and settings. Our step accumulates as `data.grid` divides the batch, theirs in whichever
+    way is fastest. Needs torch and peft.
+(b) step time against sequence length.
+(c) what dropout and recomputation cost and save.
+(d) what an adapter costs in sampling, merged and not.
+
+It takes about twenty minutes on two cores. benchmarks/tpu_compile.py says what fits which chip.
 """
 
 import dataclasses
 import functools
-import os
 import statistics
 import tempfile
 import time
@@ -22,8 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from benchmarks import shapes
+from benchmarks.lines import Lines
 from benchmarks.lora_steps import Ours, Peft
-from benchmarks.shapes import QWEN_HALF_B
 from powerjax import models, sample
 from powerjax.distill import data
 from powerjax.models import checkpoint, lora
@@ -32,37 +35,18 @@ from powerjax.sample import workers
 _ONLY = flags.DEFINE_list("only", list("abcd"), "Parts to run.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Passes; the median counts.", lower_bound=1)
 
-SMALL = models.ModelConfig(
-    vocab_size=8192,
-    hidden_size=512,
-    intermediate_size=1408,
-    num_layers=8,
-    num_heads=8,
-    num_kv_heads=4,
-    head_dim=64,
-    max_position_embeddings=4096,
-    tie_word_embeddings=True,
-    initializer_range=0.02,
-)
-ROWS = ((8, 1024), (8, 128))  # of a global batch, and tokens of each: the paper's, and short
+ROWS = ((8, 1024), (8, 128))  # rows per global batch, tokens per row: the paper's, and a short one
+_LINES = Lines(66, 12)
 
 
 def main(_):
-    print(
-        f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}, load "
-        f"{os.getloadavg()[0]:.1f} before the start"
-    )
-    print(f"{'what':66s} {'measured':>12s}  against")
+    _LINES.begin()
     for part in _ONLY.value:
         PARTS[part]()
 
 
-def row(what: str, measured: str, against: str = "") -> None:
-    print(f"{what:66s} {measured:>12s}  {against}", flush=True)
-
-
 def medians(runs: dict) -> dict[str, float]:
-    """Seconds of each run, the median of passes that take turns; a first pass compiles."""
+    """Returns the median seconds of each run. The runs take turns; a first pass compiles."""
     seconds = {name: [] for name in runs}
     for i in range(_REPEATS.value + 1):
         for name, run in runs.items():
@@ -74,7 +58,7 @@ def medians(runs: dict) -> dict[str, float]:
 
 
 def torch_copy(lm):
-    """The same model in transformers, float32."""
+    """Returns the same model in transformers, in float32."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -83,11 +67,12 @@ def torch_copy(lm):
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
-def small_model(config=SMALL, dtype="float32"):
-    return models.LM(config, checkpoint.random_params(config, dtype, seed=1), stop_ids=(0,))
+def small_model(config=shapes.QWEN_25M):
+    return shapes.random_lm(config, "float32")
 
 
 def against_peft() -> None:
+    """Part (a)."""
     lm = small_model()
     for rows, length in ROWS:
         for remat in (True, False):
@@ -99,7 +84,7 @@ def against_peft() -> None:
             took = medians({"ours": Ours(lm, (*ours, length), remat=remat), **runs})
             best = min(divisions, key=took.get)
             speed = {name: rows * length / seconds for name, seconds in took.items()}
-            row(
+            _LINES.add(
                 f"(a) step tokens/s, 25M, {rows} rows of {length} as {ours[0]} x {ours[1]}"
                 f"{', recomputation' if remat else ''}",
                 f"{speed['ours']:,.0f}",
@@ -109,12 +94,13 @@ def against_peft() -> None:
 
 
 def against_length() -> None:
+    """Part (b)."""
     lm = small_model()
     took = {}
     for length in (128, 256, 512, 1024, 2048):
         shape = (*data.grid(length, batch_size=2048 // length, data_size=1), length)
         took[length] = medians({"": Ours(lm, shape)})[""]
-        row(
+        _LINES.add(
             f"(b) microseconds a token, 25M, {2048 // length} rows of {length}",
             f"{took[length] / 2048 * 1e6:.0f}",
             f"{took[length] / took[128]:.2f}x that of rows of 128",
@@ -122,6 +108,7 @@ def against_length() -> None:
 
 
 def dropout_and_recomputation() -> None:
+    """Part (c)."""
     lm, shape = small_model(), (1, 2, 512)
     took = medians(
         {
@@ -132,27 +119,30 @@ def dropout_and_recomputation() -> None:
         }
     )
     for name, seconds in took.items():
-        row(
+        _LINES.add(
             f"(c) step milliseconds, 25M, 2 rows of 512, {name}",
             f"{1e3 * seconds:.0f}",
             f"{seconds / took['neither']:.2f}x neither",
         )
-    kept = {remat: Ours(lm, (1, 8, 128), remat=remat).temporary_bytes() for remat in (False, True)}
-    for remat, size in kept.items():
-        row(
+    bytes_of = {
+        remat: Ours(lm, (1, 8, 128), remat=remat).temporary_bytes() for remat in (False, True)
+    }
+    for remat, size in bytes_of.items():
+        _LINES.add(
             f"(c) MB of temporaries, 25M, 8 rows of 128 at once{', recomputation' * remat}",
             f"{size / 1e6:.0f}",
-            f"{size / kept[False]:.2f}x without",
+            f"{size / bytes_of[False]:.2f}x without",
         )
 
 
 def adapters_in_sampling() -> None:
+    """Part (d)."""
     tiny = models.load("tiny", dtype="float32")
     cases = (
         ("tiny, 64 slots", tiny, 64, 512, 64),
         ("25M, 16 slots", small_model(), 16, 32, 48),
         ("25M, 1 slot", small_model(), 1, 2, 48),
-        ("0.5B shape, 8 slots", small_model(QWEN_HALF_B), 8, 8, 24),
+        ("0.5B shape, 8 slots", small_model(shapes.QWEN_HALF_B), 8, 8, 24),
     )
     rng = np.random.default_rng(0)
     for name, base, num_slots, num_chains, new_tokens in cases:
@@ -166,7 +156,7 @@ def adapters_in_sampling() -> None:
         lms = {"base": base, "unmerged": student, "merged": student.merged()}
         if workers._with_small_adapter_merged(student) is not student:
             lms["by the sampler's choice, merged"] = student
-        # No stop token, so that all draw the same number of tokens.
+        # Without a stop token all models draw the same number of tokens.
         lms = {kind: dataclasses.replace(lm, stop_ids=(-1,)) for kind, lm in lms.items()}
 
         def draw(kind, lms=lms, prompts=prompts, num_slots=num_slots, new_tokens=new_tokens):
@@ -177,7 +167,7 @@ def adapters_in_sampling() -> None:
 
         took = medians({kind: functools.partial(draw, kind) for kind in lms})
         for kind in list(lms)[1:]:
-            row(
+            _LINES.add(
                 f"(d) sampling with a rank 16 adapter, {name}, {kind}",
                 f"{100 * (took[kind] / took['base'] - 1):+.1f} %",
                 "time over the base's (wanted: at most 10 %, merged 0)",

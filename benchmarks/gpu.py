@@ -1,14 +1,14 @@
-"""Every measurement there is to make on one accelerator, in one command of at most eight minutes.
+"""All measurements on one accelerator, in one command of at most eight minutes.
 
     python -m benchmarks.gpu --out=runs/gpu
     python -m benchmarks.gpu --out=runs/gpu --dry_run        # toy shapes, also on a CPU
 
-Each part runs in a process of its own and is killed at its time limit; the others go on. A row is
-appended to OUT/results.jsonl the moment it is measured. The table of all rows is printed at the end
-and written to OUT/table.txt. What the processes say on standard error is in OUT/log.txt. The exit
-status is 1 where a part failed.
+Each part runs in a process of its own, which is killed at its time limit; the others go on. A row
+is appended to OUT/results.jsonl as soon as it is measured. The table of all rows is printed at the
+end and written to OUT/table.txt. Standard error of the processes goes to OUT/log.txt. The exit
+status is 1 if a part failed.
 
-Parts, most wanted first (`--only=card,decode` runs some of them):
+The parts, the most important first (`--only=card,decode` runs some of them):
 
     card            copy bandwidth and bfloat16 matmul rate of this card
     decode          one model step of the Qwen2.5-7B shape: 16 and 64 slots, short and long contexts
@@ -21,7 +21,7 @@ Parts, most wanted first (`--only=card,decode` runs some of them):
     start           seconds to the first completion with a warm compilation cache
     memory          peak memory and slots against what experiments.plan says of this card
 
-It needs neither `datasets` nor `math-verify` nor the network. Weights are random.
+It needs neither `datasets` nor `math-verify` nor the network. All weights are random.
 """
 
 import importlib
@@ -59,7 +59,7 @@ _STARTED = flags.DEFINE_float("started", None, "When the part's process was star
 
 
 class Mistake(SystemExit):
-    """A mistake of the user's: absl ends the program with this line and status 1."""
+    """A mistake of the user. absl ends the program with this line and status 1."""
 
     def __init__(self, line: str):
         super().__init__(f"benchmarks.gpu: {line}")
@@ -101,9 +101,9 @@ def main(_) -> None:
 
 
 def choose() -> tuple[list[str], dict[str, float]]:
-    """The parts asked for, in the order of PARTS, and the time limit of each in seconds.
+    """Returns the chosen parts, in the order of PARTS, and every part's time limit in seconds.
 
-    A dry run has the limits that --limits gives alone: its machine may be slow.
+    In a dry run only --limits sets limits below --limit_s, because its machine may be slow.
     """
     limits = {n: _LIMIT_S.value if _DRY_RUN.value else p.limit_s for n, p in PARTS.items()}
     for text in _LIMITS.value:
@@ -112,18 +112,23 @@ def choose() -> tuple[list[str], dict[str, float]]:
             limits[_known(name, "limits")] = float(seconds)
         except ValueError:
             raise Mistake(f"--limits={text}: write PART=SECONDS") from None
-    asked = [_known(name, "only") for name in _ONLY.value or PARTS]
-    return [name for name in PARTS if name in asked], limits
+    chosen = {_known(name, "only") for name in _ONLY.value or PARTS}
+    return [name for name in PARTS if name in chosen], limits
 
 
 def _known(name: str, flag: str) -> str:
+    """Returns the name of a part. Raises Mistake where there is no such part."""
     if name not in PARTS:
         raise Mistake(f"--{flag}={name}: the parts are {', '.join(PARTS)}")
     return name
 
 
 def run_part(name: str, limit_s: float, deadline: float, out: Path, compiled: Path) -> None:
-    """Runs a part in its process; a row says so where it fails or is killed at its limit."""
+    """Runs a part in its process, and writes a row if it fails or is killed at its limit.
+
+    deadline: when all parts must have ended, by time.monotonic().
+    compiled: the folder for compiled programs.
+    """
     report = rows.Report(out, name)
     left = deadline - time.monotonic()
     if left <= 0:
@@ -150,18 +155,21 @@ def run_part(name: str, limit_s: float, deadline: float, out: Path, compiled: Pa
 
 
 def environment(name: str, compiled: Path) -> dict[str, str]:
-    """Of a part's process: where compiled programs go, and the share of the memory JAX may take."""
-    found = {
+    """Returns the environment of a part's process.
+
+    It says where compiled programs go and which share of the memory JAX may take.
+    """
+    variables = {
         **os.environ,
         "JAX_COMPILATION_CACHE_DIR": str(compiled),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    found.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.95")  # as launch/a100.sh has it
+    variables.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.95")  # as in launch/a100.sh
     if PARTS[name].on_host:
-        found["JAX_PLATFORMS"] = "cpu"
-    return found
+        variables["JAX_PLATFORMS"] = "cpu"
+    return variables
 
 
 def run_here(name: str, out: Path) -> None:

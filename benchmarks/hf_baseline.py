@@ -1,8 +1,8 @@
-"""Power sampling the way people do it today: Hugging Face `generate` once per proposal, on torch.
+"""Power sampling as public implementations do it: Hugging Face `generate` once per proposal.
 
-The kernel rule, the settings and the model are those of `sample.power` (Algorithm 2 with the length
-terms, one stage), so that chains per second can be compared. KV are rebuilt by every `generate`
-call, as in the public implementations.
+The acceptance rule, the settings and the model are those of `sample.power` (Algorithm 2 with the
+length terms, one stage), so that chains per second can be compared. Every `generate` call computes
+the keys and values of its prefix again.
 """
 
 import math
@@ -13,7 +13,7 @@ import transformers
 
 
 def random_model(config, dtype: str, device: str = "cpu") -> transformers.PreTrainedModel:
-    """A `powerjax.models.ModelConfig` as a model in torch, its weights random."""
+    """Returns a model in torch of a `powerjax.models.ModelConfig`'s shape, with random weights."""
     hf_config = transformers.AutoConfig.for_model(**config.to_hf())
     with torch.device(device):
         model = transformers.AutoModelForCausalLM.from_config(
@@ -23,7 +23,7 @@ def random_model(config, dtype: str, device: str = "cpu") -> transformers.PreTra
 
 
 class HuggingFace:
-    """A model in torch, on the device where it is; the chain's arithmetic is Python's."""
+    """Power sampling with a model in torch, on its device. Python does the chains' arithmetic."""
 
     def __init__(self, model: transformers.PreTrainedModel, stop_id: int):
         self.model = model.eval()
@@ -31,9 +31,10 @@ class HuggingFace:
 
     @torch.no_grad()
     def extend(self, rows, temperature, limits):
-        """Draws until EOS or limits[i] new tokens; returns tokens and (log p, log q) per row.
+        """Extends each row until EOS or limits[i] new tokens.
 
-        Rows are left-padded into one `generate` call, which ends when its slowest row does.
+        Returns, per row, the new tokens and (log p, log q) of each. Rows are left-padded into one
+        `generate` call, which ends when its slowest row does.
         """
         width = max(map(len, rows))
         device = self.model.device
@@ -67,7 +68,7 @@ class HuggingFace:
         return result
 
     def power(self, prompts, *, alpha, num_mcmc_steps, max_new_tokens, generator):
-        """One chain a prompt, all in lock-step; completions."""
+        """Runs one chain per prompt, all in lock-step; returns their completions."""
         temperature = 1 / alpha
 
         def weight(pairs):
@@ -86,9 +87,9 @@ class HuggingFace:
 
 
 def chains_per_s(hf: HuggingFace, prompts, batch: int, **options) -> float:
-    """Finished chains per second, `batch` prompts to a `generate` call."""
+    """Returns the finished chains per second, with `batch` prompts in a `generate` call."""
     generator = torch.Generator().manual_seed(0)
-    hf.power(prompts[:batch], generator=generator, **{**options, "num_mcmc_steps": 0})  # warm-up
+    hf.power(prompts[:batch], generator=generator, **{**options, "num_mcmc_steps": 0})  # warms up
     began = time.perf_counter()
     for start in range(0, len(prompts), batch):
         hf.power(prompts[start : start + batch], generator=generator, **options)
@@ -97,9 +98,11 @@ def chains_per_s(hf: HuggingFace, prompts, batch: int, **options) -> float:
 
 @torch.no_grad()
 def decode_s(model, prompts, new_tokens: int) -> float:
-    """Seconds of one `generate` call of equally long prompts, sampled to a fixed length.
+    """Returns the seconds of one `generate` call that draws `new_tokens` per prompt.
 
-    `generate` looks at what it drew on the host in every step, so it waits for the device itself.
+    prompts: token ids, all of one length.
+
+    `generate` reads each drawn token on the host, so its end is the device's end.
     """
     ids = torch.tensor(prompts, device=model.device)
     options = dict(

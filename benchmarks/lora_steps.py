@@ -1,4 +1,4 @@
-"""The two sides of a LoRA training step: this project's, and PEFT's on torch. One update a call."""
+"""The two sides of a LoRA training step: this project's, and PEFT's on torch."""
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from powerjax.parallel import mesh as mesh_lib
 
 
 def batch_of(vocab_size: int, accumulation: int, rows: int, length: int) -> step_lib.Batch:
-    """Random tokens, the first quarter of each row a prompt, none of it padding."""
+    """Returns rows of random tokens. The first quarter of a row is its prompt; none is padding."""
     shape = accumulation, rows, length
     tokens = np.random.default_rng(0).integers(1, vocab_size, shape, dtype=np.int32)
     completion = np.broadcast_to(np.arange(length) >= length // 4, shape)
@@ -17,7 +17,10 @@ def batch_of(vocab_size: int, accumulation: int, rows: int, length: int) -> step
 
 
 class Ours:
-    """One update a call, waited for. shape: (accumulation steps, rows of each, tokens)."""
+    """A call makes one update and waits for it.
+
+    shape: accumulation steps, rows per step, tokens per row.
+    """
 
     def __init__(self, lm: LM, shape: tuple[int, int, int], *, dropout=0.05, remat=True):
         mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
@@ -32,12 +35,16 @@ class Ours:
         return jax.block_until_ready(metrics)
 
     def temporary_bytes(self) -> int:
+        """Returns the bytes of the compiled step's temporaries."""
         compiled = self.step.lower(self.state, self.lm.params, self.batch).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
 
 class Peft:
-    """The same update by transformers, peft and torch's AdamW, on the device of `model`."""
+    """The same update by transformers, peft and torch's AdamW, on the device of `model`.
+
+    shape: as for `Ours`.
+    """
 
     def __init__(self, model, shape: tuple[int, int, int], *, dropout=0.05, remat=True):
         import peft

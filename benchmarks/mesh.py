@@ -1,16 +1,16 @@
-"""Serving chains over the "data" axis of a mesh: an engine a device against one program.
+"""Serving chains over the "data" axis of a mesh: one engine per device against one program.
 
     python -m benchmarks.mesh [--devices=2] [--chains=512] [--num_slots=32]
 
-Three ways to run the same chains on fake devices, which are this machine's cores:
+The same chains are run in three ways on fake devices, which are this machine's cores:
 
-an engine a device: what powerjax does: loops that know nothing of each other, a thread each.
+an engine a device: what powerjax does. Each device has a loop of its own, in a thread of its own.
 one program, loops apart: `shard_map` over "data". Each device leaves its loop by itself, but the
-  host delivers and refills when the slowest has left it.
-one program, one loop: the slots' leading axis is split over "data" and the rest left to XLA's
-  partitioner: one queue, one decision to go on, and whatever collectives that takes.
+  host delivers and refills only when the slowest has left it.
+one program, one loop: the slots' leading axis is split over "data", and XLA's partitioner does the
+  rest. There is one queue and one decision to go on, with the collectives that this takes.
 
-Prompts are prefilled before the clock starts. Medians of interleaved passes.
+Prompts are prefilled before the clock starts. The times are medians of interleaved passes.
 """
 
 import collections
@@ -27,7 +27,7 @@ from absl import app, flags
 from jax.sharding import NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
-from benchmarks.programs import find_collectives, summarize
+from benchmarks import collectives
 from powerjax import models
 from powerjax.parallel import mesh as mesh_lib
 from powerjax.sample import draws, mh
@@ -37,9 +37,9 @@ from powerjax.sample.placement import Home
 from powerjax.sample.stats import Request
 from powerjax.tasks import arithmetic
 
-_DEVICES = flags.DEFINE_integer("devices", 2, "Fake devices; no more than cores, to be fair.", 1)
-_CHAINS = flags.DEFINE_integer("chains", 512, "Chains a device.", 1)
-_NUM_SLOTS = flags.DEFINE_integer("num_slots", 32, "Slots a device.", 1)
+_DEVICES = flags.DEFINE_integer("devices", 2, "Fake devices; take no more than there are cores.", 1)
+_CHAINS = flags.DEFINE_integer("chains", 512, "Chains per device.", 1)
+_NUM_SLOTS = flags.DEFINE_integer("num_slots", 32, "Slots per device.", 1)
 _STEPS = flags.DEFINE_integer("steps", 300, "Model steps, after which a call returns.", 1)
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Passes of each way.", 1)
 
@@ -81,7 +81,7 @@ def main(_):
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """Chains of the embedded model, dealt out to the devices."""
+    """Chains of the embedded model. `shares` has each device's."""
 
     lm: models.LM
     prompts: list[list[int]]
@@ -113,18 +113,19 @@ class Job:
         )
 
     def feed(self, lm: models.LM, share: list[Request], home: Home) -> Feed:
-        """With all its prompts prefilled."""
+        """Returns the feed of a share of the chains, with all its prompts prefilled."""
         count = len(share)
         feed = Feed(lm, lm.model(), self.prompts, share, count, count, home)
         feed.refill()
         return feed
 
 
-Drawn = dict[int, list[int]]  # a chain's prompt_index -> its tokens
-Prepare = Callable[[], Callable[[], Drawn]]  # prefills; what it returns is timed
+Drawn = dict[int, list[int]]  # tokens by a chain's prompt_index
+Prepare = Callable[[], Callable[[], Drawn]]  # prefills, and returns the function that is timed
 
 
 def engines(job: Job) -> Prepare:
+    """Prepares "an engine a device"."""
     places = [SingleDeviceSharding(device) for device in jax.devices()]
     copies = [
         dataclasses.replace(job.lm, params=jax.device_put(job.lm.params, place)) for place in places
@@ -158,6 +159,7 @@ def engines(job: Job) -> Prepare:
 
 
 def loops_apart(job: Job) -> Prepare:
+    """Prepares "one program, loops apart"."""
     mesh = mesh_lib.make_mesh()
     split, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
     lm = dataclasses.replace(job.lm, params=jax.device_put(job.lm.params, whole))
@@ -203,6 +205,7 @@ def loops_apart(job: Job) -> Prepare:
 
 
 def one_loop(job: Job) -> Prepare:
+    """Prepares "one program, one loop"."""
     mesh = mesh_lib.make_mesh()
     split, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
     lm = dataclasses.replace(job.lm, params=jax.device_put(job.lm.params, whole))
@@ -235,7 +238,7 @@ def _run(lm: models.LM, job: Job, slots, queue, max_steps):
 
 
 def _drive(call, slots, feeds, shares) -> Drawn:
-    """Calls until every chain has ended; results lie in a block a feed."""
+    """Calls until every chain has ended; the results of each feed lie in a block of their own."""
     drawn, max_steps = {}, np.int32(_STEPS.value)
     while True:
         queue = feeds[0].queue() if len(feeds) == 1 else _stack(feeds)
@@ -259,11 +262,11 @@ def _stack(feeds, prefix=None) -> slots_lib.Queue:
 
 
 def _note(name: str, program, *arguments) -> None:
-    """Counts the collectives of a program, once."""
+    """Notes the collectives of a program in COLLECTIVES, once."""
     if name not in COLLECTIVES:
         text = program.lower(*arguments, np.int32(1)).compile().as_text()
-        found = summarize(find_collectives(text))
-        COLLECTIVES[name] = ", ".join(f"{count} {kind}" for kind, (count, _) in found.items())
+        by_kind = collectives.summarize(collectives.find(text)).items()
+        COLLECTIVES[name] = ", ".join(f"{count} {kind}" for kind, (count, _) in by_kind)
 
 
 COLLECTIVES: dict[str, str] = {}

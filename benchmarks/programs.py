@@ -1,14 +1,12 @@
-"""The project's programs for TPUs that are not there: shapes without values, compiled as they run.
+"""Compiles the project's programs for TPUs without a TPU, from shapes without values.
 
-libtpu holds the whole TPU compiler and needs no TPU for it. What it compiles here is what a host
-with these chips would run, so what it says of memory and collectives holds there.
+libtpu holds the whole TPU compiler, which runs on any host. It compiles here what a host with these
+chips would run, so its figures for memory and collectives hold there.
 """
 
-import collections
 import dataclasses
 import math
 import os
-import re
 import time
 from unittest import mock
 
@@ -19,6 +17,7 @@ from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from benchmarks import collectives as collectives_lib
 from benchmarks.shapes import PHI_35_MINI, QWEN_7B
 from powerjax.distill import step as step_lib
 from powerjax.models import LM, ModelConfig
@@ -33,15 +32,15 @@ MODELS = {"Qwen2.5-7B": QWEN_7B, "Phi-3.5-mini": PHI_35_MINI}
 
 
 class Unavailable(RuntimeError):
-    """There is no libtpu here, or it is another process's."""
+    """There is no libtpu here, or another process holds it."""
 
 
 def devices(topology: str) -> list:
-    """The devices of "v5e:2x4" and the like, as JAX counts them on such a machine.
+    """Returns the devices of a topology such as "v5e:2x4", as JAX counts them on such a machine.
 
-    Raises Unavailable.
+    Raises Unavailable where libtpu cannot be used.
     """
-    # Away from Google's cloud libtpu asks for these in vain.
+    # Outside of Google's cloud libtpu waits for these in vain.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "none")
@@ -50,7 +49,7 @@ def devices(topology: str) -> list:
 
     options = {}
     if topology.startswith("v4"):
-        options["chip_config_name"] = "megacore"  # two cores, one device: how v4 is served
+        options["chip_config_name"] = "megacore"  # v4 shows its two cores as one device
     if math.prod(map(int, topology.split(":")[1].split("x"))) == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:
@@ -67,8 +66,9 @@ def chip(topology: str) -> Chip:
 class Program:
     """A traced program.
 
-    tokens: what one turn of its loop, or one call, serves on all its devices.
-    least_bytes: what a device cannot but read in that turn.
+    about: its shapes, in words.
+    tokens: those that one turn of its loop (or one call, without a loop) serves on all devices.
+    least_bytes: what each device must at least read in that turn.
     """
 
     traced: object
@@ -77,14 +77,14 @@ class Program:
     least_bytes: int
 
     def compile(self) -> "Compiled":
-        """By libtpu; raises JaxRuntimeError where the chips' memory is too small."""
+        """Compiles it with libtpu. Raises JaxRuntimeError where the chips' memory is too small."""
         began = time.perf_counter()
         compiled = self.traced.lower(lowering_platforms=("tpu",)).compile()
         return Compiled(self, compiled, time.perf_counter() - began)
 
 
 def model(config: ModelConfig, mesh: Mesh, *, fsdp: bool = False) -> LM:
-    """The model in bfloat16, laid out as `models.load` does it."""
+    """Returns the model in bfloat16 without values, laid out as `models.load` does it."""
     flat = {
         path: jax.ShapeDtypeStruct(
             tensor.shape,
@@ -107,7 +107,11 @@ def distill(
     batch_size: int = 8,
     lora: LoraConfig | None = None,
 ) -> Program:
-    """The paper's training step: one row of `length` tokens a data row, accumulated to 8."""
+    """Returns the paper's training step.
+
+    Each row of the mesh takes one row of `length` tokens at a time, and accumulates gradients until
+    all have taken `batch_size` rows.
+    """
     lm, lora = model(config, mesh, fsdp=fsdp), lora or LoraConfig()
     settings = step_lib.Settings(learning_rate=1e-4, num_steps=100, remat=remat)
     rows = mesh.shape["data"]
@@ -121,7 +125,7 @@ def distill(
     state = step_lib.abstract_state(config, lora, settings, mesh)
     traced = step_lib.make_step(lm, lora, settings, mesh).trace(state, lm.params, batch)
     about = f"1 x {length} tokens a row" + ("" if remat else ", no remat")
-    # Weights are read forward and backward, whole where they are gathered.
+    # Weights are read forward and backward. Split weights are gathered, so they are read whole.
     whole = model(config, mesh)
     return Program(traced, about, rows * length, 2 * _num_bytes(whole.params))
 
@@ -135,9 +139,9 @@ def slot_loop(
     max_new_tokens: int = 3072,
     num_slots: int | None = None,
 ) -> Program:
-    """One engine's loop, on the first row of the mesh, at its longest cache.
+    """Returns one engine's loop on the first row of the mesh, at its longest cache.
 
-    num_slots: of this engine; None: as many as the engine would take on this chip.
+    num_slots: slots of this engine; None for as many as it would take on this chip.
     """
     lm, home = _engine(config, mesh)
     if num_slots is None:
@@ -184,15 +188,8 @@ def slot_loop(
     return Program(traced, f"{num_slots} slots of {window}", num_slots, least)
 
 
-def prefill(
-    config: ModelConfig,
-    mesh: Mesh,
-    chip: Chip,
-    *,
-    prompt: int = 512,
-    num_slots: int = 64,
-) -> Program:
-    """One batch of prompts, on the first row of the mesh."""
+def prefill(config: ModelConfig, mesh: Mesh, *, prompt: int = 512, num_slots: int = 64) -> Program:
+    """Returns the prefill of one batch of prompts on the first row of the mesh."""
     lm, home = _engine(config, mesh)
     rows = shapes.PREFILL_ROWS
     traced = feed._prefill.trace(
@@ -206,14 +203,17 @@ def prefill(
 
 
 def _engine(config: ModelConfig, mesh: Mesh) -> tuple[LM, placement.Home]:
-    """What the engine of the mesh's first row works with; a mesh also where it is one device."""
+    """Returns the model and the home of the first row's engine.
+
+    The row is a mesh also where it is one device.
+    """
     row = Mesh(mesh.devices[:1], mesh.axis_names, axis_types=mesh.axis_types)
     lm = model(config, row)
     return lm, placement.Home(placement.cache_sharding(config, row), NamedSharding(row, P()))
 
 
 def _prefix(lm: LM, num_slots: int, prompt: int, place: NamedSharding):
-    """The queue's prompts, each of its own chain (the most there can be)."""
+    """Returns the cache of the queue's prompts, at its largest: each chain has its own prompt."""
     rows = num_slots + shapes.PREFILL_ROWS + 1
     empty = jax.eval_shape(lambda: init_cache(lm.config, rows, prompt, lm.dtype, place))
     return _place(empty, place)
@@ -224,7 +224,7 @@ def _place(tree, sharding):
 
 
 def _num_bytes(tree) -> int:
-    """On one device."""
+    """Returns the bytes that one device holds of a tree of shapes."""
     leaves = jax.tree.leaves(tree)
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
@@ -243,70 +243,24 @@ class Compiled:
 
     @property
     def temporary_bytes(self) -> int:
-        """Beside the arguments, results that reuse no argument included."""
-        found = self.compiled.memory_analysis()
-        return found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+        """Bytes beside the arguments. Results that reuse no argument's memory are among them."""
+        memory = self.compiled.memory_analysis()
+        return memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
 
     @property
     def flops(self) -> float:
-        """Of one call, each loop's body counted once."""
+        """Operations of one call, with each loop's body counted once."""
         return self.compiled.cost_analysis()["flops"]
 
     @property
     def moved_bytes(self) -> float:
-        """Operands and results of all operations, each loop's body counted once.
+        """Bytes of the operands and results of all operations, with each loop's body counted once.
 
-        More than goes to and from memory: what stays in the chip's fast memory is counted as well,
-        and so is the whole of an array of which an operation touches a part.
+        This is more than goes to and from memory: data that stays in the chip's fast memory counts
+        as well, and an array counts whole where an operation touches a part of it.
         """
         return self.compiled.cost_analysis()["bytes accessed"]
 
-    def collectives(self) -> list["Collective"]:
-        """Each collective operation once, asynchronous ones included, however they are fused."""
-        return find_collectives(self.compiled.as_text())
-
-
-@dataclasses.dataclass(frozen=True)
-class Collective:
-    """kind: "all-reduce" and so on; shapes: of its results on one device ("bf16[1,1024,3584]")."""
-
-    kind: str
-    shapes: tuple[str, ...]
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(_shape_bytes(shape) for shape in self.shapes)
-
-
-_KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
-_OPERATION = re.compile(rf" = (.*?) ({_KINDS})(-start)?\(.*channel_id=(\d+)")
-_SHAPE = re.compile(r"([a-z]+\d*)\[([\d,]*)\]")
-
-
-def find_collectives(text: str) -> list[Collective]:
-    """The collectives of a compiled program's text."""
-    found = {}
-    for line in text.splitlines():
-        match = _OPERATION.search(line)
-        if match and match[4] not in found:
-            shapes = [f"{dtype}[{sizes}]" for dtype, sizes in _SHAPE.findall(match[1])]
-            if match[3] and match[2] != "all-reduce":  # (operands, results, flags)
-                shapes = [s for s in shapes if s != "u32[]"]
-                shapes = shapes[len(shapes) // 2 :]
-            found[match[4]] = Collective(match[2], tuple(shapes))
-    return list(found.values())
-
-
-def summarize(collectives: list[Collective]) -> dict[str, tuple[int, int]]:
-    """kind -> (operations, bytes of their results on one device)."""
-    count, size = collections.Counter(), collections.Counter()
-    for item in collectives:
-        count[item.kind] += 1
-        size[item.kind] += item.num_bytes
-    return {kind: (count[kind], size[kind]) for kind in sorted(count)}
-
-
-def _shape_bytes(shape: str) -> int:
-    dtype, sizes = _SHAPE.fullmatch(shape).groups()
-    bits = 8 if dtype == "pred" else int(re.search(r"\d+", dtype)[0])
-    return math.prod(map(int, filter(None, sizes.split(",")))) * bits // 8
+    def collectives(self) -> list[collectives_lib.Collective]:
+        """Returns each collective operation once, also asynchronous and fused ones."""
+        return collectives_lib.find(self.compiled.as_text())

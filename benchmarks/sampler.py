@@ -2,15 +2,17 @@
 
     python -m benchmarks.sampler [--only=a,b,c,d,e,f]
 
-(a) chains per second against Hugging Face `generate`; (b) plain decoding of a 0.5B shape against
-the same; (c) slot occupancy, and how long the device waits for Python; (d) what early rejection
-saves, by twin runs; (e) tokens per second against the number of slots and the machine's floor; (f)
-time to the first completion, and compilations. (a) and (b) need torch. About ten minutes on two
-cores.
+(a) chains per second against Hugging Face `generate`. Needs torch.
+(b) plain decoding of a 0.5B shape against the same. Needs torch.
+(c) slot occupancy, and how long the device waits for Python.
+(d) what early rejection saves, from runs with and without it.
+(e) tokens per second against the number of slots and against what the machine can do at most.
+(f) time to the first completion, and the number of compilations.
+
+It takes about ten minutes on two cores.
 """
 
 import dataclasses
-import os
 import subprocess
 import sys
 import time
@@ -21,37 +23,32 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import shapes
+from benchmarks.lines import Lines
 from powerjax import models, sample
 from powerjax.tasks import arithmetic
 
 _ONLY = flags.DEFINE_list("only", list("abcdef"), "Parts to run.")
 _CHAINS = flags.DEFINE_integer("chains", 1024, "Chains of the embedded model in (a), (c) and (d).")
 
+_LINES = Lines(58, 14)
 POWER = dict(alpha=4.0, block_size=64, num_mcmc_steps=10, max_new_tokens=64, progress=False)
 
 
 def main(_):
-    print(
-        f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}, load "
-        f"{os.getloadavg()[0]:.1f} before the start"
-    )
-    print(f"{'what':58s} {'measured':>14s}  against")
+    _LINES.begin()
     for part in _ONLY.value:
         PARTS[part]()
 
 
-def row(what: str, measured: str, against: str = "") -> None:
-    print(f"{what:58s} {measured:>14s}  {against}", flush=True)
-
-
-def tiny(count: int | None = None):
+def tiny():
+    """Returns the embedded model, and --chains prompts as token ids."""
     lm = models.load("tiny", dtype="float32")
-    problems = arithmetic.problems("test", num=count or _CHAINS.value, seed=0)
+    problems = arithmetic.problems("test", num=_CHAINS.value, seed=0)
     return lm, [lm.encode(p.prompt) for p in problems]
 
 
 def timed(run) -> tuple[float, sample.Completions]:
-    """Seconds of a second run: the first one compiles."""
+    """Returns the seconds and the result of a second run, since a first one compiles."""
     run()
     began = time.perf_counter()
     out = run()
@@ -59,6 +56,7 @@ def timed(run) -> tuple[float, sample.Completions]:
 
 
 def chains_against_generate() -> None:
+    """Part (a)."""
     import transformers
 
     from benchmarks import hf_baseline
@@ -73,20 +71,15 @@ def chains_against_generate() -> None:
     ours = len(prompts) / seconds
     one = hf_baseline.chains_per_s(hf, prompts[:12], 1, **options)
     lock_step = hf_baseline.chains_per_s(hf, prompts[:128], 64, **options)
-    row("(a) power chains/s, tiny, alpha 4, block 64, 10 steps", f"{ours:.1f}")
-    row(
-        "    generate per proposal, one prompt at a time",
-        f"{one:.2f}",
-        f"{ours / one:.0f}x (wanted: 50x)",
-    )
-    row(
-        "    generate per proposal, 64 prompts in lock-step",
-        f"{lock_step:.2f}",
-        f"{ours / lock_step:.1f}x (wanted: 3x)",
-    )
+    _LINES.add("(a) power chains/s, tiny, alpha 4, block 64, 10 steps", f"{ours:.1f}")
+    what = "    generate per proposal,"
+    _LINES.add(f"{what} one prompt at a time", f"{one:.2f}", f"{ours / one:.0f}x (wanted: 50x)")
+    ratio = f"{ours / lock_step:.1f}x (wanted: 3x)"
+    _LINES.add(f"{what} 64 prompts in lock-step", f"{lock_step:.2f}", ratio)
 
 
 def decoding_against_generate() -> None:
+    """Part (b)."""
     from benchmarks import hf_baseline
 
     new_tokens, length = 48, 32
@@ -102,13 +95,13 @@ def decoding_against_generate() -> None:
         )
         assert out.stats.model_steps == new_tokens
         ours[batch] = seconds, prompts
-    lm = out = None  # two gigabytes
+    lm = out = None  # frees two gigabytes
     model = hf_baseline.random_model(shapes.QWEN_HALF_B, "float32")
     for batch, (seconds, prompts) in ours.items():
         theirs = hf_baseline.decode_s(model, prompts, new_tokens)
         rate = batch * new_tokens / seconds
         least = floor.step_s(shapes.QWEN_HALF_B, batch, length + new_tokens // 2)
-        row(
+        _LINES.add(
             f"(b) tokens/s, 0.5B shape, float32, batch {batch}",
             f"{rate:.1f}",
             f"{theirs / seconds:.2f}x generate (wanted: {1 if batch == 1 else 1.2}x); "
@@ -117,6 +110,7 @@ def decoding_against_generate() -> None:
 
 
 def occupancy() -> None:
+    """Part (c)."""
     lm, prompts = tiny()
     options = dict(max_new_tokens=64, progress=False)
     for name, run, wanted in (
@@ -127,20 +121,19 @@ def occupancy() -> None:
         stats = out.stats
         whole = stats.num_forward_tokens / (stats.model_steps * stats.slots_an_engine)
         host, prefill = stats.host_s / stats.wall_s, stats.prefill_s / stats.wall_s
-        row(
-            f"(c) slot occupancy while prompts wait, {name}, {stats.num_slots} slots",
-            f"{stats.slot_occupancy:.1%}",
-            f"wanted: {wanted}; {stats.slot_occupancy * (1 - host - prefill):.1%} with the time "
-            f"between calls counted as idle; {whole:.1%} over the whole run, its end included",
+        idle = f"{stats.slot_occupancy * (1 - host - prefill):.1%}"
+        end = f"{whole:.1%} over the whole run, its end included"
+        note = f"wanted: {wanted}; {idle} with the time between calls counted as idle; {end}"
+        of = f"{name}, {stats.num_slots} slots"
+        _LINES.add(
+            f"(c) slot occupancy while prompts wait, {of}", f"{stats.slot_occupancy:.1%}", note
         )
-        row(
-            f"(c) wall time in which the device waits for Python, {name}, {stats.num_slots} slots",
-            f"{host:.1%}",
-            f"wanted: below 5 %; prefills take another {prefill:.1%}",
-        )
+        note = f"wanted: below 5 %; prefills take another {prefill:.1%}"
+        _LINES.add(f"(c) wall time in which the device waits for Python, {of}", f"{host:.1%}", note)
 
 
 def early_rejection() -> None:
+    """Part (d)."""
     lm, prompts = tiny()
     prompts = prompts[:256]
     random = models.load("tiny", dtype="float32", random_weights=True)
@@ -151,7 +144,7 @@ def early_rejection() -> None:
         on, off = (sample.power(model, prompts, early_rejection=e, **POWER) for e in (True, False))
         assert [c.tokens for c in on] == [c.tokens for c in off]
         ratio = on.stats.num_forward_tokens / off.stats.num_forward_tokens
-        row(
+        _LINES.add(
             f"(d) forward tokens with early rejection over without, {name}",
             f"{ratio:.3f}",
             f"acceptance {on.stats.acceptance_rate:.2f}, the same completions",
@@ -159,6 +152,7 @@ def early_rejection() -> None:
 
 
 def slots() -> None:
+    """Part (e)."""
     lm, prompts = tiny()
     prompts, floor = prompts[:64] * 8, Floor()
     for num_slots in (1, 4, 16, 64, 128, 256):
@@ -167,7 +161,7 @@ def slots() -> None:
         seconds, out = timed(lambda some=some, o=options: sample.power(lm, some, **o))
         rate = out.stats.num_forward_tokens / seconds
         least = floor.step_s(lm.config, num_slots, 60)
-        row(
+        _LINES.add(
             f"(e) tokens/s, tiny, {num_slots} slots",
             f"{rate:,.0f}",
             f"{rate * least / num_slots:.0%} of the floor ({floor})",
@@ -175,7 +169,7 @@ def slots() -> None:
 
 
 def first_completion() -> None:
-    """A fresh process, from its start to the first chain's end, as the quickstart's user waits."""
+    """Part (f): what a user of the quickstart waits for, from the start of a fresh process."""
     script = """
 import sys, time
 began = float(sys.argv[1])
@@ -197,7 +191,7 @@ print(first[0] - began, time.time() - began, slots.run._cache_size(), feed._pref
     printed = subprocess.run(
         [sys.executable, "-c", script, str(time.time())], check=True, capture_output=True, text=True
     ).stdout.split()
-    row(
+    _LINES.add(
         "(f) seconds from the command to the first completion",
         f"{float(printed[0]):.1f}",
         f"{float(printed[1]):.1f} to the 128th; programs compiled: slots {printed[2]}, prefill "
@@ -206,8 +200,11 @@ print(first[0] - began, time.time() - began, slots.run._cache_size(), feed._pref
 
 
 class Floor:
-    """What this machine can do at most, measured here and now: memory bandwidth (the better of an
-    in-place scaling and a matrix-vector product) and matmul rate (the best of several shapes)."""
+    """What this machine can do at most, measured when the object is made.
+
+    The bandwidth is the better of an in-place scaling and a matrix-vector product. The matmul rate
+    is the best of several shapes.
+    """
 
     def __init__(self):
         rng = np.random.default_rng(0)
@@ -229,7 +226,11 @@ class Floor:
         )
 
     def step_s(self, config: models.ModelConfig, rows: int, length: int) -> float:
-        """Least seconds of a decode step: bytes of weights and cache, or operations, the larger."""
+        """Returns the least seconds of a decode step.
+
+        That is the larger of the time to read the weights and the cache of `rows` rows of `length`
+        tokens, and the time for the operations.
+        """
         c = config
         per_layer = c.hidden_size * c.head_dim * 2 * (c.num_heads + c.num_kv_heads)
         weights = c.num_layers * (per_layer + 3 * c.hidden_size * c.intermediate_size)
@@ -246,6 +247,7 @@ class Floor:
 
 
 def _best(run, *args, repeats: int = 15) -> float:
+    """Returns the shortest of several calls, in seconds."""
     jax.block_until_ready(run(*args))
     times = []
     for _ in range(repeats):
@@ -255,7 +257,7 @@ def _best(run, *args, repeats: int = 15) -> float:
     return min(times)
 
 
-FLATTEN = 0.125  # of the embedded model's logits, for an acceptance near one half
+FLATTEN = 0.125  # scales the embedded model's logits for an acceptance rate near one half
 PARTS = dict(
     a=chains_against_generate,
     b=decoding_against_generate,

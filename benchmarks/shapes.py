@@ -7,19 +7,11 @@ from flax import traverse_util
 
 from powerjax.models import LM, ModelConfig, checkpoint
 
+# Vocabulary, model width, ffw width, layers, heads, kv heads, head dimension.
 QWEN_7B = ModelConfig(152_064, 3584, 18_944, 28, 28, 4, 128)
-QWEN_HALF_B = ModelConfig(
-    vocab_size=151_936,
-    hidden_size=896,
-    intermediate_size=4864,
-    num_layers=24,
-    num_heads=14,
-    num_kv_heads=2,
-    head_dim=64,
-    max_position_embeddings=32_768,
-    tie_word_embeddings=True,
-)
-# Phi-3.5's longrope factors cost what other numbers do.
+QWEN_HALF_B = ModelConfig(151_936, 896, 4864, 24, 14, 2, 64, tie_word_embeddings=True)
+QWEN_25M = ModelConfig(8192, 512, 1408, 8, 8, 4, 64, tie_word_embeddings=True)
+# Without Phi-3.5's longrope factors, which cost no more than other rotary factors.
 PHI_35_MINI = ModelConfig(
     32_064, 3072, 8192, 32, 32, 32, 96, architecture="Phi3ForCausalLM", qkv_bias=False
 )
@@ -28,23 +20,23 @@ TOY_TIED = dataclasses.replace(TOY, tie_word_embeddings=True)
 
 
 def random_lm(config: ModelConfig, dtype: str, name: str = "random weights") -> LM:
-    """A model of this shape that never ends a completion."""
+    """Returns a model of this shape with random weights, which never ends a completion."""
     params = checkpoint.random_params(config, dtype, seed=0)
     jax.block_until_ready(params)
     return LM(config, params, stop_ids=(-1,), name=name, dtype=dtype)
 
 
 def matrix_numbers(lm: LM) -> int:
-    """How many numbers the matrices hold that every token is multiplied with."""
+    """Returns the number of weights in the matrices that every token is multiplied with."""
     flat = traverse_util.flatten_dict(lm.params, sep="/")
     read = {path: x for path, x in flat.items() if _is_read(lm.config, path)}
     return sum(x.size for x in read.values() if x.ndim > 1)
 
 
 def read_bytes(lm: LM) -> int:
-    """Bytes of the weights that one model step reads.
+    """Returns the bytes of the weights that one model step reads.
 
-    The table of embeddings is looked up, not read, unless it is the head as well.
+    A step only looks rows up in the table of embeddings, unless that is the head as well.
     """
     flat = traverse_util.flatten_dict(lm.params, sep="/")
     return sum(x.nbytes for path, x in flat.items() if _is_read(lm.config, path))

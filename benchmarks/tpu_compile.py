@@ -3,23 +3,27 @@
     pip install --target=LIBTPU "libtpu==0.0.42.*"  # as jax[tpu] of JAX 0.10.2 has it
     PYTHONPATH=LIBTPU python -m benchmarks.tpu_compile [--only=distill,sample,memory] [--quick]
 
-The training step (rank 16, all seven targets, float32 adapters over bfloat16 weights, dropout,
-1,024 tokens, one row a device row at a time, 8 a batch), the slot loop at its longest cache (512 +
-3,072 tokens, as many slots as the engine takes by itself) and prefill, each for Qwen2.5-7B and
-Phi-3.5-mini, on v5e 2x4, v6e 2x4 and v4 2x2x1; then where the memory of a training step goes on
-one device. Exits with 1 if a program does not fit. --quick cuts models to two layers.
+It compiles three programs for Qwen2.5-7B and Phi-3.5-mini on v5e 2x4, v6e 2x4 and v4 2x2x1:
 
-Columns. A mesh is data x model, "f" with weights split over "data" too; sampling has one engine for
-each data row, and the line is of one engine. Arguments, temporaries, operations and bytes are of
-one device. Operations (TFLOP) and bytes (GB, the compiler's count, which is far above what goes to
-memory) are those of one turn of the program's loop (an accumulation step; a token for every slot)
-or, without one, of one call. us/token is the roofline of that turn over the tokens it serves: the
-larger of operations over the chip's rate, and the bytes that must be read (weights, for training
-twice, and the slots' cache) over its bandwidth. Collectives: how many, and MiB of their results on
-one device, in that turn.
+the training step: rank 16, all seven targets, float32 adapters over bfloat16 weights, dropout, rows
+  of 1,024 tokens, 8 rows per batch, one row at a time on each row of the mesh;
+the slot loop at its longest cache: 512 + 3,072 tokens, as many slots as the engine takes by itself;
+prefill.
 
-libtpu has a folder of its own because JAX, where it finds one, looks for a TPU at every start that
-JAX_PLATFORMS=cpu does not forbid.
+Then it prints where the memory of a training step goes on one device. It exits with 1 if a program
+does not fit. --quick cuts models to two layers.
+
+Columns. A mesh is data x model, with "f" where weights are split over "data" too. Sampling has one
+engine per data row, and a line is about one engine. Arguments, temporaries, operations and bytes
+are those of one device. Operations (TFLOP) and bytes (GB) are those of one turn of the program's
+loop: an accumulation step, or a token for every slot. Without a loop they are those of one call.
+The bytes are the compiler's count, which is far above what goes to memory. us/token is the roofline
+of a turn divided by the tokens that it serves. The roofline is the larger of operations over the
+chip's rate, and the bytes that must be read (weights, twice in training, and the slots' cache) over
+its bandwidth. Collectives are counted in one turn, with MiB of their results on one device.
+
+libtpu has a folder of its own because JAX, where it finds libtpu, looks for a TPU at every start
+that JAX_PLATFORMS=cpu does not forbid.
 """
 
 import dataclasses
@@ -33,6 +37,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 from absl import app, flags
 
+from benchmarks import collectives as collectives_lib
 from benchmarks import programs
 from powerjax.models import lora
 from powerjax.parallel import mesh as mesh_lib
@@ -47,7 +52,7 @@ _QWEN, _PHI = programs.MODELS
 
 
 class Job(NamedTuple):
-    """A model on a mesh of a topology."""
+    """A model on a mesh of a topology. fsdp: whether weights are split over "data" too."""
 
     model: str
     topology: str
@@ -60,10 +65,12 @@ class Job(NamedTuple):
         return f"{self.data}x{self.model_axis}{'f' if self.fsdp else ''}"
 
     def config(self):
+        """Returns the model's shape, of two layers with --quick."""
         config = programs.MODELS[self.model]
         return dataclasses.replace(config, num_layers=2) if _QUICK.value else config
 
     def mesh(self):
+        """Returns the mesh over the topology's devices. Raises programs.Unavailable."""
         devices = programs.devices(self.topology)
         return mesh_lib.make_mesh(self.model_axis, self.data, devices)
 
@@ -114,9 +121,10 @@ def main(_):
             fits &= report(job, "step", programs.distill(job.config(), job.mesh(), fsdp=job.fsdp))
     if "sample" in _ONLY.value:
         for job in SAMPLE:
-            given = job.config(), job.mesh(), programs.chip(job.topology)
-            fits &= report(job, "slots", programs.slot_loop(*given))
-            fits &= report(job, "prefill", programs.prefill(*given))
+            config, mesh = job.config(), job.mesh()
+            loop = programs.slot_loop(config, mesh, programs.chip(job.topology))
+            fits &= report(job, "slots", loop)
+            fits &= report(job, "prefill", programs.prefill(config, mesh))
     if "memory" in _ONLY.value:
         memory()
     if not fits:
@@ -124,34 +132,34 @@ def main(_):
 
 
 def report(job: Job, name: str, program: programs.Program) -> bool:
-    """Prints a program's line; whether it fits."""
+    """Compiles a program and prints its line; returns whether it fits."""
     chip = programs.chip(job.topology)
     what = f"{job.model:13s}{name + ' ' + program.about:32s}{job.topology:9s}{job.mesh_name:5s}"
     try:
-        found = program.compile()
+        compiled = program.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         print(f"{what}does not fit: {str(error).splitlines()[0]}", flush=True)
         return False
-    arguments, temporaries = found.argument_bytes / _GIB, found.temporary_bytes / _GIB
+    arguments, temporaries = compiled.argument_bytes / _GIB, compiled.temporary_bytes / _GIB
     fits = arguments + temporaries <= chip.memory_bytes / _GIB
-    floor = chip.roofline_s(found.flops, program.least_bytes) / program.tokens
+    floor = chip.roofline_s(compiled.flops, program.least_bytes) / program.tokens
     collectives = "; ".join(
         f"{count} {kind} {size / _MIB:.1f}"
-        for kind, (count, size) in programs.summarize(found.collectives()).items()
+        for kind, (count, size) in collectives_lib.summarize(compiled.collectives()).items()
     )
     print(
         f"{what}{arguments:6.2f}{temporaries:6.2f}{chip.memory_bytes / _GIB:7.2f} "
-        f"{'yes' if fits else 'NO':4s}{found.flops / 1e12:8.3f}{found.moved_bytes / 1e9:7.1f}"
-        f"{floor * 1e6:9.1f}{found.seconds:5.0f}  {collectives or 'none'}",
+        f"{'yes' if fits else 'NO':4s}{compiled.flops / 1e12:8.3f}{compiled.moved_bytes / 1e9:7.1f}"
+        f"{floor * 1e6:9.1f}{compiled.seconds:5.0f}  {collectives or 'none'}",
         flush=True,
     )
     return fits
 
 
 def memory() -> None:
-    """Where a training step's memory goes on one device, with and without recomputation."""
+    """Prints where a training step's memory goes on one device, with and without recomputation."""
     room = CHIPS["a100-40gb"].memory_bytes / _GIB
     print(
         f"\nGiB of the step on one device, 1 x 1,024 tokens at a time, against {room:.0f}:\n"
@@ -162,12 +170,12 @@ def memory() -> None:
         config, mesh = job.config(), job.mesh()
         adapter = sum(x.size * 4 for x in jax.tree.leaves(lora.shapes(config, lora.LoraConfig())))
         for remat in (True, False):
-            found = programs.distill(config, mesh, remat=remat).compile()
+            compiled = programs.distill(config, mesh, remat=remat).compile()
             parts = (
-                found.argument_bytes - 3 * adapter,
+                compiled.argument_bytes - 3 * adapter,
                 adapter,
                 2 * adapter,
-                found.temporary_bytes,
+                compiled.temporary_bytes,
             )
             cells = "".join(f"{part / _GIB:8.2f}" for part in (*parts, sum(parts)))
             print(f"{name:13s}{'yes' if remat else 'no':6s}{cells}", flush=True)

@@ -6,15 +6,15 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# A shell starts background jobs with Ctrl-C ignored, and launchers that tests interrupt inherit it.
+# A shell starts background jobs with Ctrl-C ignored. Launchers that tests interrupt inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# Launchers run many times over, in processes of their own: each program is compiled once.
+# Tests run the launchers in many processes. With a cache, each program is compiled once.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    _compiled = tempfile.TemporaryDirectory(prefix="powerjax-tests-")  # goes with this process
+    _compiled = tempfile.TemporaryDirectory(prefix="powerjax-tests-")  # removed at exit
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-# Most of the time goes into compiling small programs that run once.
+# Most of the time would go into compiling small programs that run once.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import filelock
@@ -32,7 +32,7 @@ def pytest_addoption(parser):
 
 @pytest.fixture(scope="module")
 def optimized():
-    """Compiles a module's programs as its users' are."""
+    """Compiles a module's programs with all optimizations, as users do."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield
@@ -49,7 +49,7 @@ def parity(request):
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """The folder of benchmark data: POWERJAX_DATA, else ../shared/data beside the repository."""
+    """The folder of benchmark data: POWERJAX_DATA, or else shared/data beside the repository."""
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("POWERJAX_DATA", default))
     if not folder.is_dir():
@@ -59,50 +59,36 @@ def data_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_qwen():
-    """A two-layer random Qwen2 in float32, vocabulary 97, stop id 0, no tokenizer."""
-    from powerjax import models
-    from powerjax.models import checkpoint
+    """The small model of tests/tiny.py; it has no tokenizer."""
+    from tests import tiny
 
-    config = models.ModelConfig(
-        vocab_size=97,
-        hidden_size=32,
-        intermediate_size=64,
-        num_layers=2,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=8,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        initializer_range=0.3,
-    )
-    params = checkpoint.random_params(config, "float32", seed=1)
-    return models.LM(config, params, stop_ids=(0,), name="tiny_qwen")
+    return tiny.random_lm(tiny.config(), name="tiny_qwen")
 
 
 @pytest.fixture(scope="session")
 def quick_run(tmp_path_factory):
-    """(folder, what it printed) of `experiments.reproduce --quick` on the embedded model, whole.
+    """Returns (folder, printed text) of a whole `experiments.reproduce --quick`.
 
-    Made once for all of pytest-xdist's workers.
+    The model is the embedded one. The run is made once for all of pytest-xdist's workers.
     """
     from tests.experiments import programs
 
     folder = tmp_path_factory.getbasetemp()
     folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "quick"
     with filelock.FileLock(folder.with_suffix(".lock")):
-        said = folder / "said.txt"
-        if not said.exists():
+        printed = folder / "printed.txt"
+        if not printed.exists():
             arguments = [*programs.QUICK, f"--out={folder / 'run'}"]
             process = programs.start("experiments.reproduce", *arguments, optimized=True)
             code, out, err = programs.end(process, timeout_s=1200)
             assert code == 0, err
-            said.write_text(out)
-    return folder / "run", said.read_text()
+            printed.write_text(out)
+    return folder / "run", printed.read_text()
 
 
 @pytest.fixture
 def record_property(request):
-    """pytest's own, as text: xdist's workers send nothing of numpy's."""
+    """Records a property as text, because xdist's workers cannot send numpy's numbers."""
 
     def record(name, value):
         request.node.user_properties.append((name, str(value)))
@@ -111,7 +97,7 @@ def record_property(request):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Prints what tests measured (record_property), passed or failed."""
+    """Prints what passed and failed tests measured with record_property."""
     reports = terminalreporter.stats.get("passed", []) + terminalreporter.stats.get("failed", [])
     lines = [
         f"{report.nodeid.split('/')[-1]}: {name} {value}"

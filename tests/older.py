@@ -1,4 +1,4 @@
-"""Records as they were before ids had a hash and records all settings of their law."""
+"""Records as an earlier version wrote them: without a hash in the id, and with fewer settings."""
 
 from powerjax import records
 
@@ -7,6 +7,6 @@ _ADDED += ("adapter_hash", "adapter_merged", "weights")
 
 
 def as_before(record: records.Record) -> records.Record:
-    """The record with its old id, without the fields that were added with the hash."""
-    kept = {name: value for name, value in record.items() if name not in _ADDED}
-    return {**kept, "id": records.chain_name(record)}
+    """Returns the record with its old id, without the fields that came with the hash."""
+    fields = {name: value for name, value in record.items() if name not in _ADDED}
+    return {**fields, "id": records.chain_name(record)}

@@ -12,9 +12,11 @@ VOCABULARY = [BOS, EOS, *CHARACTERS]  # 97 tokens, as many as the model of the f
 
 
 def write(folder: Path, *, chat_template=None, adds_bos: bool = True) -> Path:
-    """Writes the tokenizer's files into `folder`.
+    """Writes the tokenizer's files into `folder`, and returns it.
 
-    chat_template: what tokenizer_config.json has under that name: a text, or a list of named ones.
+    chat_template: the entry of that name in tokenizer_config.json, a text or a list of named texts;
+      None leaves the entry out.
+    adds_bos: whether encoding puts BOS before a text.
     """
     folder.mkdir(parents=True, exist_ok=True)
     ids = {token: i for i, token in enumerate(VOCABULARY)}

@@ -1,4 +1,4 @@
-"""What this card can do at most: bytes copied and bfloat16 products made in a second."""
+"""What this card can do at most: bytes copied per second, and operations of bfloat16 products."""
 
 import functools
 
@@ -12,7 +12,7 @@ MATMUL = "bfloat16 matmul rate"
 
 
 def measure(report, dry_run: bool) -> None:
-    """Writes the copy bandwidth (bytes read and written) and the rate of large products."""
+    """Writes the copy bandwidth (read and written bytes) and the rate of large products."""
     device = timing.device()
     count = 1 << (20 if dry_run else 30)  # bfloat16 numbers: 2 GiB read, 2 GiB written
     source = jax.random.normal(jax.random.key(0), (count,), jnp.bfloat16)

@@ -14,7 +14,7 @@ RATE = "power chains"
 
 
 class Size(NamedTuple):
-    """Settings that both sides share; one stage, as `generate` has it."""
+    """Settings that both sides share. Chains have one stage, since `generate` knows no stages."""
 
     config: ModelConfig = shapes.QWEN_HALF_B
     num_chains: int = 128
@@ -30,7 +30,7 @@ TOY = Size(shapes.TOY_TIED, num_chains=4, num_slots=2, prompt=8, num_mcmc_steps=
 
 
 def prompts(size: Size) -> list[list[int]]:
-    """Random token ids, the same for both sides."""
+    """Returns prompts of random token ids, the same for both sides."""
     shape = (size.num_chains, size.prompt)
     return np.random.default_rng(0).integers(1, size.config.vocab_size - 1, shape).tolist()
 
@@ -55,7 +55,7 @@ def measure(report, dry_run: bool) -> None:
 
 
 def warm_start(report, dry_run: bool) -> None:
-    """Writes the seconds to the first completion of a second process with the same shapes."""
+    """Writes the seconds to the first completion where an earlier process compiled the programs."""
     size = TOY if dry_run else FULL
     lm = shapes.random_lm(size.config, "bfloat16")
     cold = report.value("chains", FIRST)
@@ -63,7 +63,11 @@ def warm_start(report, dry_run: bool) -> None:
 
 
 def _write_first(report, what: str, lm: LM, size: Size, cold: float | None = None) -> None:
-    """From the start of the process, with importing, weights and compiling."""
+    """Writes the seconds from the start of the process to the first completion.
+
+    They include importing, making weights, and compiling. cold: what they were with nothing
+    compiled; None leaves the ratio out.
+    """
     ended = []
     _sample(lm, size, on_finish=lambda completion: ended.append(time.time()))
     took = ended[0] - report.started

@@ -1,7 +1,7 @@
 """One model step of the slot loop at the Qwen2.5-7B shape, and where its time goes.
 
-The loop is the engine's own (`sample.slots.run`), on slots that are put in the middle of their
-completions, so that a step at any context length is measured without drawing what comes before it.
+The loop is the engine's own (`sample.slots.run`). The slots are put in the middle of their
+completions, so that a step at any context length is measured without drawing the tokens before it.
 The caches hold random numbers.
 """
 
@@ -28,14 +28,14 @@ PEAK = "peak memory of the loop"
 
 
 class Size(NamedTuple):
-    """Tokens of a prompt, of a completion at most, and of the contexts that are measured."""
+    """The shapes of the measured loops."""
 
-    prompt: int = 200
-    max_new_tokens: int = 3072
-    window: int = 3072 + 256
-    fills: tuple[int, ...] = (500, 2500)
-    num_slots: tuple[int, ...] = (64, 16)
-    steps: int = 64
+    prompt: int = 200  # tokens per prompt
+    max_new_tokens: int = 3072  # tokens per completion at most
+    window: int = 3072 + 256  # tokens that a slot's cache has room for
+    fills: tuple[int, ...] = (500, 2500)  # tokens of the contexts that are measured
+    num_slots: tuple[int, ...] = (64, 16)  # of the two loops
+    steps: int = 64  # model steps per call
 
 
 FULL = Size()
@@ -43,19 +43,19 @@ TOY = Size(prompt=8, max_new_tokens=96, window=128, fills=(24, 80), num_slots=(4
 
 
 def measure(report, dry_run: bool) -> None:
-    """Writes ms a step for each number of slots and context, then the share of each part."""
+    """Writes ms per step for each number of slots and context, then the share of each part."""
     size = TOY if dry_run else FULL
     lm = shapes.random_lm(shapes.TOY if dry_run else shapes.QWEN_7B, "bfloat16")
     many, few = (_fitting(lm, size, num_slots) for num_slots in size.num_slots)
     whole, call = _loop(report, lm, size, many)
-    # Of the first loop alone, because the device only tells the highest so far.
+    # After the first loop alone, because the device tells only the highest peak so far.
     timing.add_peak(report, PEAK, num_slots=many)
     _kernels(report, call, size)
-    del call  # its caches
+    del call  # frees its caches
     rest = _other_parts(report, lm, size, many, whole)
     _attention(report, "xla", lm, size, many, whole, rest)
     _loop(report, lm, size, few)
-    # Last: where cudnn refuses these shapes, nothing else is lost.
+    # This comes last, so that nothing else is lost where cudnn refuses these shapes.
     if timing.device().platform == "gpu":
         _attention(report, "cudnn", lm, size, many, whole, None)
         _loop(report, _with_cudnn(lm), size, many)
@@ -64,7 +64,7 @@ def measure(report, dry_run: bool) -> None:
 
 
 def _fitting(lm: LM, size: Size, num_slots: int) -> int:
-    """`num_slots`, or the largest half, quarter, ... of it whose caches fit the device."""
+    """Returns `num_slots`, halved until the caches fit the device's free memory."""
     stats = timing.device().memory_stats() or {}
     free = stats.get("bytes_limit", 1 << 62) - stats.get("bytes_in_use", 0)
     platform = timing.device().platform
@@ -75,7 +75,7 @@ def _fitting(lm: LM, size: Size, num_slots: int) -> int:
 
 
 def step_name(num_slots: int, fill: int, implementation: str = "xla") -> str:
-    """What a row of one step is called."""
+    """Returns the name of a step's row. fill: tokens of its contexts."""
     return f"step, {num_slots} slots at {fill}, {implementation} attention"
 
 
@@ -84,10 +84,10 @@ def _with_cudnn(lm: LM) -> LM:
 
 
 def _loop(report, lm: LM, size: Size, num_slots: int) -> tuple[dict[int, float], Callable]:
-    """Writes the step's rows; returns (ms a step by fill, a call of the loop at the last fill)."""
+    """Writes a step's rows; returns ms per step by fill, and a call at the last fill."""
     state, queue, settings = _start(lm, size, num_slots)
     model, implementation = placement.module(lm, False), lm.attention or "xla"
-    found = {}
+    ms_of = {}
     for fill in size.fills:
 
         def call(fill=fill):
@@ -99,7 +99,7 @@ def _loop(report, lm: LM, size: Size, num_slots: int) -> tuple[dict[int, float],
             return tally
 
         ms = 1e3 * timing.seconds(call, repeats=1) / size.steps
-        found[fill] = ms
+        ms_of[fill] = ms
         rate = 1e3 * num_slots / ms
         report.add(
             step_name(num_slots, fill, implementation),
@@ -108,11 +108,11 @@ def _loop(report, lm: LM, size: Size, num_slots: int) -> tuple[dict[int, float],
             f"{rate:,.0f} tokens/s; {_against_floor(report, lm, num_slots, fill, ms)}",
             tokens_per_s=rate,
         )
-    return found, call
+    return ms_of, call
 
 
 def _against_floor(report, lm: LM, num_slots: int, fill: int, ms: float) -> str:
-    """The share of the step in which weights and live keys and values could be read at all."""
+    """Returns the share of the step that reading weights, live keys and values takes at least."""
     bandwidth = report.value("card", card.COPY)
     if bandwidth is None:
         return "no copy bandwidth to compare with"
@@ -122,7 +122,7 @@ def _against_floor(report, lm: LM, num_slots: int, fill: int, ms: float) -> str:
 
 
 def _start(lm: LM, size: Size, num_slots: int) -> tuple[slots.Slots, slots.Queue, mh.Settings]:
-    """Busy slots with filled caches, an empty queue, and the settings of plain power sampling."""
+    """Returns busy slots with filled caches, an empty queue, and settings of power sampling."""
     settings = mh.settings(
         4.0,
         block_size=size.max_new_tokens,
@@ -155,21 +155,21 @@ def _start(lm: LM, size: Size, num_slots: int) -> tuple[slots.Slots, slots.Queue
 
 
 def _filled(cache: KVCache) -> KVCache:
-    """The same arrays with random numbers, made one after the other in their own memory."""
+    """Fills the cache with random numbers, one array after the other in its own memory."""
     fill = jax.jit(lambda old, key: jax.random.normal(key, old.shape, old.dtype), donate_argnums=0)
     keys = iter(jax.random.split(jax.random.key(2), 2 * len(cache.k)))
     return jax.tree.map(lambda old: fill(old, next(keys)), cache)
 
 
 def _at(state: slots.Slots, position: int) -> slots.Slots:
-    """The slots with every chain extending its completion at this position."""
+    """Returns the slots with every chain extending its completion at this position."""
     chain, shape = state.chain, state.chain.position.shape
     position = jnp.full(shape, position, jnp.int32)
     return state._replace(chain=chain._replace(position=position, step=jnp.zeros_like(position)))
 
 
 def _other_parts(report, lm: LM, size: Size, num_slots: int, whole: dict[int, float]) -> float:
-    """Times logits and draw alone; returns their milliseconds together."""
+    """Writes the milliseconds of logits and draw alone; returns their sum."""
     c = lm.config
     hidden = jax.random.normal(jax.random.key(4), (num_slots, c.hidden_size)).astype(lm.dtype)
     unembed = jax.jit(lambda v, x: lm.model().apply(v, x, method="unembed"))
@@ -192,9 +192,11 @@ def _attention(
     whole: dict[int, float],
     others_ms: float | None,
 ) -> None:
-    """Times the attention of all layers alone, at each fill.
+    """Writes the milliseconds of all layers' attention alone, at each fill.
 
-    others_ms: of logits and draw; with it, what is left of the step is written as well.
+    whole: milliseconds of a step by fill.
+    others_ms: those of logits and draw, to write what is left of the step as well; None leaves
+      that out.
     """
     c = lm.config
     cache = _filled(init_cache(c, num_slots, size.window, lm.dtype))
@@ -215,14 +217,14 @@ def _attention(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _attend(implementation: str, queries, cache: KVCache, positions):
-    """Every layer's attention of one token per slot, each over what the one before gave."""
+    """Runs every layer's attention of one token per slot, each on the result of the one before."""
     for k, v in zip(cache.k, cache.v, strict=True):
         queries = attention(queries, k, v, positions, implementation=implementation)
     return queries
 
 
 def _kernels(report, call, size: Size) -> None:
-    """Writes the kernels in which one call of the loop spends the most time."""
+    """Writes the kernels in which one call of the loop spends most time."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             with jax.profiler.trace(folder):

@@ -1,4 +1,4 @@
-"""The draw alone: one `advance` of every slot over the whole vocabulary."""
+"""The draw alone: one `advance` of every slot, over the whole vocabulary."""
 
 import functools
 
@@ -24,7 +24,10 @@ def measure(report, dry_run: bool) -> None:
 
 
 def draw_ms(vocab_size: int, num_slots: int, top_k: int | None, max_new_tokens: int) -> float:
-    """Milliseconds of one draw for all slots, the chains' bookkeeping included."""
+    """Returns the milliseconds of one draw for all slots, with the chains' bookkeeping.
+
+    top_k: None to draw from all tokens.
+    """
     settings = mh.settings(
         4.0,
         block_size=max_new_tokens,

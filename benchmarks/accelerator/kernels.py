@@ -17,10 +17,10 @@ class Kernel(NamedTuple):
 
 
 def longest_kernels(folder: Path, most: int) -> list[Kernel]:
-    """The kernels of most time in the trace that `jax.profiler.trace(folder)` wrote.
+    """Returns the `most` kernels that took most time in the trace that is in `folder`.
 
-    Of a GPU these are the events on its streams. A CPU has no streams; there the events of XLA's
-    threads stand in for them.
+    A GPU's kernels are the events on its streams. A CPU has no streams, so there the events of
+    XLA's threads are taken.
     """
     nanoseconds, count = collections.Counter(), collections.Counter()
     for path in folder.rglob("*.xplane.pb"):
@@ -35,7 +35,7 @@ def longest_kernels(folder: Path, most: int) -> list[Kernel]:
 
 
 def _events(profile):
-    """(name, nanoseconds) of every kernel of a profile."""
+    """Yields (name, nanoseconds) of every kernel of a profile."""
     planes = [plane for plane in profile.planes if plane.name.startswith("/device:GPU")]
     wanted = "Stream"
     if not planes:

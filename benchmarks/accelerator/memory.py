@@ -41,9 +41,12 @@ def measure(report, dry_run: bool) -> None:
 
 
 def find_chip(kind: str, memory_bytes: int | None) -> hardware.Chip | None:
-    """The chip of experiments.plan whose name the device's kind holds, and whose memory is nearest.
+    """Returns the chip of experiments.plan that a device is; None where no name fits.
+
+    Among the chips whose name is in `kind`, it is the one of nearest memory.
 
     kind: such as "NVIDIA H100 80GB HBM3" or "TPU v5e".
+    memory_bytes: the device's memory; None takes the first chip of that name.
     """
     words = kind.lower().replace("-", " ").split()
     named = [chip for chip in hardware.CHIPS.values() if chip.name.split("-")[0] in words]
@@ -53,7 +56,7 @@ def find_chip(kind: str, memory_bytes: int | None) -> hardware.Chip | None:
 
 
 def _compare(report, what: str, planned: int, peak_gib: float | None) -> None:
-    """Writes the planned bytes, over the measured peak where there is one."""
+    """Writes the planned bytes, and their ratio to the measured peak unless that is None."""
     note = "no peak was measured"
     if peak_gib is not None:
         note = f"{planned / 2**30 / peak_gib:.2f}x the measured {peak_gib:.4g} GiB"

@@ -1,4 +1,4 @@
-"""The parts of benchmarks.gpu, most wanted first."""
+"""The parts of benchmarks.gpu, the most important first."""
 
 import dataclasses
 
@@ -7,9 +7,9 @@ import dataclasses
 class Part:
     """One part of the measurement: a function of `benchmarks.accelerator.MODULE`.
 
-    function: takes a rows.Report and whether to use toy shapes.
+    function: its name; it takes a rows.Report and whether to use toy shapes.
     limit_s: seconds after which its process is killed.
-    on_host: it leaves the accelerator to torch, so JAX gets the CPU alone.
+    on_host: whether JAX gets the CPU alone, because torch uses the accelerator.
     """
 
     module: str

@@ -1,4 +1,4 @@
-"""The rows of benchmarks.gpu: each is on disk when it is measured, and later parts read them.
+"""The rows of benchmarks.gpu. Each is on disk once it is measured, and later parts read them.
 
 This file imports neither JAX nor torch, so that the process that starts the parts holds no device.
 """
@@ -17,7 +17,8 @@ RESULTS = "results.jsonl"
 class Report:
     """Appends the rows of one part to OUT/results.jsonl.
 
-    started: when the part's process was started, in seconds since the epoch.
+    started: when the part's process was started, in seconds since the epoch; None for the process
+      that starts the parts.
     """
 
     def __init__(self, out: Path, part: str, started: float | None = None):
@@ -26,7 +27,7 @@ class Report:
         self.started = started
 
     def begin(self, *, dry_run: bool) -> None:
-        """Writes the first row of a run: what it runs on, with what software."""
+        """Writes the first row of a run: the machine and the software."""
         self._write(
             what="machine",
             note=("dry run with toy shapes; " if dry_run else "") + _card(),
@@ -39,24 +40,24 @@ class Report:
         )
 
     def add(self, what: str, value: float, unit: str, note: str = "", **more) -> None:
-        """Writes a measured value. `more` are further fields of the row."""
+        """Writes a measured value and its unit. `more` are further fields of the row."""
         self._write(what=what, value=float(value), unit=unit, note=note, **more)
 
     def skip(self, what: str, reason: str, **more) -> None:
-        """Says that a value was not measured, and why."""
+        """Writes that a value was not measured, and why."""
         self._write(what=what, note=f"not measured: {reason}", **more)
 
     def fail(self, reason: str) -> None:
-        """Says that the part did not come to its end, and why."""
+        """Writes that the part did not come to its end, and why."""
         self._write(what="the whole part", note=reason, failed=True)
 
     def row(self, part: str, what: str) -> dict | None:
-        """The first row of this name that a part of this run wrote; None where it wrote none."""
+        """Returns the first row of this name that a part of this run wrote, or None."""
         rows = (row for row in read(self.path.parent) if row["part"] == part)
         return next((row for row in rows if row["what"] == what), None)
 
     def value(self, part: str, what: str) -> float | None:
-        """What a part of this run measured; None where it did not."""
+        """Returns the value that a part of this run measured; None if it measured none."""
         return (self.row(part, what) or {}).get("value")
 
     def _write(self, **fields) -> None:
@@ -70,24 +71,24 @@ class Report:
 
 
 def read(out: Path) -> list[dict]:
-    """The rows of the folder's last run."""
-    found = records.read(out / RESULTS)
-    starts = [i for i, row in enumerate(found) if row["part"] == "run" and row["what"] == "machine"]
-    return found[starts[-1] if starts else 0 :]
+    """Returns the rows of the folder's last run."""
+    rows = records.read(out / RESULTS)
+    starts = [i for i, row in enumerate(rows) if row["part"] == "run" and row["what"] == "machine"]
+    return rows[starts[-1] if starts else 0 :]
 
 
 def table(out: Path) -> str:
-    """All rows of the folder's last run, a line each."""
+    """Returns all rows of the folder's last run, one per line."""
     return "".join(_line(row) + "\n" for row in read(out))
 
 
 def failed(out: Path) -> bool:
-    """Whether a part of the folder's last run did not come to its end."""
+    """Returns whether a part of the folder's last run did not come to its end."""
     return any(row.get("failed") for row in read(out))
 
 
 def last_line(log: Path) -> str:
-    """The last line of a file that says anything."""
+    """Returns the last line of a file that is not blank."""
     lines = log.read_text(errors="replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "nothing was said")
 
@@ -98,10 +99,11 @@ def _line(row: dict) -> str:
 
 
 def _card() -> str:
-    """Name, driver and memory of the NVIDIA cards that this process may use."""
-    asked = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    """Returns name, driver and memory of the NVIDIA cards that this process may use."""
+    query = "--query-gpu=name,driver_version,memory.total"
+    command = ["nvidia-smi", query, "--format=csv,noheader"]
     try:
-        said = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True).stdout
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return "no nvidia-smi here"
-    return "; ".join(said.strip().splitlines())
+    return "; ".join(ran.stdout.strip().splitlines())

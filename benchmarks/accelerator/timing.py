@@ -8,10 +8,10 @@ import jax
 
 
 def seconds(call: Callable, *, repeats: int = 10, passes: int = 3) -> float:
-    """Seconds per call: the median of several passes, each the mean of `repeats` calls in a row.
+    """Returns the seconds per call: the median of `passes` means of `repeats` calls each.
 
-    The calls of a pass are given to the device one after the other and waited for once. A first
-    call, which compiles, is left out.
+    The calls of a pass are queued one after the other, and the host waits once for all. A first
+    call, which compiles, is not counted.
     """
     jax.block_until_ready(call())
     means = []
@@ -25,17 +25,17 @@ def seconds(call: Callable, *, repeats: int = 10, passes: int = 3) -> float:
 
 
 def device() -> jax.Device:
-    """The device that is measured."""
+    """Returns the device that is measured."""
     return jax.devices()[0]
 
 
 def peak_bytes() -> int | None:
-    """The most bytes that were in use on the device so far; None where it does not say."""
+    """Returns the most bytes in use on the device so far; None if the device does not report it."""
     return (device().memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def add_peak(report, what: str, **more) -> None:
-    """Writes `peak_bytes` as a row; `more` are further fields of it."""
+    """Writes `peak_bytes` as a row, in GiB. `more` are further fields of the row."""
     peak = peak_bytes()
     if peak is None:
         report.skip(what, "this device does not report its memory", **more)

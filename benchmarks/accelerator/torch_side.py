@@ -1,6 +1,6 @@
 """The same work by torch on the same card: Hugging Face `generate`, and PEFT's training step.
 
-Each part runs in a process whose JAX has the CPU alone, so that torch has the card.
+Each part runs in a process in which JAX has only the CPU, so that torch has the card.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ MISSING = "{} is not installed here"
 
 
 def generate(report, dry_run: bool) -> None:
-    """Writes milliseconds a step of `generate`, prefill left out, at batches of 1, 16 and 64."""
+    """Writes milliseconds per step of `generate` without prefill, at batches of 1, 16 and 64."""
     if not _has_torch(report, "generate"):
         return
     from benchmarks import hf_baseline
@@ -27,7 +27,7 @@ def generate(report, dry_run: bool) -> None:
     model = _model(shapes.TOY if dry_run else shapes.QWEN_7B)
     short, long = size.fills
     batches = (1, *reversed(size.num_slots))
-    # At the long context one batch alone: prefilling it takes most of the time.
+    # The long context is measured at one batch, because prefilling takes most of its time.
     for batch, fill in [*((batch, short) for batch in batches), (size.num_slots[1], long)]:
         few, many = size.steps // 8, size.steps // 2 + size.steps // 8
         prompt = np.random.default_rng(0).integers(1, model.config.vocab_size - 1, (batch, fill))
@@ -88,14 +88,15 @@ def training(report, dry_run: bool) -> None:
 
 
 def _has_torch(report, what: str) -> bool:
-    found = importlib.util.find_spec("torch") is not None
-    if not found:
+    """Returns whether torch is installed; writes that `what` was not measured if it is not."""
+    is_installed = importlib.util.find_spec("torch") is not None
+    if not is_installed:
         report.skip(what, MISSING.format("torch"))
-    return found
+    return is_installed
 
 
 def _model(config):
-    """The shape in torch, bfloat16, random weights, on the card if there is one."""
+    """Returns the shape in torch with random bfloat16 weights, on the card if there is one."""
     import torch
 
     from benchmarks import hf_baseline

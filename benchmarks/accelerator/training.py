@@ -7,9 +7,6 @@ from benchmarks.accelerator import card, timing
 from benchmarks.lora_steps import Ours
 from powerjax.models import LM, ModelConfig
 
-STEP = "LoRA step"
-PEAK = "peak memory of the step"
-
 
 class Size(NamedTuple):
     """The model, and a batch of `rows` rows of `length` tokens each."""
@@ -21,6 +18,8 @@ class Size(NamedTuple):
 
 FULL = Size()
 TOY = Size(shapes.TOY, rows=2, length=32)
+STEP = "LoRA step"
+PEAK = "peak memory of the step"
 
 
 def measure(report, dry_run: bool) -> None:
@@ -41,17 +40,18 @@ def measure(report, dry_run: bool) -> None:
 
 
 def add_rate(report, took: float, size: Size, note: str) -> None:
-    """Writes the tokens per second of a step that took so many seconds."""
+    """Writes the tokens per second of a step. took: its seconds."""
     tokens = size.rows * size.length
     what = f"{size.rows} x {size.length:,}"
     report.add(STEP, tokens / took, "tokens/s", f"{what}, {took:.3g} s; {note}", seconds=took)
 
 
 def model_flops(lm: LM, size: Size) -> float:
-    """Operations of one step, recomputation left out.
+    """Returns the operations of one step, without recomputation.
 
-    2 per number of the matrices and token forward, and 2 backward, since frozen weights have no
-    gradient; causal attention takes 2 T N H per layer and token forward and twice that backward.
+    Each weight of the matrices takes 2 operations per token forward and 2 backward, since frozen
+    weights have no gradient. Causal attention takes 2 T N H operations per layer and token forward,
+    and twice that backward.
     """
     c, tokens = lm.config, size.rows * size.length
     attention = 6 * c.num_layers * size.length * c.num_heads * c.head_dim

@@ -11,7 +11,7 @@ from benchmarks.accelerator.parts import PARTS
 from tests.experiments import programs
 
 
-def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+def run_gpu(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu", *arguments],
         cwd=programs.ROOT,
@@ -23,12 +23,13 @@ def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Comple
 
 
 def rows(folder) -> list[dict]:
+    """Returns the rows of a run."""
     return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture
 def bare(tmp_path):
-    """An environment in which the packages that a lent machine lacks cannot be imported."""
+    """An environment in which packages that a rented machine may lack cannot be imported."""
     folder = tmp_path / "bare"
     folder.mkdir()
     for name in ("datasets", "math_verify", "tensorboardX"):
@@ -37,18 +38,19 @@ def bare(tmp_path):
 
 
 def test_dry_run_writes_a_row_of_every_part_in_four_minutes(tmp_path, bare, record_property):
-    ran = run(f"--out={tmp_path}", "--dry_run", env=bare)
-    found = rows(tmp_path)
+    ran = run_gpu(f"--out={tmp_path}", "--dry_run", env=bare)
+    results = rows(tmp_path)
     assert ran.returncode == 0, ran.stdout + (tmp_path / "log.txt").read_text()
-    assert {row["part"] for row in found} == {"run", *PARTS}
-    assert not any(row.get("failed") for row in found)
-    for row in found:
+    assert {row["part"] for row in results} == {"run", *PARTS}
+    assert not any(row.get("failed") for row in results)
+    for row in results:
         if row["what"] != "machine" and row.get("value") is None:
             assert row["note"].startswith("not measured: "), row
-    values = {(row["part"], row["what"]): row.get("value") for row in found}
+    values = {(row["part"], row["what"]): row.get("value") for row in results}
     measured = {part for (part, _), value in values.items() if value is not None}
     assert {name for name, part in PARTS.items() if not part.on_host} <= measured
-    assert all(value > 0 for (_, what), value in values.items() if value and "rest" not in what)
+    signed = {key: value for key, value in values.items() if value and "rest" not in key[1]}
+    assert {key: value for key, value in signed.items() if not value > 0} == {}
     seconds = values["run", "everything"]
     record_property("dry run of benchmarks.gpu, seconds", round(seconds))
     assert seconds < 240
@@ -56,16 +58,17 @@ def test_dry_run_writes_a_row_of_every_part_in_four_minutes(tmp_path, bare, reco
 
 
 def test_a_part_killed_at_its_limit_stops_no_other(tmp_path):
-    ran = run(f"--out={tmp_path}", "--dry_run", "--only=top_k,card,memory", "--limits=top_k=0.3")
-    found = rows(tmp_path)
+    chosen = ("--only=top_k,card,memory", "--limits=top_k=0.3")
+    ran = run_gpu(f"--out={tmp_path}", "--dry_run", *chosen)
+    results = rows(tmp_path)
     assert ran.returncode == 1
-    assert [row["part"] for row in found if row.get("failed")] == ["top_k"]
+    assert [row["part"] for row in results if row.get("failed")] == ["top_k"]
     assert "killed at its limit of 0.3 s" in (tmp_path / "table.txt").read_text()
-    assert {row["part"] for row in found if row.get("value")} == {"run", "card", "memory"}
+    assert {row["part"] for row in results if row.get("value")} == {"run", "card", "memory"}
 
 
 def test_parts_that_have_no_time_left_say_so(tmp_path):
-    ran = run(f"--out={tmp_path}", "--dry_run", "--only=card,top_k", "--limit_s=1")
+    ran = run_gpu(f"--out={tmp_path}", "--dry_run", "--only=card,top_k", "--limit_s=1")
     notes = {row["part"]: row["note"] for row in rows(tmp_path) if row.get("failed")}
     assert ran.returncode == 1
     assert notes["top_k"] == "not begun: the time for everything is over"
@@ -81,7 +84,7 @@ def test_parts_that_have_no_time_left_say_so(tmp_path):
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, arguments, line):
-    ran = run(*(argument.replace("OUT", str(tmp_path)) for argument in arguments))
+    ran = run_gpu(*(argument.replace("OUT", str(tmp_path)) for argument in arguments))
     assert ran.returncode == 1
     assert ran.stderr.count("\n") == 1 and line in ran.stderr
 
@@ -113,6 +116,7 @@ def test_kernels_of_a_trace_are_counted_by_time(tmp_path):
     product(x).block_until_ready()
     with jax.profiler.trace(str(tmp_path)):
         product(x).block_until_ready()
-    found = kernels.longest_kernels(tmp_path, 3)
-    assert 0 < len(found) <= 3
-    assert [k.total_ms for k in found] == sorted((k.total_ms for k in found), reverse=True)
+    longest = kernels.longest_kernels(tmp_path, 3)
+    assert 0 < len(longest) <= 3
+    times = [kernel.total_ms for kernel in longest]
+    assert times == sorted(times, reverse=True)

@@ -1,6 +1,7 @@
 """Trains small models on meshes of eight CPU devices; test_mesh.py asserts what it writes.
 
-A process of its own, or two of four devices each: host devices are counted when JAX starts.
+It is a process of its own with eight devices, or two processes with four each, because JAX counts
+host devices only when it starts.
 
     XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.distill.mesh_worker OUT
     XLA_FLAGS=--xla_force_host_platform_device_count=4 \
@@ -23,6 +24,7 @@ from powerjax.distill import data, loop, loss, step
 from powerjax.models import causal, checkpoint, lora
 from powerjax.models import sharding as sharding_lib
 from powerjax.parallel import mesh, processes
+from tests import tiny
 
 LORA = lora.LoraConfig(rank=4, alpha=8, dropout=0.05)
 BATCH_SIZE = 8
@@ -30,31 +32,11 @@ NUM_EXAMPLES = 20  # the last batch of an epoch is half empty
 NUM_STEPS = 4
 SETTINGS = step.Settings(learning_rate=5e-3, num_steps=NUM_STEPS, warmup=0.0, seed=3)
 
-EVEN = models.ModelConfig(
-    vocab_size=96,
-    hidden_size=64,
-    intermediate_size=96,
-    num_layers=1,
-    num_heads=8,
-    num_kv_heads=8,
-    head_dim=8,
-    max_position_embeddings=64,
-    initializer_range=0.2,
-)
-# Neither heads nor vocabulary divide by 4 or 8: both are on every device then.
-ODD = models.ModelConfig(
-    vocab_size=97,
-    hidden_size=48,
-    intermediate_size=96,
-    num_layers=1,
-    num_heads=6,
-    num_kv_heads=3,
-    head_dim=8,
-    max_position_embeddings=64,
-    tie_word_embeddings=True,
-    initializer_range=0.2,
-)
-# name: (model, data, model axis, fsdp)
+_SHORT = dict(intermediate_size=96, max_position_embeddings=64, initializer_range=0.2)
+EVEN = tiny.eight_heads(num_layers=1, tie_word_embeddings=False, **_SHORT)
+# Neither heads nor vocabulary divide by 4 or 8, so every device has all of both.
+ODD = tiny.config(hidden_size=48, num_layers=1, num_heads=6, num_kv_heads=3, **_SHORT)
+# name: model, "data" axis, "model" axis, whether weights are split over "data" too
 RUNS = {
     "even 2x4": (EVEN, 2, 4, False),
     "even 4x2": (EVEN, 4, 2, False),
@@ -66,13 +48,13 @@ RUNS = {
 }
 OF_TWO_PROCESSES = {
     "even 4x2 fsdp": (EVEN, 4, 2, True),
-    "even 1x8": (EVEN, 1, 8, False),  # each layer across the processes
+    "even 1x8": (EVEN, 1, 8, False),  # each layer lies across both processes
 }
 RESUMED = {"whole": (2, 4, False), "elsewhere": (8, 1, True)}  # of EVEN
 
 
 def corpus(config) -> data.Corpus:
-    """Prompts and completions of many lengths, all in the bucket of 32 tokens."""
+    """Returns prompts and completions of many lengths, all in the bucket of 32 tokens."""
     rng = np.random.default_rng(7)
     examples = []
     for i in range(NUM_EXAMPLES):
@@ -84,11 +66,13 @@ def corpus(config) -> data.Corpus:
 
 @functools.cache
 def weights(config) -> dict[str, np.ndarray]:
+    """Returns random weights by path."""
     params = checkpoint.random_params(config, "float32", seed=1)
     return jax.device_get(traverse_util.flatten_dict(params, sep="/"))
 
 
 def language_model(config, grid, fsdp: bool) -> models.LM:
+    """Returns the model with its weights on the mesh `grid`."""
     params = {}
     for path, x in weights(config).items():
         sharding = sharding_lib.param_sharding(path, x.shape, config, grid, fsdp=fsdp)
@@ -98,7 +82,7 @@ def language_model(config, grid, fsdp: bool) -> models.LM:
 
 
 def train(config, grid, fsdp: bool, tokens_per_device: int) -> dict[str, np.ndarray]:
-    """The loss of each step, and the adapter at the end by path."""
+    """Returns "losses" [steps], and the adapter after the last step by path."""
     lm, examples = language_model(config, grid, fsdp), corpus(config)
     take_step = step.make_step(lm, LORA, SETTINGS, grid)
     state, losses = step.init_state(config, LORA, SETTINGS, grid), []
@@ -119,14 +103,16 @@ def train(config, grid, fsdp: bool, tokens_per_device: int) -> dict[str, np.ndar
 
 
 def flat(adapter) -> dict[str, np.ndarray]:
+    """Returns an adapter by path, gathered from all processes."""
     whole = multihost_utils.process_allgather(adapter, tiled=True)
     return traverse_util.flatten_dict(whole, sep="/")
 
 
 def on_eight_devices(out: Path) -> None:
+    """Writes what each run gives on one device, on every mesh, and when it is resumed."""
     for name, config in (("even", EVEN), ("odd", ODD)):
         one = mesh.make_mesh(devices=jax.devices()[:1])
-        # Two accumulation steps of four rows; on the meshes each device takes a row at a time.
+        # One device takes two steps of four rows. On a mesh each device takes a row at a time.
         np.savez(out / f"{name} one.npz", **train(config, one, False, 128))
         start = step.init_state(config, LORA, SETTINGS, one)
         np.savez(out / f"{name} start.npz", **flat(start.adapter))
@@ -138,22 +124,22 @@ def on_eight_devices(out: Path) -> None:
 
 
 def split_lengths() -> None:
-    """On every mesh two blocks of queries for the 32 tokens, and four chunks of logits or more.
+    """Makes every mesh take two blocks of queries for 32 tokens, and four chunks of logits or more.
 
-    The one device takes them at once.
+    The single device has taken all at once.
     """
     causal._BLOCK = 16
     loss._TOKENS = 2
 
 
 def resume(out: Path) -> None:
-    """A run on one mesh whose last checkpoint is lost, finished on another."""
+    """Trains on one mesh, then finishes the run on another after its last checkpoint is lost."""
     for name, (data_axis, model_axis, fsdp) in RESUMED.items():
         if name != "whole":
             shutil.copytree(out / "whole", out / name)
             shutil.rmtree(out / name / loop.CHECKPOINTS / str(NUM_STEPS))
         lm = language_model(EVEN, mesh.make_mesh(data=data_axis, model=model_axis), fsdp)
-        found = loop.train(
+        trained = loop.train(
             lm,
             corpus(EVEN),
             LORA,
@@ -165,16 +151,17 @@ def resume(out: Path) -> None:
             resume=name != "whole",
             progress=False,
         )
-        assert found.num_done == (NUM_STEPS if name == "whole" else 2)
-        np.savez(out / f"resumed {name}.npz", **flat(found.adapter.params))
+        assert trained.num_done == (NUM_STEPS if name == "whole" else 2)
+        np.savez(out / f"resumed {name}.npz", **flat(trained.adapter.params))
 
 
 def on_two_processes(out: Path, address: str, process_id: int) -> None:
+    """Writes what each run gives in this process of two."""
     processes.start(address, 2, process_id, timeout_s=60)
     split_lengths()
     for name, (config, data_axis, model_axis, fsdp) in OF_TWO_PROCESSES.items():
-        found = train(config, mesh.make_mesh(data=data_axis, model=model_axis), fsdp, 32)
-        np.savez(out / f"{name} process {process_id}.npz", **found)
+        arrays = train(config, mesh.make_mesh(data=data_axis, model=model_axis), fsdp, 32)
+        np.savez(out / f"{name} process {process_id}.npz", **arrays)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Records to batches: what is learnt, what is refused, and in which order."""
+"""From records to batches: what is learnt, in which order, and what is refused."""
 
 import dataclasses
 import json
@@ -65,16 +65,16 @@ def _learnt(lm, prompt, completion):
 def test_a_text_is_learnt_as_it_follows_its_prompt_without_phis_extra_space(tiny_qwen, data_dir):
     phi = _with_tokenizer(tiny_qwen, data_dir / "tokenizers" / "phi-3-mini")
     prompt, completion = "def f(a, b):\n", "    return a + b"
-    found = _learnt(phi, prompt, completion)
-    assert found.prompt == phi.encode(prompt)
-    assert found.prompt + found.completion == phi.encode(prompt + completion)
-    assert phi.encode(completion, special=False) != found.completion  # of five spaces
+    example = _learnt(phi, prompt, completion)
+    assert example.prompt == phi.encode(prompt)
+    assert example.prompt + example.completion == phi.encode(prompt + completion)
+    assert phi.encode(completion, special=False) != example.completion  # it has five spaces
     chat = "<|user|>\nhi<|end|>\n<|assistant|>\n"
     assert _learnt(phi, chat, "Hello").completion == phi.encode("Hello", special=False)
-    merged = _learnt(phi, "un", "der")  # one token together: the prompt's own would be gone
+    merged = _learnt(phi, "un", "der")  # together they are one token, without the prompt's
     assert merged.completion == phi.encode("der", special=False)
-    given = _learnt(phi, phi.encode(prompt), completion)
-    assert given.completion == phi.encode(completion, special=False)
+    of_ids = _learnt(phi, phi.encode(prompt), completion)
+    assert of_ids.completion == phi.encode(completion, special=False)
 
 
 def test_a_text_follows_a_rendered_prompt_without_phis_extra_space(tiny_qwen, data_dir):
@@ -86,9 +86,9 @@ def test_a_text_follows_a_rendered_prompt_without_phis_extra_space(tiny_qwen, da
     prompt, completion = "def f(a, b):\n", "    return a + b"
     for style, special in (("raw", True), ("chat", False)):
         row = {"prompt": prompt, "completion": completion, "prompt_style": style}
-        (found,) = distill.load(phi, [row]).examples
+        (example,) = distill.load(phi, [row]).examples
         both = phi.encode(prompt + completion, special=special)
-        assert found.prompt + found.completion == both and (both[0] == 1) == special
+        assert example.prompt + example.completion == both and (both[0] == 1) == special
 
 
 @pytest.mark.parametrize(
@@ -97,9 +97,9 @@ def test_a_text_follows_a_rendered_prompt_without_phis_extra_space(tiny_qwen, da
 )
 def test_qwen_learns_a_text_as_if_it_stood_alone(tiny_qwen, data_dir, prompt, completion):
     qwen = _with_tokenizer(tiny_qwen, data_dir / "tokenizers" / "Qwen2.5-0.5B")
-    found = _learnt(qwen, prompt, completion)
-    assert found.completion == qwen.encode(completion, special=False)
-    assert qwen.decode(found.completion) == completion
+    example = _learnt(qwen, prompt, completion)
+    assert example.completion == qwen.encode(completion, special=False)
+    assert qwen.decode(example.completion) == completion
 
 
 def test_long_examples_are_cut_and_counted_and_prompts_that_fill_the_window_left_out(tiny_qwen):
@@ -171,9 +171,9 @@ def test_ids_of_numpy_are_learnt_as_ids(tiny_qwen):
     plain = distill.load(tiny_qwen, [{"prompt": [1, 2], "tokens": [3, 0]}])
     for kind in (list, np.array):
         row = {"prompt": kind([np.int64(1), np.int64(2)]), "tokens": kind([np.int32(3), 0])}
-        found = distill.load(tiny_qwen, [row], max_length=np.int64(1024))
-        assert found.examples == plain.examples and found.fingerprint == plain.fingerprint
-        assert type(found.max_length) is int
+        corpus = distill.load(tiny_qwen, [row], max_length=np.int64(1024))
+        assert corpus.examples == plain.examples and corpus.fingerprint == plain.fingerprint
+        assert type(corpus.max_length) is int
 
 
 @pytest.mark.parametrize("source", [None, 5, b"x", {"prompt": "a", "completion": "b"}])
@@ -252,7 +252,7 @@ def test_batches_mix_lengths():
     corpus = _corpus([4] * 200 + [40] * 200)
     batches = data.epoch_batches(corpus, batch_size=8, seed=0, epoch=0)
     long = np.array([sum(batch >= 200) for batch in batches])
-    assert abs(long.var() - 2.0) < 0.8  # of a binomial, 8 draws of 1/2; sorted they give 16
+    assert abs(long.var() - 2.0) < 0.8  # 8 draws of 1/2 have 2; sorted rows would have 16
 
 
 def test_a_batch_is_padded_to_its_own_bucket_and_masks_all_but_completions():
@@ -272,19 +272,19 @@ def test_a_batch_is_padded_to_its_own_bucket_and_masks_all_but_completions():
 @pytest.mark.parametrize(
     ("tokens", "batch_size", "data_size", "expected"),
     [
-        (1024, 8, 1, (8, 1)),  # the paper's: batch 1, accumulated 8 times
+        (1024, 8, 1, (8, 1)),  # the paper's batch of 1, accumulated 8 times
         (512, 8, 1, (4, 2)),
         (16, 8, 1, (1, 8)),
         (16, 8, 4, (1, 8)),
         (1024, 8, 4, (2, 4)),
         (4096, 8, 8, (1, 8)),
-        (16, 12, 2, (3, 4)),  # six rows a device: powers of two that divide them
+        (16, 12, 2, (3, 4)),  # six rows per device, divided by powers of two
         (16, 7, 1, (7, 1)),
     ],
 )
 def test_the_global_batch_is_the_same_on_every_mesh(tokens, batch_size, data_size, expected):
-    found = data.grid(tokens, batch_size=batch_size, data_size=data_size, tokens_per_device=1024)
-    assert found == expected and found[0] * found[1] == batch_size
+    grid = data.grid(tokens, batch_size=batch_size, data_size=data_size, tokens_per_device=1024)
+    assert grid == expected and grid[0] * grid[1] == batch_size
 
 
 @pytest.mark.parametrize(("backend", "expected"), [("cpu", (2, 4)), ("tpu", (1, 8))])

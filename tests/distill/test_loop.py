@@ -1,4 +1,4 @@
-"""The training loop: resume, metrics, signals, and folders it must leave alone."""
+"""The training loop: resume, metrics, signals, and folders that it must leave alone."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ SETTINGS = distill.Settings(learning_rate=0.05, num_steps=9, schedule="linear", 
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once():
-    """The same step in every test: compilation is nearly all of what these runs take."""
+    """Compiles the step once for all tests, because compiling takes most of their time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step, "make_step", functools.cache(step.make_step))
         yield
@@ -43,7 +43,7 @@ def corpus(tiny_qwen):
 
 @pytest.fixture(scope="module")
 def undisturbed(tiny_qwen, corpus, tmp_path_factory):
-    """Nine steps of four examples, three an epoch, and the folder they leave."""
+    """What nine steps of four examples give, three steps per epoch, and their folder."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     return _train(tiny_qwen, corpus, folder), folder
 
@@ -55,13 +55,13 @@ def _train(lm, corpus, folder, settings=SETTINGS, lora_config=LORA, **options):
 
 def _interrupt(monkeypatch, at, how):
     """Calls `how` while batch number `at` is made."""
-    whole, made = data.make_batch, []
+    make_batch, calls = data.make_batch, []
 
     def make(*args, **kwargs):
-        made.append(1)
-        if len(made) == at:
+        calls.append(1)
+        if len(calls) == at:
             how()
-        return whole(*args, **kwargs)
+        return make_batch(*args, **kwargs)
 
     monkeypatch.setattr(data, "make_batch", make)
 
@@ -79,7 +79,7 @@ def _assert_same(a, b):
 
 
 def _assert_same_numbers(a, b):
-    """Of two metrics files, times apart."""
+    """Asserts that two metrics files have the same rows but for the times."""
     times = ("seconds", "tokens_per_s")
     strip = [[{k: v for k, v in row.items() if k not in times} for row in rows] for rows in (a, b)]
     assert strip[0] == strip[1]
@@ -104,8 +104,8 @@ def test_each_epoch_has_its_own_order_and_a_later_start_its_rest(corpus):
     whole = list(loop._order(corpus, SETTINGS, 4, 0))
     for epoch in range(3):
         drawn = data.epoch_batches(corpus, batch_size=4, seed=0, epoch=epoch)
-        for (_, found, indices), expected in zip(whole[3 * epoch :], drawn, strict=False):
-            assert found == epoch and indices.tolist() == expected.tolist()
+        for (_, number, indices), expected in zip(whole[3 * epoch :], drawn, strict=False):
+            assert number == epoch and indices.tolist() == expected.tolist()
     rest = list(loop._order(corpus, SETTINGS, 4, 5))
     assert [(step, indices.tolist()) for step, _, indices in rest] == [
         (step, indices.tolist()) for step, _, indices in whole[5:]
@@ -114,15 +114,18 @@ def test_each_epoch_has_its_own_order_and_a_later_start_its_rest(corpus):
 
 def test_tensorboard_has_the_same_losses(undisturbed):
     _, folder = undisturbed
-    _, found = _tensorboard(folder)
-    assert found == pytest.approx({row["step"]: row["loss"] for row in _rows(folder)})
+    _, losses = _tensorboard(folder)
+    assert losses == pytest.approx({row["step"]: row["loss"] for row in _rows(folder)})
 
 
 def _tensorboard(folder):
-    """(step from which the last event file overrules earlier ones, its losses by step)."""
+    """Reads the last event file.
+
+    Returns the step from which it overrules earlier files, or None, and its losses by step.
+    """
     event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
     path = max((folder / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    file, start, found = path.read_bytes(), None, {}
+    file, start, losses = path.read_bytes(), None, {}
     while file:
         (size,) = struct.unpack("<Q", file[:8])
         event = event_pb2.Event.FromString(file[12 : 12 + size])
@@ -130,9 +133,9 @@ def _tensorboard(folder):
             start = event.step
         for value in event.summary.value:
             if value.tag == "loss":
-                found[event.step] = value.simple_value
+                losses[event.step] = value.simple_value
         file = file[16 + size :]
-    return start, found
+    return start, losses
 
 
 def test_a_run_that_died_ends_in_the_same_adapter_with_each_step_once(
@@ -203,7 +206,7 @@ def test_resume_without_a_checkpoint_starts(tiny_qwen, corpus, undisturbed, tmp_
 
 
 def _snapshot(folder):
-    """Every file's bytes and time."""
+    """Returns every file's bytes and time of change."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
@@ -221,9 +224,9 @@ def test_the_folder_of_another_run_is_refused_and_left_as_it_is(tiny_qwen, corpu
         ({"lm": dataclasses.replace(tiny_qwen, name="other")}, {}, "model=tiny_qwen, and this"),
     ]
     for replaced, options, message in cases:
-        given = {"lm": tiny_qwen, "corpus": corpus, **replaced}
+        run = {"lm": tiny_qwen, "corpus": corpus, **replaced}
         with pytest.raises(ValueError) as error:
-            _train(**given, folder=folder, **{"resume": True, **options})
+            _train(**run, folder=folder, **{"resume": True, **options})
         assert message in str(error.value) and "\n" not in str(error.value)
     assert _snapshot(folder) == before
 

@@ -1,4 +1,4 @@
-"""The student's loss over chunks of the tokens that count, against all logits at once."""
+"""The student's loss by chunks of the tokens that count, against all logits at once."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,8 @@ from powerjax.distill import loss
 B, D, V = 3, 8, 31
 
 
-def _given(length):
+def _inputs(length):
+    """Returns hidden [B,T,D], head [D,V], targets [B,T], and masks [B,T] by name."""
     keys = jax.random.split(jax.random.key(length), 4)
     hidden = jax.random.normal(keys[0], (B, length, D))
     head = jax.random.normal(keys[1], (D, V))
@@ -29,6 +30,8 @@ def _given(length):
 
 
 def _nll(head, seen=None):
+    """Returns the loss of a chunk; every call appends to `seen`, unless that is None."""
+
     def nll(hidden, targets, counts):
         if seen is not None:
             jax.debug.callback(lambda: seen.append(1))
@@ -41,7 +44,7 @@ def _nll(head, seen=None):
 
 @pytest.mark.parametrize("length, chunks", [(12, 1), (12, 4), (15, 1), (16, 8)])
 def test_chunks_give_the_value_and_gradient_of_all_at_once(length, chunks):
-    hidden, head, targets, masks = _given(length)
+    hidden, head, targets, masks = _inputs(length)
     nll = _nll(head)
 
     @jax.jit
@@ -58,19 +61,19 @@ def test_chunks_give_the_value_and_gradient_of_all_at_once(length, chunks):
 
 
 def test_chunks_without_a_token_that_counts_are_left_out():
-    hidden, head, targets, masks = _given(16)
-    made = {}
+    hidden, head, targets, masks = _inputs(16)
+    num_made = {}
     for name, counts in masks.items():
         seen = []
-        jax.jit(lambda *given, seen=seen: loss._over_chunks(_nll(head, seen), 8, *given))(
+        jax.jit(lambda *inputs, seen=seen: loss._over_chunks(_nll(head, seen), 8, *inputs))(
             hidden, targets, counts
         )
         jax.effects_barrier()
-        made[name] = len(seen)
-    assert made["none"] == 0
-    assert made["all"] == 8
-    assert made["one row"] == 1  # one token
-    assert made["after prompts"] == 6  # the longest row has eleven
+        num_made[name] = len(seen)
+    assert num_made["none"] == 0
+    assert num_made["all"] == 8
+    assert num_made["one row"] == 1  # one token
+    assert num_made["after prompts"] == 6  # the longest row has eleven
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from flax import traverse_util
 
 from powerjax import models
 from powerjax.distill import data, loss, step
-from powerjax.models import causal, checkpoint, lora
+from powerjax.models import causal, lora
 from powerjax.parallel import mesh as mesh_lib
 from powerjax.records import scalars
+from tests import tiny
 from tests.golden import cases, training
 
 SETTINGS = step.Settings(
@@ -29,7 +30,7 @@ LORA = lora.LoraConfig(training.RANK, training.ALPHA, dropout=0.0)
 
 
 def _start(lm, mesh, case, seed, lora_config=LORA, settings=SETTINGS):
-    """A State that begins at the adapter of tests/golden/training.py."""
+    """Returns a State with the adapter of tests/golden/training.py."""
     state = step.init_state(lm.config, lora_config, settings, mesh)
     adapter = traverse_util.unflatten_dict(training.adapter(case, seed), sep="/")
     places = step.state_shardings(lm.config, lora_config, settings, mesh).adapter
@@ -37,32 +38,34 @@ def _start(lm, mesh, case, seed, lora_config=LORA, settings=SETTINGS):
 
 
 def _batch(tokens, completion, accumulation=1):
+    """Returns rows [B,T] as a Batch of `accumulation` steps."""
     rows = np.arange(len(tokens), dtype=np.int32)
     split = lambda x: x.reshape(accumulation, -1, *x.shape[1:])  # noqa: E731
     return step.Batch(*map(split, (tokens.astype(np.int32), completion, rows)))
 
 
 def _check_training(folder, case, seed, expected, record_property):
+    """Asserts the reference's logits, and its losses and adapter after one step and ten."""
     mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
     lm = models.load(folder, dtype="float32", mesh=mesh)
     state = _start(lm, mesh, case, seed)
     adapted = models.LM(lm.config, lm.params, adapter=lora.Adapter(LORA, state.adapter))
-    given = training.batches(seed)
-    logits = np.asarray(adapted.logits(given[0][0]))
+    batches = training.batches(seed)
+    logits = np.asarray(adapted.logits(batches[0][0]))
     worst_logit = np.abs(logits - expected["logits"]).max()
     record_property("max|dlogit|", f"{worst_logit:.1e}")
     assert worst_logit <= 1e-4
     run, worst = step.make_step(lm, LORA, SETTINGS, mesh), {}
-    for i, (tokens, completion) in enumerate(given, start=1):
+    for i, (tokens, completion) in enumerate(batches, start=1):
         state, metrics = run(state, lm.params, _batch(tokens, completion, accumulation=2))
         if f"{i}/loss" in expected:
             np.testing.assert_allclose(metrics.loss, expected[f"{i}/loss"], rtol=1e-5)
-            found = traverse_util.flatten_dict(jax.device_get(state.adapter), sep="/")
-            # Against how far the tensor has come, not how large it is: the stricter of the two.
+            adapter = traverse_util.flatten_dict(jax.device_get(state.adapter), sep="/")
+            # The error is relative to how far a tensor has come, which is stricter than its size.
             start = training.adapter(case, seed)
             worst[i] = max(
                 np.linalg.norm(x - expected[f"{i}/{path}"]) / np.linalg.norm(x - start[path])
-                for path, x in found.items()
+                for path, x in adapter.items()
             )
     record_property(
         "relative error of the change", ", ".join(f"step {i} {e:.1e}" for i, e in worst.items())
@@ -91,8 +94,8 @@ def one():
 
 
 @pytest.fixture(scope="module")
-def given():
-    """Eight rows of 24 tokens with completions of unequal lengths."""
+def rows():
+    """Eight rows of 24 tokens with completions of unequal lengths: (tokens, completion)."""
     return training.batches(5)[0]
 
 
@@ -107,7 +110,7 @@ def _make_step(lm, lora_config, settings, mesh):
 
 
 def _trained(lm, mesh, batch, lora_config=SMALL, number=0, run=None):
-    """(State, Metrics) after update `number` of one batch, from an adapter whose B is not zero."""
+    """Returns (State, Metrics) after update `number` of one batch. The adapter's B is not zero."""
     state = step.init_state(lm.config, lora_config, ADAM, mesh)
     adapter = jax.tree.map(lambda x: x + 0.05, state.adapter)
     state = state._replace(adapter=adapter, step=state.step + number)
@@ -116,15 +119,15 @@ def _trained(lm, mesh, batch, lora_config=SMALL, number=0, run=None):
 
 
 def _change(state, other):
-    """The largest relative distance of two adapters."""
+    """Returns the largest relative distance of two adapters' tensors."""
     return max(
         float(jnp.linalg.norm(a - b) / jnp.linalg.norm(a))
         for a, b in zip(jax.tree.leaves(state.adapter), jax.tree.leaves(other.adapter), strict=True)
     )
 
 
-def test_the_loss_is_the_mean_over_the_completion_tokens_of_the_batch(tiny_qwen, one, given):
-    tokens, completion = given
+def test_the_loss_is_the_mean_over_the_completion_tokens_of_the_batch(tiny_qwen, one, rows):
+    tokens, completion = rows
     _, metrics = _trained(tiny_qwen, one, _batch(tokens, completion))
     state = step.init_state(tiny_qwen.config, SMALL, ADAM, one)
     adapter = lora.Adapter(SMALL, jax.tree.map(lambda x: x + 0.05, state.adapter))
@@ -141,18 +144,18 @@ def test_longrope_factors_are_chosen_by_the_run_not_by_a_batch(one, tmp_path):
     lm = models.load(cases.write_checkpoint("phi3_longrope_long", tmp_path), dtype="float32")
     tokens = np.random.default_rng(2).integers(3, lm.config.vocab_size, (8, 12))
     completion = np.tile(np.arange(12) >= 6, (8, 1))
-    found = {}
+    losses = {}
     for longest in (None, 40):
         state = step.init_state(lm.config, SMALL, ADAM, one)
         run = step.make_step(lm, SMALL, ADAM, one, longest=longest)
-        found[longest] = run(state, lm.params, _batch(tokens, completion))[1].loss
+        losses[longest] = run(state, lm.params, _batch(tokens, completion))[1].loss
         scores = lm.score(tokens[:, :6], tokens[:, 6:], long_context=longest is not None)
-        np.testing.assert_allclose(found[longest], -np.mean(scores), rtol=1e-5)
-    assert abs(found[None] / found[40] - 1) > 1e-3
+        np.testing.assert_allclose(losses[longest], -np.mean(scores), rtol=1e-5)
+    assert abs(losses[None] / losses[40] - 1) > 1e-3
 
 
-def test_accumulation_padding_and_order_change_nothing(tiny_qwen, one, given):
-    tokens, completion = given
+def test_accumulation_padding_and_order_change_nothing(tiny_qwen, one, rows):
+    tokens, completion = rows
     batch = _batch(tokens, completion)
     state, metrics = _trained(tiny_qwen, one, batch, DROPPING)
     wider = np.pad(tokens, ((0, 0), (0, 8))), np.pad(completion, ((0, 0), (0, 8)))
@@ -165,17 +168,16 @@ def test_accumulation_padding_and_order_change_nothing(tiny_qwen, one, given):
         "turned": turned,
     }
     for name, other in others.items():
-        again, found = _trained(tiny_qwen, one, other, DROPPING)
-        np.testing.assert_allclose(found.loss, metrics.loss, rtol=1e-5, err_msg=name)
-        assert found.num_tokens == metrics.num_tokens
+        again, other_metrics = _trained(tiny_qwen, one, other, DROPPING)
+        np.testing.assert_allclose(other_metrics.loss, metrics.loss, rtol=1e-5, err_msg=name)
+        assert other_metrics.num_tokens == metrics.num_tokens
         assert _change(state, again) < 1e-5, name
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_token_that_training_never_feeds_may_be_damaged(one, tiny_qwen, value):
+def test_a_token_that_training_never_feeds_may_be_damaged(one, value):
     """The id that pads rows, fills a short batch, and ends completions (the last is not fed)."""
-    config = dataclasses.replace(tiny_qwen.config, tie_word_embeddings=False)
-    lm = models.LM(config, checkpoint.random_params(config, "float32", seed=1), mesh=one)
+    lm = tiny.random_lm(tiny.config(tie_word_embeddings=False), mesh=one)
     table = lm.params["embed_tokens"]["embedding"].at[0].set(value)
     embed = {"embed_tokens": {"embedding": table}}
     damaged = dataclasses.replace(lm, params={**lm.params, **embed})
@@ -186,13 +188,13 @@ def test_a_token_that_training_never_feeds_may_be_damaged(one, tiny_qwen, value)
     )
     assert batch.tokens.shape[0] == 4  # two steps of the four have no example at all
     run = step.make_step(lm, SMALL, ADAM, one)
-    (state, metrics), (again, found) = (_trained(x, one, batch, run=run) for x in (lm, damaged))
-    assert np.isfinite(metrics.loss) and found.loss == metrics.loss
+    (state, metrics), (again, other) = (_trained(x, one, batch, run=run) for x in (lm, damaged))
+    assert np.isfinite(metrics.loss) and other.loss == metrics.loss
     assert _change(state, again) == 0
 
 
-def test_dropout_goes_by_step_and_example(tiny_qwen, one, given):
-    tokens, completion = given
+def test_dropout_goes_by_step_and_example(tiny_qwen, one, rows):
+    tokens, completion = rows
     batch = _batch(tokens, completion)
     others = batch._replace(example=batch.example + 8)
     tries = ((batch, 0), (batch, 1), (others, 0), (batch, 0))
@@ -202,41 +204,40 @@ def test_dropout_goes_by_step_and_example(tiny_qwen, one, given):
     assert len({losses[0], losses[1], losses[2], plain}) == 4
 
 
-def test_recomputation_blocks_and_chunks_change_no_gradient(tiny_qwen, one, given, monkeypatch):
-    batch = _batch(*given)
+def test_recomputation_blocks_and_chunks_change_no_gradient(tiny_qwen, one, rows, monkeypatch):
+    batch = _batch(*rows)
     state, metrics = _trained(tiny_qwen, one, batch, DROPPING)
     remat = dataclasses.replace(ADAM, remat=True)
     with monkeypatch.context() as patch:
         patch.setattr(causal, "_BLOCK", 12)  # two blocks of queries, recomputed like the rest
-        again, found = _trained(
+        again, _ = _trained(
             tiny_qwen, one, batch, DROPPING, run=step.make_step(tiny_qwen, DROPPING, remat, one)
         )
     assert _change(state, again) < 1e-5
     monkeypatch.setattr(loss, "_TOKENS", 8 * 6)
-    chunked, found = _trained(
+    chunked, by_chunks = _trained(
         tiny_qwen, one, batch, DROPPING, run=step.make_step(tiny_qwen, DROPPING, ADAM, one)
     )
-    np.testing.assert_allclose(found.loss, metrics.loss, rtol=1e-6)
+    np.testing.assert_allclose(by_chunks.loss, metrics.loss, rtol=1e-6)
     assert _change(state, chunked) < 1e-5
 
 
-def test_recomputation_keeps_less(tiny_qwen, one, record_property):
+def test_recomputation_keeps_less(one, record_property):
     """Also where XLA's default order would undo it, on CPUs."""
-    config = dataclasses.replace(tiny_qwen.config, num_layers=5)
-    lm = models.LM(config, checkpoint.random_params(config, "float32", seed=0), stop_ids=(0,))
+    lm = tiny.random_lm(tiny.config(num_layers=5), seed=0)
     row = np.zeros((1, 16, 32), np.int32)
     batch = step.Batch(row, row == 0, np.zeros((1, 16), np.int32))
-    kept = {}
+    num_bytes = {}
     for remat in (True, False):
         settings = dataclasses.replace(ADAM, remat=remat)
-        state = step.init_state(config, SMALL, settings, one)
+        state = step.init_state(lm.config, SMALL, settings, one)
         compiled = step.make_step(lm, SMALL, settings, one).lower(state, lm.params, batch).compile()
-        kept[remat] = compiled.memory_analysis().temp_size_in_bytes
+        num_bytes[remat] = compiled.memory_analysis().temp_size_in_bytes
     record_property(
         "MB of temporaries with recomputation, without",
-        f"{kept[True] / 1e6:.1f}, {kept[False] / 1e6:.1f}",
+        f"{num_bytes[True] / 1e6:.1f}, {num_bytes[False] / 1e6:.1f}",
     )
-    assert kept[True] < 0.6 * kept[False]
+    assert num_bytes[True] < 0.6 * num_bytes[False]
 
 
 def test_clipping_to_nothing_is_refused():
@@ -312,12 +313,12 @@ def test_clipping_acts_on_the_norm_of_all_gradients():
     chex.assert_trees_all_close(mu, jax.tree.map(lambda x: 0.1 * x, clipped), rtol=1e-6)
 
 
-def test_one_compilation_a_shape_and_the_base_stays_as_it_was(tiny_qwen, one, given):
+def test_one_compilation_a_shape_and_the_base_stays_as_it_was(tiny_qwen, one, rows):
     before = jax.tree.map(np.array, tiny_qwen.params)
     run = step.make_step(tiny_qwen, SMALL, ADAM, one)
     state = step.init_state(tiny_qwen.config, SMALL, ADAM, one)
     for accumulation in (1, 1, 2, 1, 2):
-        state, _ = run(state, tiny_qwen.params, _batch(*given, accumulation))
+        state, _ = run(state, tiny_qwen.params, _batch(*rows, accumulation))
     assert run._cache_size() == 2
     assert state.step == 5
     chex.assert_trees_all_equal(before, jax.tree.map(np.array, tiny_qwen.params))

@@ -1,4 +1,4 @@
-"""Power self-distillation on the embedded model: what the student gains, keeps and costs."""
+"""Power self-distillation of the embedded model: what the student gains, keeps and costs."""
 
 import shutil
 
@@ -22,9 +22,10 @@ def _records(lm, row, folder, split="test", limit=200):
 
 @pytest.fixture(scope="module")
 def results(quick_run, optimized, tmp_path_factory):
-    """Held-out results by name; the student has learnt from 1000 answers of 30 moves each.
+    """Held-out results by name. The student has learnt from 1000 answers of 30 moves each.
 
-    The run's 200 problems and 200 more: its own leave the interval as wide as what is claimed.
+    They are of the run's 200 problems and 200 more, because with 200 the interval of a difference
+    is as wide as the difference that is claimed.
     """
     folder = tmp_path_factory.mktemp("more")
     shutil.copytree(quick_run[0] / "records", folder / "records")
@@ -38,24 +39,25 @@ def results(quick_run, optimized, tmp_path_factory):
     return {name: _records(lm, row, folder, limit=400) for name, (lm, row) in rows.items()}
 
 
+def _in_points(gap) -> str:
+    return f"{100 * gap.mean:.1f} [{100 * gap.low:.1f}, {100 * gap.high:.1f}]"
+
+
 def _gap(results, name):
+    """Returns the student's accuracy minus another's, with its interval."""
     return evaluation.paired_difference(results["student"].records, results[name].records)
 
 
 def test_the_student_comes_within_five_points_of_its_teacher(results, record_property):
     gap = _gap(results, "power 30")
     record_property("accuracy", f"{100 * results['student'].summary.accuracy.mean:.1f} %")
-    record_property(
-        "minus the teacher's", f"{100 * gap.mean:.1f} [{100 * gap.low:.1f}, {100 * gap.high:.1f}]"
-    )
+    record_property("minus the teacher's", _in_points(gap))
     assert gap.low > -0.05
 
 
 def test_plain_sampling_of_the_student_beats_ten_moves_of_power_sampling(results, record_property):
     gap = _gap(results, "power 10")
-    record_property(
-        "minus power's", f"{100 * gap.mean:.1f} [{100 * gap.low:.1f}, {100 * gap.high:.1f}]"
-    )
+    record_property("minus power's", _in_points(gap))
     assert gap.low > 0
 
 
@@ -73,10 +75,10 @@ def test_random_weights_learn_nothing_of_the_task(tmp_path):
     base = models.load("tiny", dtype="float32", random_weights=True)
     settings = {**POWER, "num_mcmc_steps": 2, "num_samples": 1}
     teacher = Row("RandW", "Teacher", "power", settings)
-    made = _records(base, teacher, tmp_path, "train", 64)
+    taught = _records(base, teacher, tmp_path, "train", 64)
     student, trained = runs.train_student(
         base, teacher.path(tmp_path), tmp_path / "student", learning_rate=5e-4, progress=False
     )
     assert trained.last_loss < trained.first_loss
-    found = _records(student, Row("Distilled", "Standard", "standard", PLAIN), tmp_path, limit=50)
-    assert made.summary.accuracy.mean == found.summary.accuracy.mean == 0
+    learnt = _records(student, Row("Distilled", "Standard", "standard", PLAIN), tmp_path, limit=50)
+    assert taught.summary.accuracy.mean == learnt.summary.accuracy.mean == 0

@@ -1,7 +1,8 @@
 """The tiny random checkpoints and inputs of the parity tests, the same on every machine.
 
 Weights and inputs come from numpy generators with fixed seeds, so the golden files hold results
-only. Each case is a Hugging Face config.json; `write_checkpoint` makes the folder both sides load.
+only. Each case is a Hugging Face config.json. Both sides load the folder that `write_checkpoint`
+writes.
 """
 
 import dataclasses
@@ -15,8 +16,8 @@ from safetensors.numpy import save_file
 GOLDEN = Path(__file__).parent
 VOCABULARY = 61
 NUM_GREEDY = 64
-LENGTHS = (23, 17, 30)  # of the unequal prompts of a batch
-NUM_STEPS = 16  # of cached decode with rewinds
+LENGTHS = (23, 17, 30)  # tokens of the prompts of a batch
+NUM_STEPS = 16  # steps of cached decode with rewinds
 
 _QWEN2 = {
     "architectures": ["Qwen2ForCausalLM"],
@@ -75,17 +76,17 @@ CASES = {
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What both sides are asked, for one case and seed."""
+    """What both sides compute from, for one case and seed: token ids and counts of tokens."""
 
     prompts: list[np.ndarray]
-    start_lengths: np.ndarray  # [B] tokens of each row of `rows` before the first step
-    rows: np.ndarray  # [B,S] its first tokens
-    step_tokens: np.ndarray  # [steps,B] fed at step_positions: one further, or rewound
-    step_positions: np.ndarray  # [steps,B]
+    start_lengths: np.ndarray  # [B] tokens that each row of `rows` holds before the first step
+    rows: np.ndarray  # [B,S] prompts, and zeros after them
+    step_tokens: np.ndarray  # [steps,B] the token that each step feeds per row
+    step_positions: np.ndarray  # [steps,B] where it is fed: at the row's end, or further back
 
 
 def inputs(seed: int) -> Inputs:
-    """Prompts of unequal length, and rows that each step rewinds, or not, independently."""
+    """Returns prompts of unequal length, and steps that rewind each row or not, independently."""
     rng = np.random.default_rng(seed)
     prompts = [rng.integers(0, VOCABULARY, n) for n in LENGTHS]
     width = max(LENGTHS) + NUM_STEPS
@@ -103,17 +104,20 @@ def inputs(seed: int) -> Inputs:
     return Inputs(prompts, np.array(LENGTHS), rows, step_tokens, np.array(positions))
 
 
-def prefixes(given: Inputs) -> list[np.ndarray]:
-    """[B,S] per step: every row's tokens as they stand once that step's token is fed."""
-    rows, found = given.rows.copy(), []
-    for tokens, positions in zip(given.step_tokens, given.step_positions, strict=True):
+def prefixes(inputs: Inputs) -> list[np.ndarray]:
+    """Returns, per step, every row's tokens [B,S] once that step's token is fed."""
+    rows, copies = inputs.rows.copy(), []
+    for tokens, positions in zip(inputs.step_tokens, inputs.step_positions, strict=True):
         rows[np.arange(len(rows)), positions] = tokens
-        found.append(rows.copy())
-    return found
+        copies.append(rows.copy())
+    return copies
 
 
 def weights(hf: dict, seed: int) -> dict[str, np.ndarray]:
-    """Random float32 tensors under their names in a Hugging Face checkpoint."""
+    """Returns random float32 tensors by their names in a Hugging Face checkpoint.
+
+    hf: the checkpoint's config.json.
+    """
     hidden, ffw, heads = hf["hidden_size"], hf["intermediate_size"], hf["num_attention_heads"]
     head_dim = hidden // heads
     kv_size = hf["num_key_value_heads"] * head_dim
@@ -135,16 +139,16 @@ def weights(hf: dict, seed: int) -> dict[str, np.ndarray]:
             shapes[f"{layer}.self_attn.{name}_proj.bias"] = (size,)
         for name in ("gate", "up"):
             shapes[f"{layer}.mlp.{name}_proj.weight"] = (ffw, hidden)
-    found = {}
+    tensors = {}
     for name, shape in shapes.items():
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
         values = 0.25 * rng.standard_normal(shape)
-        found[name] = (values + 1.0 if "norm" in name else values).astype(np.float32)
-    return found
+        tensors[name] = (values + 1.0 if "norm" in name else values).astype(np.float32)
+    return tensors
 
 
 def write_checkpoint(case: str, folder: Path, seed: int = 0) -> Path:
-    """The case's config.json and model.safetensors, in `folder`."""
+    """Writes the case's config.json and model.safetensors into `folder`, and returns it."""
     folder.mkdir(parents=True, exist_ok=True)
     hf = CASES[case]
     (folder / "config.json").write_text(json.dumps(hf))

@@ -15,12 +15,14 @@ from tests.golden import cases
 GOLDEN_SEED = 0
 
 
-def reference(folder: Path, given: cases.Inputs) -> dict[str, np.ndarray]:
-    """What transformers answers for the checkpoint in `folder`, in float32.
+def reference(folder: Path, inputs: cases.Inputs) -> dict[str, np.ndarray]:
+    """Returns what transformers computes for the checkpoint in `folder`, in float32.
 
-    single: the prompts one at a time, joined along T. batch: the same right-padded. steps: logits
-    [steps,B,V] of cached decode with rewinds, here by a full pass over each row's prefix, at the
-    full width, so that longrope's choice is the same at every step. greedy: [prompts, 64].
+    single: logits [all prompts' tokens,V] of the prompts one at a time.
+    batch: the same from one right-padded batch.
+    steps: logits [steps,B,V] of decoding with rewinds. They are computed here by a full pass over
+      each row's prefix, at the full width, so that longrope chooses alike at every step.
+    greedy: int32 tokens [prompts,64].
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -38,19 +40,19 @@ def reference(folder: Path, given: cases.Inputs) -> dict[str, np.ndarray]:
         with torch.no_grad():
             return model(tokens, attention_mask=mask, use_cache=False).logits.numpy()
 
-    single = np.concatenate([logits(prompt[None])[0] for prompt in given.prompts])
-    padded = given.rows[:, : max(cases.LENGTHS)]
-    batch = logits(padded, given.start_lengths)
-    batch = np.concatenate([row[:n] for row, n in zip(batch, given.start_lengths, strict=True)])
-    rows = np.arange(len(given.rows))
+    single = np.concatenate([logits(prompt[None])[0] for prompt in inputs.prompts])
+    padded = inputs.rows[:, : max(cases.LENGTHS)]
+    batch = logits(padded, inputs.start_lengths)
+    batch = np.concatenate([row[:n] for row, n in zip(batch, inputs.start_lengths, strict=True)])
+    rows = np.arange(len(inputs.rows))
     steps = np.stack(
         [
             logits(tokens)[rows, positions]
-            for tokens, positions in zip(cases.prefixes(given), given.step_positions, strict=True)
+            for tokens, positions in zip(cases.prefixes(inputs), inputs.step_positions, strict=True)
         ]
     )
     greedy = []
-    for prompt in given.prompts:
+    for prompt in inputs.prompts:
         tokens = torch.from_numpy(prompt[None])
         out = model.generate(
             tokens,
@@ -72,10 +74,10 @@ def main():
     for case in cases.CASES:
         with tempfile.TemporaryDirectory() as folder:
             cases.write_checkpoint(case, Path(folder), GOLDEN_SEED)
-            found = reference(Path(folder), cases.inputs(GOLDEN_SEED))
+            arrays = reference(Path(folder), cases.inputs(GOLDEN_SEED))
         path = cases.GOLDEN / f"{case}.npz"
-        np.savez_compressed(path, **found)
-        print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB, std {found['single'].std():.2f}")
+        np.savez_compressed(path, **arrays)
+        print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB, std {arrays['single'].std():.2f}")
 
 
 if __name__ == "__main__":

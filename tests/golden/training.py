@@ -2,8 +2,9 @@
 
     python -m tests.golden.training
 
-writes tests/golden/lora_CASE.npz. Phi3's checkpoint fuses q, k, v and gate, up, so all seven
-layers are trained in a LlamaForCausalLM of the same, unfused weights: the same function.
+writes tests/golden/lora_CASE.npz. Phi3's checkpoint fuses q, k, v into one layer, and gate, up into
+another. So the seven layers are trained in a LlamaForCausalLM that has the same weights unfused and
+computes the same function.
 """
 
 import tempfile
@@ -19,10 +20,15 @@ RANK, ALPHA = 4, 8.0
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.01
 NUM_STEPS = 10
 ROWS, TOKENS = 8, 24
+# What Phi3's and Llama's settings in transformers have under the same name.
+_SETTINGS_OF_BOTH = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "max_position_embeddings", "rms_norm_eps"),
+)
 
 
 def adapter(case: str, seed: int) -> dict[str, np.ndarray]:
-    """A random adapter of all seven targets, {"layers_0/mlp/up_proj/lora_a": [in,r], ...}."""
+    """Returns a random adapter of all targets: {"layers_0/mlp/up_proj/lora_a": [in,r], ...}."""
     rng = np.random.default_rng([seed, 2])
     hf = cases.CASES[case]
     hidden, ffw = hf["hidden_size"], hf["intermediate_size"]
@@ -30,31 +36,38 @@ def adapter(case: str, seed: int) -> dict[str, np.ndarray]:
     sizes = {name: (hidden, hidden) for name in TARGETS}
     sizes |= {"k_proj": (hidden, kv_size), "v_proj": (hidden, kv_size)}
     sizes |= {"gate_proj": (hidden, ffw), "up_proj": (hidden, ffw), "down_proj": (ffw, hidden)}
-    found = {}
+    values = {}
     for i in range(hf["num_hidden_layers"]):
         for name, (in_size, out_size) in sizes.items():
             block = "self_attn" if name[0] in "qkvo" else "mlp"
             path = f"layers_{i}/{block}/{name}"
-            found[f"{path}/lora_a"] = 0.1 * rng.standard_normal((in_size, RANK))
-            found[f"{path}/lora_b"] = 0.1 * rng.standard_normal((RANK, out_size))
-    return {path: x.astype(np.float32) for path, x in found.items()}
+            values[f"{path}/lora_a"] = 0.1 * rng.standard_normal((in_size, RANK))
+            values[f"{path}/lora_b"] = 0.1 * rng.standard_normal((RANK, out_size))
+    return {path: x.astype(np.float32) for path, x in values.items()}
 
 
 def batches(seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(tokens [ROWS,TOKENS], completion) of each step: prompts and completions of many lengths."""
+    """Returns (tokens, completion) of each step, for prompts and completions of many lengths.
+
+    tokens: ids [ROWS,TOKENS], 0 after a row's end. completion: bool [ROWS,TOKENS].
+    """
     rng = np.random.default_rng([seed, 3])
-    found = []
+    steps = []
     for _ in range(NUM_STEPS):
         tokens = rng.integers(0, cases.VOCABULARY, (ROWS, TOKENS))
         starts = rng.integers(1, 9, ROWS)[:, None]
         stops = rng.integers(10, TOKENS + 1, ROWS)[:, None]
         place = np.arange(TOKENS)
-        found.append((np.where(place < stops, tokens, 0), (place >= starts) & (place < stops)))
-    return found
+        steps.append((np.where(place < stops, tokens, 0), (place >= starts) & (place < stops)))
+    return steps
 
 
 def reference(case: str, folder: Path, seed: int) -> dict[str, np.ndarray]:
-    """What peft and torch make of the checkpoint in `folder`: "logits", "1/PATH", "10/PATH"."""
+    """Returns what peft and torch compute from the checkpoint in `folder`, as float32 arrays.
+
+    "logits" are those of the first batch. "1/loss" and "10/loss" are losses, "1/PATH" and "10/PATH"
+    the adapter after so many steps.
+    """
     import peft
     import torch
 
@@ -68,25 +81,25 @@ def reference(case: str, folder: Path, seed: int) -> dict[str, np.ndarray]:
     with torch.no_grad():
         for path, tensor in tensors.items():
             tensor.copy_(torch.from_numpy(values[path].T))
-    given = batches(seed)
+    steps = batches(seed)
     with torch.no_grad():
-        found = {"logits": model(torch.from_numpy(given[0][0])).logits.numpy()}
+        arrays = {"logits": model(torch.from_numpy(steps[0][0])).logits.numpy()}
     optimizer = torch.optim.AdamW(tensors.values(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    for i, (tokens, completion) in enumerate(given, start=1):
+    for i, (tokens, completion) in enumerate(steps, start=1):
         labels = torch.from_numpy(np.where(completion, tokens, -100))
         loss = model(torch.from_numpy(tokens), labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if i in (1, NUM_STEPS):
-            found[f"{i}/loss"] = loss.detach().numpy()
+            arrays[f"{i}/loss"] = loss.detach().numpy()
             for path, tensor in tensors.items():
-                found[f"{i}/{path}"] = tensor.detach().numpy().T.copy()
-    return found
+                arrays[f"{i}/{path}"] = tensor.detach().numpy().T.copy()
+    return arrays
 
 
 def unfused(case: str, folder: Path, seed: int):
-    """The checkpoint in transformers, with q, k, v, gate and up as layers of their own."""
+    """Returns the checkpoint in transformers, with q, k, v, gate and up as separate layers."""
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -96,19 +109,13 @@ def unfused(case: str, folder: Path, seed: int):
     if case.startswith("qwen2"):
         return model
     c = model.config
+    settings = {name: getattr(c, name) for name in _SETTINGS_OF_BOTH}
     llama = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=c.vocab_size,
-            hidden_size=c.hidden_size,
-            intermediate_size=c.intermediate_size,
-            num_hidden_layers=c.num_hidden_layers,
-            num_attention_heads=c.num_attention_heads,
-            num_key_value_heads=c.num_key_value_heads,
-            max_position_embeddings=c.max_position_embeddings,
-            rms_norm_eps=c.rms_norm_eps,
             rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
             tie_word_embeddings=False,
             attn_implementation="eager",
+            **settings,
         )
     )
     weights = {}
@@ -127,7 +134,7 @@ def unfused(case: str, folder: Path, seed: int):
 
 
 def _tensor(model, path: str):
-    """The peft parameter [out-major] of one of our paths."""
+    """Returns peft's parameter for one of our paths. It is the transpose of ours."""
     layer, block, name, part = path.split("/")
     module = model.base_model.model.model.layers[int(layer.removeprefix("layers_"))]
     adapted = getattr(getattr(module, block), name)
@@ -138,10 +145,10 @@ def main():
     for case in CASES:
         with tempfile.TemporaryDirectory() as folder:
             cases.write_checkpoint(case, Path(folder), 0)
-            found = reference(case, Path(folder), 0)
+            arrays = reference(case, Path(folder), 0)
         path = cases.GOLDEN / f"lora_{case}.npz"
-        np.savez_compressed(path, **found)
-        print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB, loss {found['1/loss']:.3f}")
+        np.savez_compressed(path, **arrays)
+        print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB, loss {arrays['1/loss']:.3f}")
 
 
 if __name__ == "__main__":

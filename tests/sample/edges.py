@@ -1,4 +1,4 @@
-"""A chain driven by hand, and how near it comes to another outcome (engine.md, section 4)."""
+"""A chain driven by hand, and how near it comes to another outcome."""
 
 import math
 
@@ -9,7 +9,7 @@ from powerjax.sample import draws, mh
 
 
 def next_logits(lm, prompt, chain):
-    """float32 [V] after the working tokens of a chain, by a fresh forward pass."""
+    """Returns the logits, float32 [V], after a chain's working tokens, by a fresh forward pass."""
     row = [*prompt, *mh.working_tokens(chain).tolist()]
     padded = np.zeros((1, 128), np.int32)
     padded[0, : len(row)] = row
@@ -17,8 +17,11 @@ def next_logits(lm, prompt, chain):
 
 
 def margin(lm, prompt, key, settings) -> float:
-    """How near a chain comes to another outcome: least distance of a uniform to a CDF boundary
-    (over 1e-5) or of log u to log A (over 1e-4), along the chain driven by hand."""
+    """Returns how near a chain, driven by hand, comes to another outcome.
+
+    That is the least distance of a uniform to a boundary of the CDF, over 1e-5, or of log u to
+    log A, over 1e-4. Below 1, rounding may decide otherwise.
+    """
     chain, least = mh.init(settings), np.inf
     while not chain.done:
         logits = np.asarray(next_logits(lm, prompt, chain), np.float64)

@@ -1,4 +1,7 @@
-"""Models small enough to enumerate, and chains of `mh.advance` driven on them by hand."""
+"""Models small enough to enumerate, and chains that call `mh.advance` on them directly.
+
+A model is a table of logits, with one row for each prefix of a completion.
+"""
 
 import functools
 import itertools
@@ -13,23 +16,27 @@ EOS = 0
 
 
 def table(vocab: int, horizon: int, seed: int, scale: float = 1.0) -> np.ndarray:
-    """Logits after every prefix, float64 [vocab**horizon-ish, vocab], row by `code`."""
+    """Returns random logits after every prefix shorter than `horizon`.
+
+    They are float64 [num_codes, vocab]; `code` gives the row of a prefix.
+    """
     rng = np.random.default_rng(seed)
     return scale * rng.normal(size=(num_codes(vocab, horizon), vocab))
 
 
 def num_codes(vocab: int, horizon: int) -> int:
+    """Returns the number of prefixes shorter than `horizon`."""
     return sum(vocab**n for n in range(horizon))
 
 
 def code(prefix, vocab: int) -> int:
-    """Row of a prefix: shorter ones first."""
+    """Returns the row of a prefix. Shorter prefixes come first."""
     start = sum(vocab**n for n in range(len(prefix)))
     return start + functools.reduce(lambda a, t: a * vocab + t, prefix, 0)
 
 
 def codes_of(chain: mh.Chain, vocab: int) -> jax.Array:
-    """Row of the working tokens of one chain (traced; vmap for more)."""
+    """Returns the row of one chain's working tokens, traced; vmap it for several chains."""
     index = jnp.arange(chain.state.tokens.shape[0])
     tokens = jnp.where(index < chain.cut, chain.state.tokens, chain.proposal.tokens)
     inside = index < chain.position
@@ -39,13 +46,13 @@ def codes_of(chain: mh.Chain, vocab: int) -> jax.Array:
 
 
 def states(vocab: int, end: int) -> list[tuple[int, ...]]:
-    """Every completion that ends in EOS or has length `end`."""
-    found = []
+    """Returns every completion that ends in EOS or has length `end`."""
+    completions = []
     for n in range(1, end + 1):
         for body in itertools.product(range(1, vocab), repeat=n - 1):
             last = range(vocab) if n == end else [EOS]
-            found += [(*body, t) for t in last]
-    return found
+            completions += [(*body, t) for t in last]
+    return completions
 
 
 def log_softmax(x: np.ndarray) -> np.ndarray:
@@ -54,7 +61,7 @@ def log_softmax(x: np.ndarray) -> np.ndarray:
 
 
 def proposal_law(logits: np.ndarray, inv_temperature: float, top_k: int | None) -> np.ndarray:
-    """log q for rows of logits; -inf outside the top k."""
+    """Returns log q for rows of logits; it is -inf outside the top k (None: of all)."""
     x = logits * inv_temperature
     if top_k is not None:
         x = np.where(logits >= np.sort(logits, -1)[..., [-top_k]], x, -np.inf)
@@ -62,12 +69,18 @@ def proposal_law(logits: np.ndarray, inv_temperature: float, top_k: int | None) 
 
 
 def sequence_log_prob(log_p: np.ndarray, y, vocab: int, start: int = 0) -> float:
-    """log prob of y[start:] given y[:start], by rows of per-prefix log-probs."""
+    """Returns log p of y[start:] given y[:start].
+
+    log_p: log probabilities after every prefix, in rows by `code`.
+    """
     return sum(log_p[code(y[:t], vocab), y[t]] for t in range(start, len(y)))
 
 
 def power_law(logits, ys, alpha: float, top_k: int | None = None) -> np.ndarray:
-    """pi^alpha on ys by enumeration (with top_k: on strings whose tokens are all in the top k)."""
+    """Returns pi^alpha on ys, by enumeration.
+
+    With top_k it is restricted to completions whose tokens are all among the top k.
+    """
     vocab = logits.shape[1]
     log_p, log_q = log_softmax(logits), proposal_law(logits, 1.0, top_k)
     allowed = np.array([np.isfinite(sequence_log_prob(log_q, y, vocab)) for y in ys])
@@ -78,12 +91,14 @@ def power_law(logits, ys, alpha: float, top_k: int | None = None) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnames="steps")
 def drive(chain: mh.Chain, logits, keys, settings, steps: int, forced=None, forced_length=None):
-    """Runs chains [R] with real keys for `steps` tokens each; with `forced` [R,M] tokens, the first
-    extension draws exactly those."""
+    """Runs chains [R] with real keys for `steps` tokens each.
+
+    forced: tokens [R,M] that the first extension must draw; None lets it draw its own.
+    """
     vocab = logits.shape[1]
     dtype = logits.dtype.type
 
-    def one(chain, key, forced, forced_length):
+    def advance(chain, key, forced, forced_length):
         row = logits[codes_of(chain, vocab)]
         uniforms = draws.draw(key, chain, settings, dtype)
         if forced is not None:
@@ -96,28 +111,28 @@ def drive(chain: mh.Chain, logits, keys, settings, steps: int, forced=None, forc
         return mh.advance(chain, row, uniforms, settings)[0]
 
     axes = (0, 0, None if forced is None else 0, None)
-    body = lambda _, c: jax.vmap(one, in_axes=axes)(c, keys, forced, forced_length)  # noqa: E731
+    body = lambda _, c: jax.vmap(advance, in_axes=axes)(c, keys, forced, forced_length)  # noqa: E731
     return jax.lax.fori_loop(0, steps, body, chain)
 
 
 def start(settings: mh.Settings, count: int, max_tokens: int, dtype=jnp.float32) -> mh.Chain:
-    """`count` empty chains."""
-    one = mh.init(settings, max_tokens, dtype)
-    return jax.tree.map(lambda x: jnp.tile(x[None], (count,) + (1,) * x.ndim), one)
+    """Returns `count` empty chains."""
+    chain = mh.init(settings, max_tokens, dtype)
+    return jax.tree.map(lambda x: jnp.tile(x[None], (count,) + (1,) * x.ndim), chain)
 
 
 def counts(chain: mh.Chain, ys) -> np.ndarray:
-    """How many chains are in each state of ys; every chain must be in one."""
+    """Returns how many chains are in each state of ys. Every chain must be in one of them."""
     place = {y: i for i, y in enumerate(ys)}
     tokens, length = np.asarray(chain.state.tokens), np.asarray(chain.length)
-    found = np.zeros(len(ys), int)
+    count = np.zeros(len(ys), int)
     for row, n in zip(tokens, length, strict=True):
-        found[place[tuple(row[:n].tolist())]] += 1
-    return found
+        count[place[tuple(row[:n].tolist())]] += 1
+    return count
 
 
 def kernel_matrix(logits, ys, alpha, inv_temperature, top_k=None, power_inf=False) -> np.ndarray:
-    """P of one MH move on ys, from the formula, in numpy; nothing of the package is used."""
+    """Returns P of one MH move on ys, from the formula, in numpy and without the package."""
     vocab, end = logits.shape[1], max(map(len, ys))
     log_p, log_q = log_softmax(logits), proposal_law(logits, inv_temperature, top_k)
     place = {y: i for i, y in enumerate(ys)}

@@ -1,4 +1,4 @@
-"""Chains whose logits are not finite are named at the end; all others come out as if alone."""
+"""Chains whose logits are not finite are named at the end. All others are as if alone."""
 
 import dataclasses
 
@@ -7,22 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from powerjax import models, sample
-from powerjax.models import checkpoint
+from powerjax import sample
 from powerjax.sample import ChainsFailed, draws, mh, workers
+from tests import tiny
 
 BAD = 13  # a token whose embedding is damaged
 OPTIONS = dict(alpha=2.0, block_size=12, num_mcmc_steps=3, max_new_tokens=24, progress=False)
 
 
 @pytest.fixture(scope="module")
-def healthy(tiny_qwen):
-    """As tiny_qwen, but with a head of its own: a token's embedding reaches no other's logit."""
-    config = dataclasses.replace(tiny_qwen.config, tie_word_embeddings=False)
-    return models.LM(config, checkpoint.random_params(config, "float32", seed=1), stop_ids=(0,))
+def healthy():
+    """The small model with a head of its own: a token's embedding is no other token's logit."""
+    return tiny.random_lm(tiny.config(tie_word_embeddings=False))
 
 
 def damaged(lm, token, value=np.nan, dtype=None):
+    """Returns the model with one number of a token's embedding replaced. dtype: None keeps it."""
     params = jax.tree.map(lambda x: x.astype(dtype or x.dtype), lm.params)
     table = params["embed_tokens"]["embedding"]
     embed = {"embedding": table.at[token, 3].set(value)}
@@ -32,7 +32,7 @@ def damaged(lm, token, value=np.nan, dtype=None):
 
 @pytest.fixture(scope="module")
 def prompts():
-    """40, of 1 to 40 tokens; five of them hold the bad token: first, last, alone, in between."""
+    """40 prompts of 1 to 40 tokens. Five hold the bad token: first, last, in between, or alone."""
     rng = np.random.default_rng(0)
     rows = [rng.integers(14, 97, n).tolist() for n in rng.integers(1, 40, 40)]
     rows[3][0] = rows[4][-1] = rows[20][len(rows[20]) // 2] = BAD
@@ -53,7 +53,7 @@ def same(a, b) -> bool:
 
 
 def run(sampler, *args, **options):
-    """(completions, failed chains)."""
+    """Returns the completions and the failed chains."""
     try:
         return sampler(*args, **options), []
     except ChainsFailed as error:
@@ -67,27 +67,27 @@ def test_plain_chains_fail_where_they_feed_the_bad_token_and_nowhere_else(
     options = dict(max_new_tokens=24, num_slots=num_slots, num_samples=4, progress=False)
     expected = by_chain(sample.standard(healthy, prompts, **options))
     seen = []
-    found, failed = run(
+    completions, failed = run(
         sample.standard, damaged(healthy, BAD), prompts, on_finish=seen.append, **options
     )
     feeds = {
         chain for chain, c in expected.items() if chain[0] in BAD_PROMPTS or BAD in c.tokens[:-1]
     }
     assert set(failed) == feeds and len(feeds) > 4 * len(BAD_PROMPTS)
-    assert set(by_chain(found)) == set(by_chain(seen)) == set(expected) - feeds
-    assert all(same(c, expected[c.prompt_index, c.sample_index]) for c in found)
-    assert found.stats.num_failed == len(failed)
+    assert set(by_chain(completions)) == set(by_chain(seen)) == set(expected) - feeds
+    assert all(same(c, expected[c.prompt_index, c.sample_index]) for c in completions)
+    assert completions.stats.num_failed == len(failed)
 
 
 def test_a_failed_chain_leaves_nothing_in_its_slot(healthy):
-    """Short prompts and long completions: what a chain wrote last, no prompt overwrites."""
+    """With short prompts and long completions, where no prompt overwrites a chain's last tokens."""
     options = dict(max_new_tokens=48, num_slots=2, num_samples=24, progress=False)
     prompts = [[20], [21, 22]]
     expected = by_chain(sample.standard(healthy, prompts, **options))
-    found, failed = run(sample.standard, damaged(healthy, BAD), prompts, **options)
+    completions, failed = run(sample.standard, damaged(healthy, BAD), prompts, **options)
     assert set(failed) == {chain for chain, c in expected.items() if BAD in c.tokens[:-1]}
     assert 3 < len(failed) < 40
-    assert all(same(c, expected[c.prompt_index, c.sample_index]) for c in found)
+    assert all(same(c, expected[c.prompt_index, c.sample_index]) for c in completions)
 
 
 @pytest.mark.parametrize(
@@ -105,27 +105,27 @@ def test_a_proposal_that_feeds_the_bad_token_fails_its_chain_and_no_other(
     if sampler is sample.power_inf:
         del options["alpha"]
     expected = by_chain(sampler(healthy, prompts, **options))
-    found, failed = run(sampler, damaged(healthy, BAD, value), prompts, **options)
-    assert len(found) + len(failed) == len(expected)
-    assert all(same(c, expected[c.prompt_index, c.sample_index]) for c in found)
+    completions, failed = run(sampler, damaged(healthy, BAD, value), prompts, **options)
+    assert len(completions) + len(failed) == len(expected)
+    assert all(same(c, expected[c.prompt_index, c.sample_index]) for c in completions)
     assert {p for p, _ in failed} > BAD_PROMPTS
-    assert not any(BAD in c.tokens[:-1] for c in found)
+    assert not any(BAD in c.tokens[:-1] for c in completions)
 
 
 def test_a_token_that_only_pads_is_never_seen(healthy, prompts):
-    """The id that padding is made of, and the stop id, which is drawn and never fed."""
+    """Token 0 pads rows, and it is the stop id, which is drawn but never fed."""
     options = {**OPTIONS, "num_slots": 8}
     expected = sample.power(healthy, prompts, **options)
-    found = sample.power(damaged(healthy, 0), prompts, **options)
-    assert all(same(a, b) for a, b in zip(found, expected, strict=True))
-    assert found.stats.num_failed == 0
+    out = sample.power(damaged(healthy, 0), prompts, **options)
+    assert all(same(a, b) for a, b in zip(out, expected, strict=True))
+    assert out.stats.num_failed == 0
     completions = [c.tokens for c in expected]
     scores = (lm.score(prompts, completions) for lm in (healthy, damaged(healthy, 0)))
     assert all(np.array_equal(a, b) for a, b in zip(*scores, strict=True))
 
 
 def test_weights_that_overflow_in_float16_fail_the_chains_that_use_them(healthy, prompts):
-    """And in float32 the same weights are sound, as the message says."""
+    """In float32 the same weights are sound, as the message says."""
     wide = damaged(healthy, BAD, 1e5)
     with pytest.raises(ValueError, match="are not finite in") as error:
         sample.power(damaged(healthy, BAD, 1e5, jnp.float16), prompts, num_slots=8, **OPTIONS)

@@ -1,4 +1,4 @@
-"""Numbers and names that samplers are given: bounds on the device's values, Python's in records."""
+"""Numbers and names that samplers take: bounds hold on the device, records have Python's values."""
 
 import json
 
@@ -87,9 +87,9 @@ def test_numbers_and_names_that_mean_nothing_are_one_line(tiny_qwen, options, wo
 
 
 def test_bounds_hold_for_the_value_that_the_device_has():
-    assert np.float32(1 - 1e-9) == 1  # so the device computes with alpha 1
+    assert np.float32(1 - 1e-9) == 1  # the device computes with alpha 1
     assert inputs.power(1 - 1e-9, None) == (1 - 1e-9, None)
-    assert inputs.positive(1e-4) == 1e-4  # which float32 rounds to less
+    assert inputs.positive(1e-4) == 1e-4  # float32 rounds it to less
     with pytest.raises(ValueError):
         inputs.power(1 - 1e-7, None)
 

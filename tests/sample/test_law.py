@@ -1,4 +1,4 @@
-"""The law of many chains: with real keys on tabular models, and of the engine on a Flax one."""
+"""The law of many chains, driven by hand on tabular models and by the engine on a Flax model."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from scipy import stats as statistics
 from powerjax import sample
 from powerjax.sample import draws, mh
 from powerjax.sample.weights import inverse_cdf
+from tests import tiny
 from tests.sample import tabular
 
 pytestmark = pytest.mark.usefixtures("optimized")
@@ -29,20 +30,21 @@ def settings(alpha, inv_temperature, block, steps, end, stop="horizon", **option
     )
 
 
-def chi_square_p(found, law):
-    """p-value, states of expectation below 5 pooled."""
-    expected = law * found.sum()
+def chi_square_p(observed, law):
+    """Returns the p-value of counts per state. States of an expected count below 5 are pooled."""
+    expected = law * observed.sum()
     rare = expected < 5
-    found = np.append(found[~rare], found[rare].sum())
+    observed = np.append(observed[~rare], observed[rare].sum())
     expected = np.append(expected[~rare], expected[rare].sum())
-    keep = expected > 0
-    assert found[~keep].sum() == 0
-    return statistics.chisquare(found[keep], expected[keep] * found.sum() / expected.sum()).pvalue
+    possible = expected > 0
+    assert observed[~possible].sum() == 0
+    expected = expected[possible] * observed.sum() / expected.sum()
+    return statistics.chisquare(observed[possible], expected).pvalue
 
 
 @pytest.mark.parametrize("steps", [0, 1, 5])
 def test_at_alpha_one_every_number_of_steps_gives_the_base_law(steps, record_property):
-    """Several stages and real keys: a draw used twice shows here."""
+    """With several stages and real keys, so that a draw that is used twice would show."""
     vocab, end = 3, 5
     logits = tabular.table(vocab, end, seed=3)
     logits[:, tabular.EOS] -= 1  # longer chains: later stages move more, and show a reused key
@@ -63,7 +65,7 @@ def test_at_alpha_one_every_number_of_steps_gives_the_base_law(steps, record_pro
 
 
 def test_exact_draws_stay_exact(record_property):
-    """Started from pi^alpha itself, the chain's law does not move; three steps, tau not 1/alpha."""
+    """Chains that start from pi^alpha stay there, in three steps, with tau other than 1/alpha."""
     vocab, end, alpha = 3, 5, 2.5
     logits = tabular.table(vocab, end, seed=4)
     ys = tabular.states(vocab, end)
@@ -96,20 +98,20 @@ def test_inverse_cdf_draws_every_token_at_its_rate(vocab, dtype_scale):
     draw = jax.jit(
         lambda u: jax.lax.map(lambda x: inverse_cdf(jnp.asarray(mass), x), u, batch_size=256)
     )
-    found = np.asarray(draw(rng.random((count, 2), np.float32)))
-    assert (mass[found] > 0).all()
+    tokens = np.asarray(draw(rng.random((count, 2), np.float32)))
+    assert (mass[tokens] > 0).all()
     order = np.argsort(-mass, kind="stable")
-    groups = np.minimum(np.arange(vocab) * 50 // vocab, 49)  # 50 bins of tokens by rank
+    groups = np.minimum(np.arange(vocab) * 50 // vocab, 49)  # 50 bins of tokens by their rank
     rank = np.empty(vocab, int)
     rank[order] = groups
     law = np.bincount(rank, mass.astype(np.float64), 50) / mass.astype(np.float64).sum()
-    assert chi_square_p(np.bincount(rank[found], minlength=50), law) > 1e-4
+    assert chi_square_p(np.bincount(rank[tokens], minlength=50), law) > 1e-4
     extremes = np.asarray(draw(np.array([[0, 0], [1 - 2**-24] * 2], np.float32)))
     assert (mass[extremes] > 0).all()
 
 
 def staged_law(logits, run, ys, stop):
-    """The law after the whole staged chain, not only its limit, by numpy matrices."""
+    """Returns the law [ys] after the whole staged chain, not its limit, by matrices in numpy."""
     vocab, end = logits.shape[1], int(run.max_new_tokens)
     log_q = tabular.proposal_law(logits, float(run.inv_temperature), None)
     law, out = {(): 1.0}, {}
@@ -147,24 +149,15 @@ def staged_law(logits, run, ys, stop):
 
 @pytest.fixture(scope="module")
 def small_lm():
-    """A one-layer Qwen2 with four tokens, and its logits after every prefix of up to 4 tokens."""
-    from powerjax import models
-    from powerjax.models import checkpoint
+    """Returns a one-layer Qwen2 of four tokens, a prompt, and the logits after every prefix.
 
-    config = models.ModelConfig(
-        vocab_size=4,
-        hidden_size=16,
-        intermediate_size=16,
-        num_layers=1,
-        num_heads=2,
-        num_kv_heads=1,
-        head_dim=8,
-        max_position_embeddings=64,
-        tie_word_embeddings=False,
-        initializer_range=0.35,
-    )
-    params = checkpoint.random_params(config, "float32", seed=3)
-    lm = models.LM(config, params, stop_ids=(tabular.EOS,), name="small")
+    Prefixes are completions of up to 3 tokens after the prompt.
+    """
+    narrow = dict(vocab_size=4, hidden_size=16, intermediate_size=16, num_layers=1)
+    heads = dict(num_heads=2, num_kv_heads=1, max_position_embeddings=64)
+    free = dict(tie_word_embeddings=False, initializer_range=0.35)
+    config = tiny.config(**narrow, **heads, **free)
+    lm = tiny.random_lm(config, seed=3, stop_ids=(tabular.EOS,), name="small")
     prompt, end = [1, 2, 3], 4
     logits = np.zeros((tabular.num_codes(4, end), 4))
     prefixes = [p for n in range(end) for p in np.ndindex(*[4] * n)]
@@ -190,34 +183,27 @@ def test_engine_follows_the_enumerated_law_of_the_staged_chain(
 ):
     lm, prompt, logits = small_lm
     count, end = 15_000, 4
-    common = dict(
-        block_size=block,
-        num_mcmc_steps=steps,
-        max_new_tokens=end,
-        num_samples=count,
-        num_slots=256,
-        seed=7,
-        stop=stop,
-        progress=False,
-    )
+    stages = dict(block_size=block, num_mcmc_steps=steps, max_new_tokens=end, stop=stop)
+    job = dict(num_samples=count, num_slots=256, seed=7, progress=False)
     if kernel == "power_inf":
-        out = sample.power_inf(lm, [prompt], temperature=temperature, **common)
+        out = sample.power_inf(lm, [prompt], temperature=temperature, **stages, **job)
         inv_temperature = 1 / temperature
     else:
-        out = sample.power(lm, [prompt], alpha=alpha, temperature=temperature, **common)
+        out = sample.power(lm, [prompt], alpha=alpha, temperature=temperature, **stages, **job)
         inv_temperature = alpha if temperature is None else 1 / temperature
     run = settings(alpha, inv_temperature, block, steps, end, stop, kernel=kernel)
     ys = tabular.states(4, end)
     law = staged_law(logits, run, ys, stop)
     assert abs(law.sum() - 1) < 1e-9
     place = {y: i for i, y in enumerate(ys)}
-    found = np.bincount([place[tuple(c.tokens)] for c in out], minlength=len(ys))
-    distance = 0.5 * np.abs(found / count - law).sum()
-    # E|X/n - p| <= sqrt(p (1-p) / n) for each state; the sum concentrates (McDiarmid, 1e-6)
+    observed = np.bincount([place[tuple(c.tokens)] for c in out], minlength=len(ys))
+    distance = 0.5 * np.abs(observed / count - law).sum()
+    # E|X/n - p| <= sqrt(p (1-p) / n) for each state. The sum exceeds its mean by the second term
+    # with a probability of at most 1e-6 (McDiarmid).
     bound = 0.5 * np.sqrt(law * (1 - law) / count).sum() + np.sqrt(np.log(1e6) / (2 * count))
     record_property(
         "total variation, bound, chi-square p",
-        (round(distance, 5), round(bound, 5), chi_square_p(found, law)),
+        (round(distance, 5), round(bound, 5), chi_square_p(observed, law)),
     )
     assert distance < bound
-    assert chi_square_p(found, law) > 1e-4
+    assert chi_square_p(observed, law) > 1e-4

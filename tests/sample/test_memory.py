@@ -1,4 +1,4 @@
-"""Free memory of a host: what is available, and the limits of containers and batch jobs."""
+"""Free memory of a host: available memory, and the limits of containers and batch jobs."""
 
 import os
 import types
@@ -10,11 +10,12 @@ from powerjax.plan import probe
 from powerjax.sample import memory
 
 GIB = 2**30
-_MEMINFO = "MemTotal: 33554432 kB\nMemFree: 1048576 kB\nMemAvailable: 20971520 kB\n"  # 32, 1, 20
+# 32 GiB, of which 1 is free and 20 are available.
+_MEMINFO = "MemTotal: 33554432 kB\nMemFree: 1048576 kB\nMemAvailable: 20971520 kB\n"
 
 
 def host(root, files):
-    """A folder with these files, and a /proc/meminfo in which 20 GiB are available, 1 is free."""
+    """Writes these files below `root`, and a /proc/meminfo: 20 GiB are available, 1 is free."""
     for name, text in {"proc/meminfo": _MEMINFO, **files}.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,6 +24,7 @@ def host(root, files):
 
 
 def version_2(folder, limit, used, cached=0, high="max"):
+    """Returns the files of a cgroup of version 2. limit, used, cached, high: bytes, or "max"."""
     return {
         f"sys/fs/cgroup/{folder}memory.max": limit,
         f"sys/fs/cgroup/{folder}memory.high": high,
@@ -32,6 +34,7 @@ def version_2(folder, limit, used, cached=0, high="max"):
 
 
 def version_1(folder, limit, used, cached=0):
+    """Returns the files of a cgroup of version 1. limit, used, cached: bytes."""
     stat = f"inactive_file 7\ntotal_inactive_file {cached}"
     return {
         f"sys/fs/cgroup/memory/{folder}memory.limit_in_bytes": limit,
@@ -47,10 +50,10 @@ def test_memory_that_only_caches_files_is_free(tmp_path):
 @pytest.mark.parametrize(
     ("cgroup", "files", "expected"),
     [
-        # A container: its own cgroup at the root of the mount, whatever path the host knows it by.
+        # A container sees its own cgroup at the root of the mount. The host knows it by any path.
         ("0::/", version_2("", 8 * GIB, 5 * GIB, 3 * GIB), 6 * GIB),
         ("0::/docker/abc", version_2("", 8 * GIB, 5 * GIB), 3 * GIB),
-        # A batch job: the step has no limit, the job above it has.
+        # In a batch job the step has no limit, but the job above it has one.
         (
             "0::/slurm/job_7/step_0",
             version_2("slurm/job_7/", 16 * GIB, 4 * GIB, GIB)
@@ -80,8 +83,9 @@ def test_nothing_is_claimed_where_nothing_is_said(tmp_path, monkeypatch):
     assert memory.host_free_bytes(str(tmp_path)) is None
     silent = types.SimpleNamespace(memory_stats=lambda: None, platform="gpu")
     assert memory.free_bytes(silent) is None
-    told = {"bytes_limit": 100, "bytes_in_use": 30}
-    assert memory.free_bytes(types.SimpleNamespace(memory_stats=lambda: told, platform="gpu")) == 70
+    stats = {"bytes_limit": 100, "bytes_in_use": 30}
+    device = types.SimpleNamespace(memory_stats=lambda: stats, platform="gpu")
+    assert memory.free_bytes(device) == 70
 
 
 def test_on_macos_free_and_inactive_pages_count(tmp_path, monkeypatch):
@@ -91,8 +95,8 @@ Pages active:                            200000.
 Pages inactive:                           30000.
 Pages wired down:                         90000.
 """
-    said = types.SimpleNamespace(stdout=text)
-    monkeypatch.setattr(memory.subprocess, "run", lambda *_, **__: said)
+    ran = types.SimpleNamespace(stdout=text)
+    monkeypatch.setattr(memory.subprocess, "run", lambda *_, **__: ran)
     monkeypatch.setattr(memory.sys, "platform", "darwin")
     assert memory.host_free_bytes(str(tmp_path)) == 40_000 * 16_384
 

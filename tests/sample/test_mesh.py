@@ -1,4 +1,4 @@
-"""Sampling over a mesh: the chains of one device, on eight."""
+"""Sampling over a mesh of eight devices draws the chains of one device."""
 
 import json
 import subprocess
@@ -15,7 +15,10 @@ from tests.sample.edges import margin
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
-    """What mesh_worker.py drew: "model mesh" -> {(id, sample): (tokens, log_probs)}; its log."""
+    """Returns what mesh_worker.py drew, and its log.
+
+    The draws are {"model mesh": {(id, sample): (tokens, log_probs)}}.
+    """
     path = tmp_path_factory.mktemp("mesh") / "drawn.json"
     env = programs.environment(num_devices=8)
     command = [sys.executable, "-m", "tests.sample.mesh_worker", str(path)]
@@ -29,7 +32,7 @@ def ran(tmp_path_factory):
 
 
 def test_one_engine_a_device_gives_the_bits_of_one_device(ran):
-    """Eight engines of eight slots: the shapes on each device are those of the device alone."""
+    """Each of the eight engines has eight slots, so a device has the shapes of one alone."""
     assert ran[0]["eight_heads 8x1"] == ran[0]["eight_heads one"]
 
 
@@ -38,14 +41,14 @@ def test_one_engine_a_device_gives_the_bits_of_one_device(ran):
     [("eight_heads", "1x8"), ("eight_heads", "2x4"), ("tiny", "1x8"), ("tiny", "2x4")],
 )
 def test_split_models_differ_only_at_a_boundary(ran, name, shape, record_property):
-    """Sums are taken in another order: chains part only where a draw lies on an edge."""
-    expected, found = ran[0][f"{name} one"], ran[0][f"{name} {shape}"]
-    assert found.keys() == expected.keys()
-    different = [chain for chain in expected if found[chain][0] != expected[chain][0]]
+    """Sums are taken in another order, so chains part only where a draw lies on an edge."""
+    expected, split = ran[0][f"{name} one"], ran[0][f"{name} {shape}"]
+    assert split.keys() == expected.keys()
+    different = [chain for chain in expected if split[chain][0] != expected[chain][0]]
     record_property(f"{name} {shape}: chains of {len(expected)} that differ", len(different))
     assert len(different) <= 2
     for chain in expected.keys() - set(different):
-        np.testing.assert_allclose(found[chain][1], expected[chain][1], atol=1e-4)
+        np.testing.assert_allclose(split[chain][1], expected[chain][1], atol=1e-4)
     if not different:
         return
     lm, prompts = mesh_worker.load(name), mesh_worker.prompts(name)
@@ -66,7 +69,7 @@ def test_split_models_differ_only_at_a_boundary(ran, name, shape, record_propert
 
 
 def test_weights_split_over_data_give_the_same_chains(ran):
-    """FSDP's layout is gathered for each row's engine, so its programs are those without."""
+    """The split weights are gathered for each row's engine, so its programs are those without."""
     assert ran[0]["tiny fsdp"] == ran[0]["tiny 2x4"]
 
 
@@ -74,4 +77,4 @@ def test_heads_that_do_not_divide_are_said_to_be_replicated(ran):
     log = ran[1]
     assert log.count("the K/V cache is replicated: 4 heads, 2 kv heads do not divide by model") == 2
     assert "layers_*/self_attn is replicated: 4 heads, 2 kv heads" in log
-    assert "mlp/up_proj" not in log  # split, as everything that divides
+    assert "mlp/up_proj" not in log  # it is split, as everything that divides

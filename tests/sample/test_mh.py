@@ -1,4 +1,4 @@
-"""The kernel of one chain: its transition matrix, driven out of `advance` itself, in float64."""
+"""The kernel of one chain: its transition matrix, computed with `advance` itself in float64."""
 
 import itertools
 
@@ -18,7 +18,7 @@ CASES = [
 
 
 class Moves:
-    """Every (state, cut, proposal) of one stage, and what `advance` makes of each."""
+    """Every (state, cut, proposal) of one stage, and how `advance` decides each."""
 
     def __init__(self, logits, end, alpha, inv_temperature, top_k=None, kernel="exact"):
         vocab = logits.shape[1]
@@ -67,7 +67,7 @@ class Moves:
         return self._cdf[row, token] - self._mass[row, token] / 2
 
     def run(self, log_u):
-        """Drives all moves with these log u [R]; returns (final chains, log A by advance)."""
+        """Drives all moves with these log u [R]; returns the final chains, and log A [R]."""
         count, end = len(self.source), self._end
         ys = [self.ys[i] for i in self.source]
         lengths = np.array([len(y) for y in ys])
@@ -111,8 +111,11 @@ class Moves:
             return jax.device_get(chain), log_a
 
     def matrix(self, log_a):
-        """P on the states; the published rule also reaches open ends short of E: one more state,
-        absorbing, of target probability 0."""
+        """Returns P on the states.
+
+        The published rule also reaches completions that end before `end` without EOS. They are one
+        more state, which is absorbing and has target probability 0.
+        """
         size = len(self.ys)
         place = {y: i for i, y in enumerate(self.ys)}
         outside = any(z not in place for z in self.proposals)
@@ -173,13 +176,14 @@ def test_published_rule_and_uncorrected_kernel_fail(logits, record_property):
 def test_a_move_is_kept_just_below_the_threshold_and_not_above(logits, kernel):
     moves = Moves(logits, 4, 3.0, 2.0, kernel=kernel)
     _, log_a = moves.run(np.full(len(moves.source), -np.inf))
-    for offset, kept in ((-1e-9, True), (1e-9, False)):
+    for offset, is_below in ((-1e-9, True), (1e-9, False)):
         chain, _ = moves.run(log_a + offset)
         for r, (i, z) in enumerate(zip(moves.source, moves.proposals, strict=True)):
-            # log A > 0 cannot be exceeded by a log u; log_u is free here, so both sides are tried
-            expected = log_a[r] > 0 if kernel == "power_inf" else kept
+            # A real log u is below 0, so it cannot exceed log A > 0. Here log u is free, so both
+            # sides of log A are tried.
+            is_kept = log_a[r] > 0 if kernel == "power_inf" else is_below
             state = tuple(chain.state.tokens[r][: chain.length[r]].tolist())
-            assert state == (z if expected else moves.ys[i])
+            assert state == (z if is_kept else moves.ys[i])
 
 
 def test_log_ratio_is_that_of_the_formula(logits):
@@ -194,7 +198,7 @@ def test_log_ratio_is_that_of_the_formula(logits):
 
 
 def test_books_of_long_sequences_stay_exact_in_float32():
-    """Compensated sums: 4,000 weights of about -1 sum to within 1e-4, under jit."""
+    """Compensated sums of 4,000 weights of about -1 are right to within 1e-4 under jit."""
     rng = np.random.default_rng(0)
     values = -rng.gamma(1.0, size=4000).astype(np.float32)
 
@@ -218,7 +222,7 @@ def test_cut_is_uniform_over_the_current_length():
 
 
 def test_kernel_is_usable_by_hand(logits):
-    """As in a notebook: any function of the working tokens gives the logits."""
+    """As in a notebook, where any function of the working tokens may give the logits."""
     from powerjax.sample import draws
 
     settings = mh.settings(

@@ -1,4 +1,4 @@
-"""The samplers as a user calls them: results, records, best of n, mistakes."""
+"""The samplers as a user calls them: results, records, best of n, and mistakes."""
 
 import dataclasses
 import functools
@@ -9,22 +9,17 @@ import numpy as np
 import pytest
 
 from powerjax import evaluation, sample
+from powerjax.models.config import RopeConfig
+from tests import tiny
 
 SMALL = dict(max_new_tokens=12, num_slots=8, progress=False)
+STAGED = dict(block_size=6, num_mcmc_steps=2, num_samples=2, ids=["a", "b", "c"], **SMALL)
 PROMPTS = [[5, 6, 7], [9], [20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36]]
 
 
 @pytest.fixture(scope="module")
 def completions(tiny_qwen):
-    return sample.power(
-        tiny_qwen,
-        PROMPTS,
-        block_size=6,
-        num_mcmc_steps=2,
-        num_samples=2,
-        ids=["a", "b", "c"],
-        **SMALL,
-    )
+    return sample.power(tiny_qwen, PROMPTS, **STAGED)
 
 
 def test_completions_behave_as_a_sequence_and_print(completions):
@@ -38,38 +33,13 @@ def test_completions_behave_as_a_sequence_and_print(completions):
 def test_records_hold_every_field_and_survive_json(completions):
     records = completions.to_records(task="demo")
     assert json.loads(json.dumps(records, allow_nan=False)) == records
-    wanted = {
-        "id",
-        "task",
-        "problem_id",
-        "model",
-        "sampler",
-        "alpha",
-        "temperature",
-        "seed",
-        "sample_index",
-        "completion",
-        "tokens",
-        "log_probs",
-        "log_prob",
-        "num_tokens",
-        "self_reward",
-        "finish_reason",
-        "block_size",
-        "num_mcmc_steps",
-        "stop",
-        "kernel",
-        "acceptance_rate",
-        "num_forward_tokens",
-        "num_early_rejections",
-        "top_k",
-        "max_new_tokens",
-        "prompt_style",
-        "dtype",
-        "adapter",
-        "weights",
-    }
-    assert wanted <= set(records[0])
+    names = (
+        "id task problem_id model sampler seed sample_index completion tokens log_probs log_prob"
+    )
+    names += " log_prob num_tokens self_reward finish_reason acceptance_rate num_forward_tokens"
+    names += " num_early_rejections alpha temperature block_size num_mcmc_steps stop kernel top_k"
+    names += " max_new_tokens prompt_style dtype adapter weights"
+    assert set(names.split()) <= set(records[0])
     assert re.fullmatch(r"demo/b/tiny_qwen/power-[0-9a-f]{8}/0/1", records[3]["id"])
     assert len({r["id"] for r in records}) == 6
 
@@ -83,7 +53,7 @@ def _first(sampler, lm, **changed):
 def test_what_changes_the_law_is_in_the_record_and_its_id(tiny_qwen):
     power = functools.partial(sample.power, block_size=6, num_mcmc_steps=2)
     adapter = dict(adapter_name="runs/a/adapter")
-    found = [
+    records = [
         _first(power, tiny_qwen),
         _first(power, tiny_qwen, top_k=20),
         _first(power, tiny_qwen, max_new_tokens=9),
@@ -93,12 +63,13 @@ def test_what_changes_the_law_is_in_the_record_and_its_id(tiny_qwen):
         _first(power, dataclasses.replace(tiny_qwen, weights="random-3")),
         _first(power, dataclasses.replace(tiny_qwen, **adapter)),
     ]
-    assert len({record["id"] for record in found}) == len(found)
-    assert [result.summary.num_problems for result in evaluation.rows(found)] == [1] * len(found)
-    assert (found[1]["top_k"], found[0]["top_k"]) == (20, None)
-    assert (found[2]["max_new_tokens"], found[0]["max_new_tokens"]) == (9, 12)
-    assert found[-1]["adapter"] == "runs/a/adapter" and found[0]["dtype"] == "float32"
-    assert found[-2]["weights"] == "random-3" and found[0]["prompt_style"] == "raw"
+    assert len({record["id"] for record in records}) == len(records)
+    rows = evaluation.rows(records)
+    assert [result.summary.num_problems for result in rows] == [1] * len(records)
+    assert (records[1]["top_k"], records[0]["top_k"]) == (20, None)
+    assert (records[2]["max_new_tokens"], records[0]["max_new_tokens"]) == (9, 12)
+    assert records[-1]["adapter"] == "runs/a/adapter" and records[0]["dtype"] == "float32"
+    assert records[-2]["weights"] == "random-3" and records[0]["prompt_style"] == "raw"
 
 
 def test_what_does_not_change_the_law_leaves_the_id_as_it_is(tiny_qwen):
@@ -129,19 +100,7 @@ def test_records_of_numpy_settings_are_plain_json(tiny_qwen):
 
 
 def test_the_same_seed_gives_the_same_and_another_another(tiny_qwen, completions):
-    again, other = (
-        sample.power(
-            tiny_qwen,
-            PROMPTS,
-            block_size=6,
-            num_mcmc_steps=2,
-            num_samples=2,
-            ids=["a", "b", "c"],
-            seed=s,
-            **SMALL,
-        )
-        for s in (0, 1)
-    )
+    again, other = (sample.power(tiny_qwen, PROMPTS, seed=seed, **STAGED) for seed in (0, 1))
     assert [c.tokens for c in again] == [c.tokens for c in completions]
     assert [c.tokens for c in other] != [c.tokens for c in completions]
 
@@ -152,10 +111,10 @@ def test_best_of_n_keeps_all_and_marks_the_largest_self_reward(tiny_qwen):
     )
     assert len(out) == 15
     for p in range(3):
-        mine = [c for c in out if c.prompt_index == p]
-        chosen = [c for c in mine if c.chosen]
+        candidates = [c for c in out if c.prompt_index == p]
+        chosen = [c for c in candidates if c.chosen]
         assert len(chosen) == 1
-        assert chosen[0].self_reward == max(c.self_reward for c in mine)
+        assert chosen[0].self_reward == max(c.self_reward for c in candidates)
 
 
 def test_finished_chains_are_handed_over_and_skipped_ones_left_out(tiny_qwen, completions):
@@ -163,22 +122,14 @@ def test_finished_chains_are_handed_over_and_skipped_ones_left_out(tiny_qwen, co
     out = sample.power(
         tiny_qwen,
         PROMPTS,
-        block_size=6,
-        num_mcmc_steps=2,
-        num_samples=2,
-        ids=["a", "b", "c"],
         on_finish=seen.append,
         skip=lambda p, s: (p, s) in {(0, 1), (2, 0)},
-        **SMALL,
+        **STAGED,
     )
-    assert sorted((c.prompt_index, c.sample_index) for c in seen) == [
-        (0, 0),
-        (1, 0),
-        (1, 1),
-        (2, 1),
-    ]
-    kept = {(c.id, c.sample_index): c.tokens for c in completions}
-    assert all(kept[c.id, c.sample_index] == c.tokens for c in out)
+    chains = sorted((c.prompt_index, c.sample_index) for c in seen)
+    assert chains == [(0, 0), (1, 0), (1, 1), (2, 1)]
+    tokens = {(c.id, c.sample_index): c.tokens for c in completions}
+    assert all(tokens[c.id, c.sample_index] == c.tokens for c in out)
     nothing = sample.power(tiny_qwen, PROMPTS, skip=lambda p, s: True, **SMALL)
     assert len(nothing) == 0 and "none" in repr(nothing) and nothing._repr_html_()
 
@@ -188,23 +139,15 @@ def test_power_inf_never_lowers_the_log_likelihood(tiny_qwen):
     end = sample.power_inf(
         tiny_qwen, PROMPTS, temperature=0.5, num_mcmc_steps=6, num_samples=4, block_size=12, **SMALL
     )
-    # one stage begins with the very draws of plain temperature sampling
+    # A run of one stage begins with the draws of plain temperature sampling.
     assert all(b.log_prob >= a.log_prob - 1e-5 for a, b in zip(start, end, strict=True))
     assert any(b.log_prob > a.log_prob for a, b in zip(start, end, strict=True))
     assert end.to_records()[0]["alpha"] == "inf"
 
 
 def test_top_k_restricts_every_token(tiny_qwen):
-    out = sample.power(
-        tiny_qwen,
-        PROMPTS,
-        alpha=1.5,
-        top_k=3,
-        num_mcmc_steps=3,
-        block_size=12,
-        num_samples=3,
-        **SMALL,
-    )
+    law = dict(alpha=1.5, top_k=3, num_mcmc_steps=3, block_size=12)
+    out = sample.power(tiny_qwen, PROMPTS, num_samples=3, **law, **SMALL)
     for c in out:
         row = list(PROMPTS[c.prompt_index])
         logits = np.asarray(tiny_qwen.logits(np.array([row + c.tokens])))[0]
@@ -215,15 +158,8 @@ def test_top_k_restricts_every_token(tiny_qwen):
 
 def test_the_published_rule_runs_and_never_lengthens(tiny_qwen):
     base = sample.temperature(tiny_qwen, PROMPTS, temperature=0.25, num_samples=4, **SMALL)
-    out = sample.power(
-        tiny_qwen,
-        PROMPTS,
-        kernel="karan2026",
-        block_size=12,
-        num_samples=4,
-        num_mcmc_steps=4,
-        **SMALL,
-    )
+    law = dict(kernel="karan2026", block_size=12, num_mcmc_steps=4)
+    out = sample.power(tiny_qwen, PROMPTS, num_samples=4, **law, **SMALL)
     assert all(b.num_tokens <= a.num_tokens for a, b in zip(base, out, strict=True))
     assert out.stats.moves_rejected_early == 0
 
@@ -314,30 +250,15 @@ def test_bfloat16_weights_keep_float32_books(tiny_qwen):
 
 
 def test_longrope_prompts_choose_their_factors_by_their_own_length():
-    from powerjax import models
-    from powerjax.models import checkpoint
-    from powerjax.models.config import RopeConfig
-
-    config = models.ModelConfig(
-        architecture="Phi3ForCausalLM",
-        vocab_size=61,
-        hidden_size=32,
-        intermediate_size=48,
-        num_layers=1,
-        num_heads=4,
-        num_kv_heads=4,
-        head_dim=8,
-        max_position_embeddings=512,
-        qkv_bias=False,
-        initializer_range=0.3,
-        rope=RopeConfig(
-            kind="longrope",
-            short_factor=(1.0, 1.1, 1.2, 1.3),
-            long_factor=(1.0, 3.0, 9.0, 20.0),
-            original_max_position_embeddings=32,
-        ),
+    rope = RopeConfig(
+        kind="longrope",
+        short_factor=(1.0, 1.1, 1.2, 1.3),
+        long_factor=(1.0, 3.0, 9.0, 20.0),
+        original_max_position_embeddings=32,
     )
-    lm = models.LM(config, checkpoint.random_params(config, "float32", seed=0), stop_ids=(0,))
+    sizes = dict(vocab_size=61, intermediate_size=48, num_layers=1, num_kv_heads=4)
+    phi3 = dict(architecture="Phi3ForCausalLM", qkv_bias=False, tie_word_embeddings=False)
+    lm = tiny.random_lm(tiny.config(rope=rope, **sizes, **phi3), seed=0)
     prompts = [[5] * 4, [7] * 30, [9] * 6, [3] * 40]
     out = sample.power(lm, prompts, num_mcmc_steps=2, block_size=6, **SMALL)
     for c in out:
@@ -355,7 +276,9 @@ def test_slots_are_picked_to_fit_the_memory(tiny_qwen, monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda device: 4_000_000)
     few = memory.pick_num_slots(tiny_qwen, 100, 400, 1000)
     assert few % 8 == 0
-    cache = 2 * 2 * 2 * 8 * 4 * (2 * 500 + 2 * 128)  # k and v, layers, heads, width, bytes
+    cache = (
+        2 * 2 * 2 * 8 * 4 * (2 * 500 + 2 * 128)
+    )  # k and v, layers, kv heads, head dim, bytes per number, then slots
     assert 1 <= few < 64 and few * cache < 4_000_000 < 4 * few * (cache + 3000)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 10**12)
     assert memory.pick_num_slots(tiny_qwen, 100, 400, 1000) == 64
@@ -366,7 +289,7 @@ def test_slots_are_picked_to_fit_the_memory(tiny_qwen, monkeypatch):
 
 
 def test_an_error_while_a_record_is_written_stops_the_run_and_loses_no_other(tiny_qwen):
-    """With two engines in threads as with one: what finished is handed over."""
+    """What finished is handed over, by one engine (4 slots) and by two in threads (16)."""
     for num_slots in (4, 16):
         seen = []
 
@@ -376,13 +299,6 @@ def test_an_error_while_a_record_is_written_stops_the_run_and_loses_no_other(tin
                 raise OSError(28, "No space left on device")
 
         with pytest.raises(OSError, match="No space"):
-            sample.standard(
-                tiny_qwen,
-                PROMPTS,
-                num_samples=400,
-                on_finish=record,
-                max_new_tokens=12,
-                num_slots=num_slots,
-                progress=False,
-            )
+            options = {**SMALL, "num_slots": num_slots, "num_samples": 400}
+            sample.standard(tiny_qwen, PROMPTS, on_finish=record, **options)
         assert 3 <= len(seen) < 1200

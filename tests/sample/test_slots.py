@@ -1,4 +1,8 @@
-"""Chains in slots: alone = in a batch, early rejection on = off, cost = counted, one trace."""
+"""Chains in slots.
+
+A chain is the same alone and in a batch, with early rejection and without. The reported cost is
+what was counted, and one trace serves all settings.
+"""
 
 import math
 import re
@@ -10,18 +14,29 @@ import pytest
 
 from powerjax import sample
 from powerjax.sample import draws, mh, slots
+from tests.sample import compiled
 from tests.sample.edges import margin, next_logits
 
-OPTIONS = dict(
-    alpha=2.0,
-    block_size=12,
-    num_mcmc_steps=4,
-    max_new_tokens=30,
-    stop="horizon",
-    num_samples=2,
-    progress=False,
-    seed=3,
-)
+LAW = dict(block_size=12, num_mcmc_steps=4, max_new_tokens=30, stop="horizon")
+OPTIONS = dict(alpha=2.0, num_samples=2, progress=False, seed=3, **LAW)
+
+
+def settings_of(lm) -> mh.Settings:
+    """Returns OPTIONS as a kernel driven by hand takes them."""
+    return mh.settings(OPTIONS["alpha"], stop_ids=lm.stop_ids, **LAW)
+
+
+@pytest.fixture(scope="module")
+def job(tiny_qwen, prompts, names):
+    """run(problems, **changes) samples these problems, or all, with OPTIONS and the changes."""
+
+    def run(problems=None, **changes):
+        chosen = range(len(prompts)) if problems is None else problems
+        options = {"num_slots": 16, **OPTIONS, **changes}
+        ids = [names[i] for i in chosen]
+        return sample.power(tiny_qwen, [prompts[i] for i in chosen], ids=ids, **options)
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +51,8 @@ def names(prompts):
 
 
 @pytest.fixture(scope="module")
-def reference(tiny_qwen, prompts, names):
-    return sample.power(tiny_qwen, prompts, ids=names, num_slots=16, **OPTIONS)
+def reference(job):
+    return job()
 
 
 def same(a, b) -> bool:
@@ -64,7 +79,7 @@ def test_results_are_ordered_and_consistent(tiny_qwen, prompts, names, reference
 def test_booked_log_probs_are_those_of_a_fresh_forward_pass(
     tiny_qwen, prompts, reference, record_property
 ):
-    """The cache is right after every accept and reject: what was booked is what scoring gives."""
+    """So the cache is right after every accepted and every rejected move."""
     fresh = tiny_qwen.score(
         [prompts[c.prompt_index] for c in reference], [c.tokens for c in reference]
     )
@@ -73,30 +88,19 @@ def test_booked_log_probs_are_those_of_a_fresh_forward_pass(
     assert worst < 2e-4
 
 
-def test_other_neighbours_and_order_change_no_bit(tiny_qwen, prompts, names, reference):
+def test_other_neighbours_and_order_change_no_bit(job, prompts, reference):
     expected = by_chain(reference)
-    order = np.random.default_rng(1).permutation(len(prompts))
-    shuffled = sample.power(
-        tiny_qwen,
-        [prompts[i] for i in order],
-        ids=[names[i] for i in order],
-        num_slots=16,
-        **OPTIONS,
-    )
-    few = sample.power(tiny_qwen, prompts[7:12], ids=names[7:12], num_slots=16, **OPTIONS)
-    rest = sample.power(
-        tiny_qwen, prompts, ids=names, num_slots=16, skip=lambda p, s: (p + s) % 3 > 0, **OPTIONS
-    )
+    shuffled = job(np.random.default_rng(1).permutation(len(prompts)))
+    few = job(range(7, 12))
+    rest = job(skip=lambda p, s: (p + s) % 3 > 0)
     for out in (shuffled, few, rest):
         for c in out:
             assert same(c, expected[c.id, c.sample_index])
     assert len(rest) < len(reference)
 
 
-def test_early_rejection_changes_no_token(tiny_qwen, prompts, names, reference):
-    off = sample.power(
-        tiny_qwen, prompts, ids=names, num_slots=16, early_rejection=False, **OPTIONS
-    )
+def test_early_rejection_changes_no_token(job, reference):
+    off = job(early_rejection=False)
     assert all(same(a, b) for a, b in zip(off, reference, strict=True))
     assert off.stats.moves_accepted == reference.stats.moves_accepted
     assert off.stats.moves_rejected_early == 0 < reference.stats.moves_rejected_early
@@ -104,16 +108,10 @@ def test_early_rejection_changes_no_token(tiny_qwen, prompts, names, reference):
 
 
 def test_early_rejection_changes_no_token_of_power_inf(tiny_qwen, prompts):
-    options = dict(
-        temperature=0.5,
-        block_size=12,
-        num_mcmc_steps=4,
-        max_new_tokens=30,
-        num_slots=16,
-        progress=False,
-    )
+    options = {**LAW, "temperature": 0.5, "stop": "eos", "num_slots": 16, "progress": False}
     on, off = (
-        sample.power_inf(tiny_qwen, prompts, early_rejection=e, **options) for e in (True, False)
+        sample.power_inf(tiny_qwen, prompts, early_rejection=early, **options)
+        for early in (True, False)
     )
     assert all(same(a, b) for a, b in zip(on, off, strict=True))
     assert on.stats.num_forward_tokens < off.stats.num_forward_tokens
@@ -121,37 +119,24 @@ def test_early_rejection_changes_no_token_of_power_inf(tiny_qwen, prompts):
 
 @pytest.mark.parametrize("num_slots", [1, 4, 24, 64])
 def test_other_numbers_of_slots_differ_only_at_a_boundary(
-    tiny_qwen, prompts, names, reference, num_slots, record_property
+    tiny_qwen, job, prompts, reference, num_slots, record_property
 ):
-    few = slice(0, 6) if num_slots == 1 else slice(None)
-    out = sample.power(tiny_qwen, prompts[few], ids=names[few], num_slots=num_slots, **OPTIONS)
+    out = job(range(6) if num_slots == 1 else None, num_slots=num_slots)
     expected = by_chain(reference)
     different = [c for c in out if c.tokens != expected[c.id, c.sample_index].tokens]
     record_property(f"chains that differ from 16 slots, of {len(out)}", len(different))
     assert len(different) <= 2
-    settings = mh.settings(
-        2.0,
-        block_size=12,
-        num_mcmc_steps=4,
-        max_new_tokens=30,
-        stop_ids=tiny_qwen.stop_ids,
-        stop="horizon",
-    )
+    settings = settings_of(tiny_qwen)
     for c in different:
         key = draws.chain_keys(3, [c.id], [c.sample_index])[0]
         assert margin(tiny_qwen, prompts[c.prompt_index], key, settings) < 1
 
 
-def test_a_chain_driven_by_hand_is_the_chain_in_the_slots(tiny_qwen, prompts, names, reference):
-    """Its tokens, and every count that is reported."""
-    settings = mh.settings(
-        2.0,
-        block_size=12,
-        num_mcmc_steps=4,
-        max_new_tokens=30,
-        stop_ids=tiny_qwen.stop_ids,
-        stop="horizon",
-    )
+def test_a_chain_driven_by_hand_is_the_chain_in_the_slots(
+    tiny_qwen, job, prompts, names, reference
+):
+    """Both have the same tokens and the same counts."""
+    settings = settings_of(tiny_qwen)
     for problem in (5, 11):
         key = draws.chain_keys(3, [names[problem]], [1])[0]
         chain, steps, proposed, accepted, early = mh.init(settings), 0, 0, 0, 0
@@ -168,14 +153,7 @@ def test_a_chain_driven_by_hand_is_the_chain_in_the_slots(tiny_qwen, prompts, na
                     early += int(info.rejected_early)
                     accepted += int(info.accepted) * int(info.position + 1 - info.cut)
         expected = by_chain(reference)[names[problem], 1]
-        alone = sample.power(
-            tiny_qwen,
-            [prompts[problem]],
-            ids=[names[problem]],
-            num_slots=1,
-            skip=lambda p, s: s == 0,
-            **OPTIONS,
-        )
+        alone = job([problem], num_slots=1, skip=lambda p, s: s == 0)
         for completion in (expected, alone[0]):
             tokens = np.asarray(chain.state.tokens)[: int(chain.length)].tolist()
             assert tokens == completion.tokens
@@ -200,7 +178,7 @@ def test_cost_is_what_is_counted(reference):
 
 
 def test_slots_stay_busy_while_prompts_wait(tiny_qwen, prompts, record_property):
-    """Every slot-step while prompts wait moves a chain; counted against the chains' own tokens."""
+    """The engine's own count, and one from the chains' forward tokens."""
     out = sample.standard(tiny_qwen, prompts * 5, max_new_tokens=8, num_slots=16, progress=False)
     stats = out.stats
     busy = sum(c.num_forward_tokens for c in out) / (stats.model_steps * stats.slots_an_engine)
@@ -212,54 +190,38 @@ def test_slots_stay_busy_while_prompts_wait(tiny_qwen, prompts, record_property)
 
 
 def test_a_part_of_a_job_runs_in_the_shapes_of_the_whole(tiny_qwen, prompts, names):
-    """Left out by skip, the longest prompt still sets the cache's length: no bit changes."""
+    """The longest prompt sets the cache's length also where skip leaves it out: no bit changes."""
     long = [*prompts[:8], list(range(1, 91)) * 3]
-    options = dict(
-        alpha=2.0,
-        block_size=12,
-        num_mcmc_steps=2,
-        max_new_tokens=24,
-        num_slots=8,
-        progress=False,
-        ids=[*names[:8], "long"],
-    )
+    changed = dict(num_samples=1, seed=0, stop="eos", num_mcmc_steps=2, max_new_tokens=24)
+    options = {**OPTIONS, **changed, "num_slots": 8, "ids": [*names[:8], "long"]}
     whole = by_chain(sample.power(tiny_qwen, long, **options))
     part = sample.power(tiny_qwen, long, skip=lambda p, s: p == 8, **options)
     assert len(part) == 8 and all(same(c, whole[c.id, c.sample_index]) for c in part)
 
 
-def test_longer_caches_change_nothing(tiny_qwen, prompts, names, monkeypatch):
+def test_longer_caches_change_nothing(job, monkeypatch):
     """A cache that grows under the chains gives the tokens of one that was long from the start."""
     from powerjax.sample import shapes
 
-    options = dict(
-        alpha=2.0,
-        block_size=40,
-        num_mcmc_steps=3,
-        max_new_tokens=80,
-        num_slots=8,
-        progress=False,
-        ids=names[:10],
-    )
-    long = sample.power(tiny_qwen, prompts[:10], **options)
+    changed = dict(num_samples=1, seed=0, stop="eos", num_mcmc_steps=3, max_new_tokens=80)
+    changed |= dict(block_size=40, num_slots=8)
+    long = job(range(10), **changed)
     monkeypatch.setattr(shapes, "_MIN_WINDOW", 16)
-    grown = sample.power(tiny_qwen, prompts[:10], **options)
+    grown = job(range(10), **changed)
     assert [c.tokens for c in grown] == [c.tokens for c in long]
     for a, b in zip(grown, long, strict=True):
         np.testing.assert_allclose(a.log_probs, b.log_probs, atol=1e-4)
 
 
-def test_a_cache_as_a_tpu_lays_it_out_changes_nothing(
-    tiny_qwen, prompts, names, reference, monkeypatch
-):
-    """Heads of 8 in 128 lanes: the moves, undone and kept, and prompts copied into slots."""
+def test_a_cache_as_a_tpu_lays_it_out_changes_nothing(job, reference, monkeypatch):
+    """Heads of 8 lie in 128 lanes while moves are kept and undone and prompts are copied."""
     from powerjax.models import cache
 
     monkeypatch.setattr(cache, "head_width", lambda head_dim, platform: 128)
-    found = sample.power(tiny_qwen, prompts[:10], ids=names[:10], num_slots=16, **OPTIONS)
+    padded = job(range(10))
     expected = by_chain(reference)
-    assert len(found) == 20
-    for c in found:
+    assert len(padded) == 20
+    for c in padded:
         same_chain = expected[c.id, c.sample_index]
         assert c.tokens == same_chain.tokens
         np.testing.assert_allclose(c.log_probs, same_chain.log_probs, atol=1e-4)
@@ -271,22 +233,13 @@ def test_one_trace_per_shape(tiny_qwen, prompts):
     chex.clear_trace_counter()
     original = slots._step
     counted = chex.assert_max_traces(n=1)(lambda *a: original(*a))
+    shape = dict(max_new_tokens=16, num_slots=8, progress=False)
     try:
         slots._step = counted
         for alpha, steps, stop in ((1.0, 0, "eos"), (2.0, 2, "horizon"), (4.0, 3, "eos")):
-            sample.power(
-                tiny_qwen,
-                prompts[:9],
-                alpha=alpha,
-                num_mcmc_steps=steps,
-                stop=stop,
-                block_size=5 + steps,
-                max_new_tokens=16,
-                num_slots=8,
-                seed=steps,
-                progress=False,
-            )
-        sample.standard(tiny_qwen, prompts[:9], max_new_tokens=16, num_slots=8, progress=False)
+            law = dict(alpha=alpha, num_mcmc_steps=steps, stop=stop, block_size=5 + steps)
+            sample.power(tiny_qwen, prompts[:9], seed=steps, **law, **shape)
+        sample.standard(tiny_qwen, prompts[:9], **shape)
     finally:
         slots._step = original
 
@@ -300,36 +253,11 @@ def test_greedy_top_k_one_is_the_argmax_path(tiny_qwen, prompts):
 
 
 def test_the_loop_copies_no_cache(tiny_qwen):
-    """The compiled loop updates both caches in place: no copy of one stands in the program."""
-    from powerjax.models.cache import init_cache
-
+    """The compiled loop updates both caches in place: the program has no copy of either."""
     settings = mh.settings(
         2.0, block_size=8, num_mcmc_steps=2, max_new_tokens=24, stop_ids=tiny_qwen.stop_ids
     )
-    state = slots.init(tiny_qwen.config, 6, 48, 24, settings, tiny_qwen.dtype)
-    one = np.zeros(12, np.int32)
-    queue = slots.Queue(
-        prefix=init_cache(tiny_qwen.config, 4, 16),
-        prefix_row=one,
-        prompt_length=one,
-        prompt_last=one,
-        key=np.zeros((12, 2), np.uint32),
-        request=one,
-        size=np.int32(0),
-    )
-    program = (
-        slots.run.lower(
-            tiny_qwen.model(),
-            tiny_qwen.variables,
-            state,
-            queue,
-            settings,
-            np.int32(1),
-            np.bool_(False),
-        )
-        .compile()
-        .as_text()
-    )
+    program, state = compiled.slot_loop(tiny_qwen, settings, num_slots=6, window=48)
     shape = ",".join(map(str, state.cache.k[0].shape))
     assert f"f32[{shape}]" in program
     assert not re.findall(rf"= f32\[{shape}\]\S* copy\(", program)

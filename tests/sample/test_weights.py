@@ -1,18 +1,18 @@
-"""Token draws over large vocabularies: top_k sorts nothing, and keeps every tie with the k-th."""
+"""Token draws over large vocabularies: top_k sorts nothing and keeps every tie with the k-th."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from powerjax.models import LM, ModelConfig, checkpoint
-from powerjax.models.cache import init_cache
-from powerjax.sample import mh, slots, weights
+from powerjax.sample import mh, weights
+from tests import tiny
+from tests.sample import compiled
 
 pytestmark = pytest.mark.usefixtures("optimized")
 
 
-def draws(logits, uniforms, top_k, alpha=4.0, inv_temperature=4.0):
+def draw_token(logits, uniforms, top_k, alpha=4.0, inv_temperature=4.0):
     return weights.draw_token(logits, uniforms, alpha, inv_temperature, top_k)
 
 
@@ -23,53 +23,31 @@ def draws(logits, uniforms, top_k, alpha=4.0, inv_temperature=4.0):
 def test_a_draw_among_the_top_k_sorts_nothing(vocab_size, top_k, dtype):
     logits = jax.ShapeDtypeStruct((16, vocab_size), dtype)
     uniforms = jax.ShapeDtypeStruct((16, 2), "float32")
-    draw = jax.vmap(lambda row, u: draws(row, u, top_k))
+    draw = jax.vmap(lambda row, u: draw_token(row, u, top_k))
     program = jax.jit(draw).lower(logits, uniforms).compile().as_text()
     assert "TopK" in program
     assert "sort(" not in program
 
 
 def test_the_slot_loop_sorts_nothing_under_top_k():
-    config = ModelConfig(
-        vocab_size=151_936,
-        hidden_size=8,
-        intermediate_size=8,
-        num_layers=1,
-        num_heads=1,
-        num_kv_heads=1,
-        head_dim=8,
-        tie_word_embeddings=True,
-    )
-    lm = LM(config, checkpoint.random_params(config, "float32", seed=0), stop_ids=(0,))
+    narrow = dict(hidden_size=8, intermediate_size=8, num_layers=1, num_heads=1, num_kv_heads=1)
+    lm = tiny.random_lm(tiny.config(vocab_size=151_936, **narrow))
     settings = mh.settings(
         2.0, block_size=8, num_mcmc_steps=2, max_new_tokens=16, stop_ids=(0,), top_k=20
     )
-    column = np.zeros(8, np.int32)
-    queue = slots.Queue(
-        prefix=init_cache(config, 4, 16),
-        prefix_row=column,
-        prompt_length=column,
-        prompt_last=column,
-        key=np.zeros((8, 2), np.uint32),
-        request=column,
-        size=np.int32(0),
-    )
-    state = slots.init(config, 4, 32, 16, settings, lm.dtype)
-    limits = np.int32(1), np.bool_(False)
-    lowered = slots.run.lower(lm.model(), lm.variables, state, queue, settings, *limits)
-    program = lowered.compile().as_text()
+    program, _ = compiled.slot_loop(lm, settings, num_slots=4, window=32)
     assert "TopK" in program
     assert "sort(" not in program
 
 
 @pytest.mark.parametrize("top_k", [1, 3, 99, 100, 101, None])
 def test_the_kth_largest_is_that_of_a_sort_and_ties_with_it_are_drawn(top_k):
-    """Logits of few values, so that many tie; one token cannot be drawn at all."""
+    """The logits take few values, so many tie. Token 17 cannot be drawn at all."""
     rng = np.random.default_rng(0)
     logits = rng.integers(0, 9, 100).astype(np.float32)
     logits[17] = -np.inf
     kth = -np.inf if top_k is None else np.sort(logits)[::-1][min(top_k, 100) - 1]
     uniforms = jnp.asarray(rng.uniform(size=(4000, 2)), jnp.float32)
-    draw = jax.vmap(lambda u: draws(jnp.asarray(logits), u, top_k, 1.0, 0.01).token)
+    draw = jax.vmap(lambda u: draw_token(jnp.asarray(logits), u, top_k, 1.0, 0.01).token)
     drawn = set(np.asarray(draw(uniforms)).tolist())
     assert drawn == {i for i in range(100) if logits[i] >= kth and i != 17}

@@ -1,4 +1,4 @@
-"""Several engines in threads give what one gives, and end together."""
+"""Several engines in threads give the results of one, and end together."""
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ def prompts():
 
 
 def run(lm, prompts, count, monkeypatch, **options):
+    """Samples with `count` engines of eight slots each."""
     monkeypatch.setattr(workers, "count_workers", lambda lm, num_slots: count)
     return sample.power(lm, prompts, num_slots=8 * count, **{**OPTIONS, **options})
 
@@ -28,16 +29,9 @@ def test_three_engines_of_eight_slots_give_the_bits_of_one(
     assert len(one) == len(three) == 40 * num_samples
     for a, b in zip(one, three, strict=True):
         assert a.tokens == b.tokens and np.array_equal(a.log_probs, b.log_probs)
-    for name in (
-        "num_forward_tokens",
-        "moves",
-        "moves_accepted",
-        "moves_rejected_early",
-        "tokens_proposed",
-        "tokens_accepted",
-        "stage_moves",
-        "stage_accepted",
-    ):
+    names = "num_forward_tokens moves moves_accepted moves_rejected_early tokens_proposed"
+    names += " tokens_accepted stage_moves stage_accepted"
+    for name in names.split():
         assert getattr(one.stats, name) == getattr(three.stats, name)
     assert (three.stats.num_slots, three.stats.slots_an_engine) == (24, 8)
 
@@ -45,7 +39,7 @@ def test_three_engines_of_eight_slots_give_the_bits_of_one(
 def test_few_prompts_are_shared_out_by_samples(tiny_qwen, prompts, monkeypatch):
     one, two = (run(tiny_qwen, prompts[:2], n, monkeypatch, num_samples=9) for n in (1, 2))
     assert [c.tokens for c in one] == [c.tokens for c in two]
-    single = run(tiny_qwen, prompts[:1], 2, monkeypatch)  # one chain: one engine gets nothing
+    single = run(tiny_qwen, prompts[:1], 2, monkeypatch)  # one engine gets no chain
     assert single[0].tokens == one[0].tokens
 
 
