@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from powerjax.theory import TabularModel, laws
-from powerjax.theory import exact as exact_module
+from powerjax.theory import TabularModel, enumeration, laws
 from tests.theory import drawn
 
 
@@ -165,7 +164,7 @@ class TestBadInput:
     def test_too_large(self, monkeypatch):
         with pytest.raises(ValueError, match=r"10,000,000,000 completions.*limit.*4,194,304"):
             TabularModel.random(np.random.default_rng(0), 10, 10)
-        monkeypatch.setattr(exact_module, "MAX_COMPLETIONS", 7)
+        monkeypatch.setattr(enumeration, "MAX_COMPLETIONS", 7)
         with pytest.raises(ValueError, match="8 completions; the limit"):
             TabularModel.from_function(lambda prefix: [0.0, 0.0], 2, 3)
 
