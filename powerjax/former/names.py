@@ -20,7 +20,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "capacity": ("plan.roofline",),
     "comparison": ("report.comparison",),
     "estimates": ("evaluation.estimates",),
-    "evaluate": ("evaluation.summary", "evaluation.estimates"),
+    "evaluate": ("evaluation.summary", "evaluation.estimates", "evaluation.equal_cost"),
     "fields": ("records.fields",),
     "grading": ("runs.grading",),
     "hardware": ("plan.hardware",),

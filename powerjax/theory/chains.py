@@ -79,7 +79,7 @@ def _one_stage(
     kernel: mh.Kernel,
     temperature: float | None,
 ) -> mh.Settings:
-    """Returns the settings of a chain with one stage, which ends in EOS or at the model's length."""
+    """Returns the settings of a chain with one stage, which ends at EOS or after T tokens."""
     return mh.settings(
         alpha,
         temperature,

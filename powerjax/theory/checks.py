@@ -143,7 +143,7 @@ def prop3_cells(alphas: Sequence[float], seed: int = 3) -> list[Prop3Cell]:
 
 
 PROP3_LIMIT = (2.0, 4.0, 8.0, 16.0, 32.0)
-"""Exponents of the limit n, alpha -> inf, rising; the largest goes with the largest n, and so on."""
+"""Exponents of the limit n, alpha -> inf. The k-th largest goes with the k-th largest n."""
 
 
 def prop3(alphas: Sequence[float]) -> Check:

@@ -113,7 +113,8 @@ def convergence(alphas: Sequence[float], replicates: int = 200) -> drawing.Drawi
     log_target = policies["oracle"]
     sizes = np.unique(np.round(np.geomspace(10, 1e6, 16)).astype(int))
     rng = np.random.default_rng(0)
-    title = rf"Figure (vi). Monte-Carlo ESS over {replicates} replicates, $\alpha={zipf.HEADLINE_ALPHA:g}$"
+    alpha = f"$\\alpha={zipf.HEADLINE_ALPHA:g}$"
+    title = f"Figure (vi). Monte-Carlo ESS over {replicates} replicates, {alpha}"
     figure, axes = drawing.panels(title, 2, height=3)
     columns: drawing.Table = {"num_particles": sizes}
     for name, log_q in policies.items():
