@@ -18,7 +18,7 @@ _PACKAGE = "powerjax."
 # Old module -> the modules that hold its names now.
 MOVED: dict[str, tuple[str, ...]] = {
     "capacity": ("plan.roofline",),
-    "comparison": ("report.comparison",),
+    "comparison": ("report.comparison", "report.claims", "report.comparison_notes"),
     "estimates": ("evaluation.estimates",),
     "evaluate": ("evaluation.summary", "evaluation.estimates", "evaluation.equal_cost"),
     "fields": ("records.fields",),
