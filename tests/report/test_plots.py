@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from powerjax import evaluation, report
-from powerjax.report import plots
+from powerjax.report import plot_style, plots
 
 SAMPLERS = ("Standard", "Temperature", "Power", "Power(inf)")
 
@@ -111,4 +111,4 @@ def test_a_summary_names_its_law():
 
 def test_rows_of_one_sampler_under_different_laws_have_styles_of_their_own():
     names = ("Power", "Power, N=30", "Power, top_k 20", "Power, 512 tokens", "Power(inf)")
-    assert len({plots._style(name) for name in names}) == len(names)
+    assert len({plot_style.style(name) for name in names}) == len(names)
