@@ -29,7 +29,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "json_lines": ("records.json_lines",),
     "launch": ("cli", "runs.collect", "parallel.mesh", "report.cells"),
     "mesh": ("parallel.processes", "parallel.mesh", "models.sharding"),
-    "page": ("report.page",),
+    "page": ("report.page", "report.examples"),
     "paper": ("evaluation.paper",),
     "pipeline": ("runs", "runs.student"),
     "planning": ("plan.workload", "plan.probe", "plan.lines"),
