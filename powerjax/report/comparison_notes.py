@@ -26,8 +26,8 @@ def notes(shown: Sequence[Line], model: str | None, vocab_size: int | None = Non
         " each problem: independent samples of one run, where the paper has 4 seeds. 95 %:"
         " bootstrap intervals over problems.",
         f"Bo{n}: of a problem's {n} completions that of largest r_self; it costs {n} times the"
-        " forward tokens of its row. Forward tokens are those fed to the model by decoding, a"
-        " completion; the prompt's are left out.",
+        " forward tokens of its row. Forward tokens are those fed to the model by decoding,"
+        " per completion; the prompt's are left out.",
     ]
     if any(line.paper for line in shown):
         texts.append(

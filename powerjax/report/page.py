@@ -30,7 +30,7 @@ counted): mean ± standard deviation over passes, a pass being one completion of
 bootstrap intervals over problems. BoN: the completion of largest self-reward among a problem's N;
 it costs N times its row. majority: the commonest answer. pass@k: unbiased. evaluated r: self-reward
 under the model given for it. accepted: share of a chain's moves. forward: tokens fed to the model
-by decoding, a completion (the prompt's are left out).</p>"""
+by decoding, per completion (the prompt's are left out).</p>"""
 
 _COSTS = """<p class=small>What each row gets for the price of one completion of a row that makes
 moves: Best-of-n by self-reward with the largest n that the price allows and the records have, the

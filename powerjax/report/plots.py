@@ -230,7 +230,7 @@ def acceptance_by_stage(results: Sequence[Result]) -> Figure:
 
 
 def mixing(results: Sequence[Result]) -> Figure:
-    """Draws accuracy and self-reward of power sampling against the number of moves per stage.
+    """Draws accuracy and self-reward of power sampling against `num_mcmc_steps`.
 
     The results are of one model and differ in the number of moves; all must be graded.
     """

@@ -219,9 +219,9 @@ def cor1(alphas: Sequence[float]) -> Check:
 
 def kl_forms(alphas: Sequence[float]) -> Check:
     """Checks Eq. 14 to 16."""
-    rng = np.random.default_rng(6)
-    sides: list[props.Sides] = []
-    least = True
+    stationary = random_models()[::MODELS_PER_SHAPE]
+    sides = [props.eq16_stationary(model, alpha) for model in stationary for alpha in alphas]
+    rng, least = np.random.default_rng(6), True
     for model in random_models():
         log_p = model.log_joint()
         log_q = other_policy(model, rng).log_joint()
@@ -231,8 +231,6 @@ def kl_forms(alphas: Sequence[float]) -> Check:
         forward = [props.eq15_forward_kl(log_q, log_p, alpha) for alpha in alphas]
         least &= all((side.left > 0).all() for side in forward)
         sides += forward
-    for model in random_models()[::MODELS_PER_SHAPE]:
-        sides += [props.eq16_stationary(model, alpha) for alpha in alphas]
     what = "Eq. 14 to 16: reverse and forward KL; the NLL's gradient vanishes at pi_alpha"
     return _identity("eq14-16", what, sides, least)
 

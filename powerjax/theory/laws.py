@@ -60,7 +60,7 @@ def normalise(log_mass: np.ndarray) -> np.ndarray:
     """Returns the log-law proportional to exp(log_mass). Raises ValueError if the mass is 0."""
     total = log_sum_exp(log_mass)
     if np.isneginf(total).any():
-        raise ValueError("a row of weights is zero everywhere: it cannot be made a law")
+        raise ValueError("the mass is zero everywhere: it cannot be made a law")
     return log_mass - total[..., None]
 
 

@@ -102,8 +102,8 @@ def log_odds(alphas: Sequence[float]) -> drawing.Drawing:
 def reversals(alphas: Sequence[float], shown: int = 8) -> drawing.Drawing:
     """Draws figure (iii): pairs of tokens whose order power reverses, and as many controls.
 
-    A pair is reversed if token i is likelier than j under temperature and less likely under power.
-    Shown are those of largest min(|log odds|) of the two laws, with no token in two pairs. A
+    A pair is reversed if temperature and power disagree about which token is likelier. Shown are
+    those of largest min(|log odds|) of the two laws, with no token in two pairs. A
     control is a pair of nearly equal suffix entropies (a correction below 0.1 nats), which power
     has no ground to reverse; its log odds under temperature are the nearest to a shown pair's.
 
