@@ -51,19 +51,19 @@ def _table(**changed):
         "power": ("Base", "Power", "all", -0.1, 4.0, 90),
         "student": ("Distilled", "Standard", "all", -0.1, 1.0, 10),
     }
-    found = []
+    results = []
     for name, (model, sampler, which, reward, alpha, forward) in rows.items():
         new = {"right": which, "reward": reward, "alpha": alpha, "forward": forward}
         new |= changed.get(name, {})
         verdicts = right[new.pop("right")]
-        found.append(_result(model, sampler, verdicts, **new))
-    return found
+        results.append(_result(model, sampler, verdicts, **new))
+    return results
 
 
 def test_a_difference_is_in_standard_errors_of_both_means():
     ours = Estimate(0.70, 0.02, 0.6, 0.8)
-    found = comparison.standard_errors(ours, 9, 0.72, 0.01)
-    assert found == pytest.approx(-0.02 / math.sqrt(0.02**2 / 9 + 0.01**2 / 4))
+    difference = comparison.standard_errors(ours, 9, 0.72, 0.01)
+    assert difference == pytest.approx(-0.02 / math.sqrt(0.02**2 / 9 + 0.01**2 / 4))
     unknown = comparison.standard_errors(ours, 4, 0.72, None)
     assert unknown == pytest.approx(-0.02 / (0.02 * math.sqrt(0.5)))
     assert comparison.standard_errors(Estimate(0.0, 0.0, 0, 0), 4, 0.0, 0.0) == 0
@@ -131,16 +131,16 @@ def test_programs_that_ran_unconfined_are_told():
     results = _table()
     for record in results[1].records:
         record["grade_detail"] = {"isolation": "rlimits"}
-    said = comparison_notes.notes(comparison.lines(results, "code", None), None)
-    assert "8 programs ran with resource limits alone (--unsafe_exec)." in said
+    texts = comparison_notes.notes(comparison.lines(results, "code", None), None)
+    assert "8 programs ran with resource limits alone (--unsafe_exec)." in texts
 
 
 def test_answers_spread_over_several_boxes_are_told():
     results = _table()
     for record in results[1].records:
         record["grade_detail"] = {"rules": False, "math_verify": False, "boxes": 3}
-    said = " ".join(comparison_notes.notes(comparison.lines(results, "math", None), None))
-    assert "completions have several boxes in their last sentence" in said
+    texts = " ".join(comparison_notes.notes(comparison.lines(results, "math", None), None))
+    assert "completions have several boxes in their last sentence" in texts
 
 
 def test_the_csv_has_every_number_unrounded():
@@ -185,5 +185,5 @@ def test_missing_rows_are_not_known_rather_than_wrong():
 
 def test_the_notes_say_what_random_weights_cannot_be_compared_with():
     lines = comparison.lines(_table(), "math", paper.MATH_7B)
-    said = " ".join(comparison_notes.notes(lines, paper.MATH_7B, 384))
-    assert "-5.95 (V = 384)" in said and "not comparable" in said
+    texts = " ".join(comparison_notes.notes(lines, paper.MATH_7B, 384))
+    assert "-5.95 (V = 384)" in texts and "not comparable" in texts
