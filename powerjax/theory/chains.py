@@ -20,7 +20,7 @@ def run_chains(
     alpha: float,
     num_steps: int,
     num_chains: int,
-    kernel: mh.Kernel = "exact",
+    rule: mh.Kernel = "exact",
     seed: int = 0,
     temperature: float | None = None,
 ) -> np.ndarray:
@@ -36,7 +36,7 @@ def run_chains(
     length, live = model.length, model.num_live
     logits = jnp.asarray(learning.stacked_logits(model), jnp.float32)
     offsets = jnp.asarray(learning.row_offsets(model), jnp.int32)
-    config = _one_stage(model, alpha, num_steps, kernel, temperature)
+    config = _one_stage(model, alpha, num_steps, rule, temperature)
 
     def one_token(chain, draws, trace):
         # --- the row of the working prefix in the stacked tables ---
@@ -76,7 +76,7 @@ def _one_stage(
     model: TabularModel,
     alpha: float,
     num_steps: int,
-    kernel: mh.Kernel,
+    rule: mh.Kernel,
     temperature: float | None,
 ) -> mh.Settings:
     """Returns the settings of a chain with one stage, which ends at EOS or after T tokens."""
@@ -88,7 +88,7 @@ def _one_stage(
         max_new_tokens=model.length,
         stop_ids=(model.vocab_size - 1,),
         stop="horizon",
-        kernel=kernel,
+        kernel=rule,
     )
 
 
