@@ -16,7 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=find_packages(include=["powerjax", "powerjax.*", "experiments", "experiments.*"]),
-    package_data={"powerjax.models": ["assets/**/*"]},
+    package_data={"powerjax.models": ["assets/**/*"], "powerjax.report": ["templates/*.html"]},
     install_requires=[
         "absl-py",
         "chex",

@@ -34,7 +34,8 @@ from powerjax.models import checkpoint
 from powerjax.parallel import mesh
 from powerjax.plan import lines as plan_lines
 from powerjax.plan import probe as probe_lib
-from powerjax.report import comparison, page
+from powerjax.report import claims as paper_claims
+from powerjax.report import comparison, comparison_notes, page
 from powerjax.runs import Row, setups
 from powerjax.runs.setups import SETUPS, TEACHER, Setup
 from powerjax.tasks import Problem, Task, registry, sandbox
@@ -345,12 +346,12 @@ def write(job: Job, results: dict[str, Result]) -> str:
     rows = [row for row in job.rows if row != job.teacher]
     shown = [results[row.label] for row in sorted(rows, key=lambda row: order[row.model])]
     lines = comparison.lines(shown, _TASK.value, job.paper_model)
-    claims = comparison.pattern(shown)
+    claims = paper_claims.pattern(shown)
     power = next(row for row in rows if row.label == "Base Power")
     sizes = len(job.problems), len(job.lessons)
-    notes = comparison.departures(power, sizes, _TASK.value)
-    notes += [learnt(job, results), *comparison.laws(rows)]
-    notes += comparison.notes(lines, job.paper_model, vocab_size())
+    notes = comparison_notes.departures(power, sizes, _TASK.value)
+    notes += [learnt(job, results), *comparison_notes.laws(rows)]
+    notes += comparison_notes.notes(lines, job.paper_model, vocab_size())
     title = f"{_MODEL.value} on {job.test.name}"
     heading = "Beside the paper's numbers" if job.paper_model else "The table"
     text = comparison.write(job.folder, title, lines, claims, notes)
@@ -362,7 +363,7 @@ def write(job: Job, results: dict[str, Result]) -> str:
         problems=job.problems,
         lead={
             heading: comparison.cells(lines),
-            "The paper's pattern, on these rows": comparison.claim_cells(claims),
+            "The paper's pattern, on these rows": paper_claims.claim_cells(claims),
         },
         notes=notes,
     )

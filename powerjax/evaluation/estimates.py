@@ -1,6 +1,6 @@
-"""Means over problems and passes, and how sure one may be of them.
+"""Means over problems and passes, with their standard deviations and 95 % intervals.
 
-One *pass* is one completion of every problem, that is, one (seed, sample_index); standard
+One *pass* is one completion of every problem, that is, one (seed, sample_index). Standard
 deviations are over passes, as the paper's are over its four seeds. Intervals are 95 % percentile
 intervals of a bootstrap that redraws problems and keeps each problem's completions together.
 """
@@ -19,7 +19,12 @@ _PERCENTILES = (2.5, 97.5)
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A mean, its standard deviation over passes (None for one pass), and its 95 % interval."""
+    """A mean and how sure it is.
+
+    Attributes:
+      std: standard deviation over passes; None for a single pass.
+      low, high: the ends of the 95 % interval over problems.
+    """
 
     mean: float
     std: float | None
@@ -30,8 +35,13 @@ class Estimate:
 class Table:
     """Records laid out as [problem, pass].
 
-    Raises a ValueError of one line where there are none, for a record without a field that is
-    needed, and for two of the same problem, seed and sample.
+    Raises ValueError if there are no records, if one lacks a field that is needed, and if two have
+    the same problem, seed and sample.
+
+    Attributes:
+      problems: the problems' ids, sorted.
+      passes: the (seed, sample_index), sorted.
+      cells: (place in problems, place in passes) -> record, where there is one.
     """
 
     def __init__(self, records: Sequence[Record]):
@@ -48,46 +58,53 @@ class Table:
         # Sorted, so that the order in which chains finished moves no bootstrap interval.
         self.problems = sorted({r["problem_id"] for r in records}, key=str)
         self.passes = sorted({(r["seed"], r["sample_index"]) for r in records})
-        row = {name: i for i, name in enumerate(self.problems)}
-        column = {name: i for i, name in enumerate(self.passes)}
+        problem_at = {name: i for i, name in enumerate(self.problems)}
+        pass_at = {name: i for i, name in enumerate(self.passes)}
         self.cells: dict[tuple[int, int], Record] = {}
         for record in records:
-            at = row[record["problem_id"]], column[record["seed"], record["sample_index"]]
-            if at in self.cells:
+            place = (
+                problem_at[record["problem_id"]],
+                pass_at[record["seed"], record["sample_index"]],
+            )
+            if place in self.cells:
                 raise ValueError(
-                    f"{record.get('id')!r} and {self.cells[at].get('id')!r} are of the same"
+                    f"{record.get('id')!r} and {self.cells[place].get('id')!r} are of the same"
                     " problem, seed and sample: they belong to different rows"
                 )
-            self.cells[at] = record
+            self.cells[place] = record
 
     def of(self, value: Callable[[Record], float | None]) -> np.ndarray:
-        """float64 [problem, pass], NaN where there is no record or no value."""
-        cells = np.full((len(self.problems), len(self.passes)), np.nan)
-        for at, record in self.cells.items():
-            found = value(record)
-            if found is not None:
-                cells[at] = found
-        return cells
+        """Returns the values of the records, float64 [problem, pass].
+
+        NaN stands where there is no record, or where its value is None.
+        """
+        values = np.full((len(self.problems), len(self.passes)), np.nan)
+        for place, record in self.cells.items():
+            number = value(record)
+            if number is not None:
+                values[place] = number
+        return values
 
 
 class Estimator:
-    """Means over problems of [problem, pass] tables, all with the same redraws of the problems."""
+    """Estimates means of [problem, pass] arrays; the bootstrap redraws are the same for all."""
 
     def __init__(self, num_problems: int, num_resamples: int):
         self._num_resamples = num_resamples
         self._redraw = _redraws(num_problems, num_resamples)
 
     def __call__(self, cells: np.ndarray) -> Estimate | None:
-        """Mean over problems of each problem's mean, so that a missing completion shifts nothing.
+        """Returns the mean over problems of each problem's mean.
 
-        NaN is "not known"; None where nothing is.
+        NaN in `cells` [problem, pass] means "not known": a missing completion leaves its problem
+        as important as the others. Returns None where no value is known.
         """
         known = ~np.isnan(cells)
         if not known.any():
             return None
         each = np.nanmean(cells[known.any(axis=1)], axis=1)
         redraw = self._redraw
-        if len(each) < redraw.shape[1]:  # the others have nothing to redraw
+        if len(each) < redraw.shape[1]:  # a problem without a value cannot be redrawn
             redraw = _redraws(len(each), self._num_resamples)
         low, high = np.percentile(each[redraw].mean(axis=1), _PERCENTILES)
         by_pass = np.nanmean(cells[:, known.any(axis=0)], axis=0)
@@ -98,10 +115,26 @@ class Estimator:
             high=float(high),
         )
 
+    def known(self, cells: np.ndarray) -> Estimate:
+        """Returns what `__call__` does. Raises ValueError where no value is known."""
+        estimate = self(cells)
+        if estimate is None:
+            raise ValueError("there is no value to take the mean of")
+        return estimate
+
 
 def _redraws(count: int, num_resamples: int) -> np.ndarray:
-    """int [num_resamples, count], each row a draw of `count` problems with replacement."""
+    """Returns places of problems drawn with replacement, int [num_resamples, count]."""
     return np.random.default_rng(0).integers(count, size=(num_resamples, count))
+
+
+def _mean_by_problem(records: Sequence[Record], value: str) -> dict[str, float]:
+    """Returns problem -> mean of a field over those of its records that have it."""
+    by_problem: dict[str, list[float]] = {}
+    for record in records:
+        if record.get(value) is not None:
+            by_problem.setdefault(record["problem_id"], []).append(record[value])
+    return {name: float(np.mean(values)) for name, values in by_problem.items()}
 
 
 def paired_difference(
@@ -111,20 +144,17 @@ def paired_difference(
     *,
     num_resamples: int = 2000,
 ) -> Estimate:
-    """The mean over problems of (ours - theirs), each problem's completions averaged first.
+    """Returns the mean over problems of (ours - theirs), each problem's completions averaged first.
 
-    Both are of the same problems, so the interval, a bootstrap over them, is narrower than the two
-    rows' own. Raises ValueError where they share no problem.
+    The interval is a bootstrap over the problems that both have. It is narrower than the intervals
+    of the two means, because what makes a problem hard for both cancels.
+
+    Args:
+      value: the field of a record that is averaged; records without it are left out.
+
+    Raises ValueError if no problem is in both.
     """
-
-    def by_problem(records: Sequence[Record]) -> dict[str, float]:
-        found = {}
-        for record in records:
-            if record.get(value) is not None:
-                found.setdefault(record["problem_id"], []).append(record[value])
-        return {name: float(np.mean(values)) for name, values in found.items()}
-
-    a, b = by_problem(ours), by_problem(theirs)
+    a, b = _mean_by_problem(ours, value), _mean_by_problem(theirs, value)
     shared = sorted(a.keys() & b.keys())
     if not shared:
         raise ValueError("the two have no problem in common: there is no paired difference")
@@ -135,30 +165,42 @@ def paired_difference(
 
 
 def best(cells: np.ndarray, reward: np.ndarray) -> np.ndarray:
-    """[problem, 1]: cells[problem, pass] at the largest reward; NaN where no reward is known."""
+    """Returns for each problem its cell at the pass of largest reward, [problem, 1].
+
+    `cells` and `reward` are [problem, pass]. NaN stands where a problem has no known reward.
+    """
     chosen = np.argmax(np.where(np.isnan(reward), -np.inf, reward), axis=1)[:, None]
-    found = np.take_along_axis(cells, chosen, axis=1)
-    return np.where(np.isnan(reward).all(axis=1)[:, None], np.nan, found)
+    at_best = np.take_along_axis(cells, chosen, axis=1)
+    return np.where(np.isnan(reward).all(axis=1)[:, None], np.nan, at_best)
 
 
 def best_of_each(cells: np.ndarray, reward: np.ndarray, n: int) -> np.ndarray:
-    """[problem, 1]: the mean, over all choices of n of a problem's completions, of the best's cell.
+    """Returns the expected cell of Best-of-n for each problem, [problem, 1].
 
-    It is exact: the i-th best of N (from 0) is the best of C(N-1-i, n-1) of the C(N, n) choices.
-    NaN for problems with fewer than n completions.
+    The expectation is over all choices of n of a problem's N completions, and exact: the i-th best
+    of N (counted from 0) is the best one in C(N-1-i, n-1) of the C(N, n) choices. With N = 3 and
+    n = 2 the best of all is taken in two choices of three, the second best in one.
+
+    `cells` and `reward` are [problem, pass]. NaN stands for problems of fewer than n completions.
     """
-    found = np.full((len(cells), 1), np.nan)
-    for row, (values, rewards) in enumerate(zip(cells, reward, strict=True)):
-        there = np.flatnonzero(~np.isnan(rewards))
-        count = len(there)
+    expected = np.full((len(cells), 1), np.nan)
+    for problem, (values, rewards) in enumerate(zip(cells, reward, strict=True)):
+        known = np.flatnonzero(~np.isnan(rewards))
+        count = len(known)
         if count < n:
             continue
-        order = there[np.argsort(-rewards[there], kind="stable")][: count - n + 1]
-        weights = [math.comb(count - 1 - i, n - 1) for i in range(len(order))]
-        found[row] = np.dot(weights, values[order]) / math.comb(count, n)
-    return found
+        order = known[np.argsort(-rewards[known], kind="stable")][: count - n + 1]
+        num_choices = [math.comb(count - 1 - i, n - 1) for i in range(len(order))]
+        expected[problem] = np.dot(num_choices, values[order]) / math.comb(count, n)
+    return expected
 
 
 def pass_at_k(n: int, num_right: int, k: int) -> float:
-    """1 - C(n-c, k) / C(n, k): the unbiased estimate of pass@k from c right of n, k <= n."""
+    """Returns 1 - C(n-c, k) / C(n, k), the unbiased estimate of pass@k from c right of n >= k."""
     return 1.0 - math.comb(n - num_right, k) / math.comb(n, k)
+
+
+def known_mean(cells: np.ndarray) -> float | None:
+    """Returns the mean of the values that are not NaN; None where all are."""
+    known = ~np.isnan(cells)
+    return float(np.nanmean(cells)) if known.any() else None

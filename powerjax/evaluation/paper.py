@@ -1,11 +1,13 @@
-"""The paper's numbers, to be compared with.
+"""The paper's numbers, for comparison.
 
-From Tomihari & Sato, "Power Distribution Bridges Sampling, Self-Reward RL, and Self-Distillation"
-(arXiv 2605.04542, May 2026): its tables on MATH500, HumanEval and GPQA-Diamond, and the settings
-and learning rates of its experiments. Of Qwen2.5-Math-7B on MATH500 every row is here with its
-standard deviations; of the others those of standard and power sampling of the base, and of standard
-and temperature sampling of the student, whose self-rewards are without theirs. `None` stands for
-what is not here.
+They are from Tomihari & Sato, "Power Distribution Bridges Sampling, Self-Reward RL, and
+Self-Distillation" (arXiv 2605.04542, May 2026): its tables on MATH500, HumanEval and GPQA-Diamond,
+and the settings and learning rates of its experiments.
+
+Of Qwen2.5-Math-7B on MATH500 every row is here, with its standard deviations. Of the other models
+and tasks there are standard and power sampling of the base, and standard and temperature sampling
+of the student, without the standard deviations of self-rewards. `None` stands for a number that was
+not copied here.
 """
 
 from __future__ import annotations
@@ -16,15 +18,15 @@ MATH_7B, QWEN_7B, PHI = "Qwen2.5-Math-7B", "Qwen2.5-7B", "Phi-3.5-mini-instruct"
 MODELS = (MATH_7B, QWEN_7B, PHI)
 NUM_SEEDS = 4
 
-# Of power sampling, for every model and task; the proposal is the base at temperature 1/alpha.
+# Power sampling of every model and task. The proposal is the base at temperature 1/alpha.
 ALPHA, MAX_NEW_TOKENS, BLOCK_SIZE, NUM_MCMC_STEPS = 4.0, 3072, 192, 10
-# Of random weights (RandW).
+# Power sampling of a model with random weights (RandW).
 RANDW_MAX_NEW_TOKENS, RANDW_NUM_MCMC_STEPS = 1024, 2
 
-# Task -> problems (evaluated on, learnt from).
+# Task -> number of problems (evaluated on, learnt from).
 NUM_PROBLEMS = {"math": (500, 500), "code": (164, 420), "gpqa": (198, 250)}
 
-# Task -> model -> peak learning rate of the student.
+# Task -> model -> the student's peak learning rate.
 LEARNING_RATES = {
     "math": {MATH_7B: 1e-5, QWEN_7B: 1e-5, PHI: 1e-3},
     "code": {MATH_7B: 1e-5, QWEN_7B: 1e-5, PHI: 5e-4},
@@ -33,11 +35,14 @@ LEARNING_RATES = {
 
 
 class Row(NamedTuple):
-    """One row of a table.
+    """One row of the paper's tables.
 
-    accuracy, best_accuracy: r*, as shares, of one completion and of Best-of-4 by self-reward.
-    self_reward, best_self_reward: the same of r_self, nats per token.
-    *_std: standard deviation over the paper's four seeds; of Best-of-4 there is none.
+    Attributes:
+      accuracy: r* of one completion, the share of right answers.
+      self_reward: r_self of one completion, nats per token.
+      accuracy_std, self_reward_std: standard deviation over the paper's four seeds; None where it
+        is not here. The paper gives none for Best-of-4.
+      best_accuracy, best_self_reward: r* and r_self of Best-of-4 by self-reward.
     """
 
     accuracy: float
@@ -49,7 +54,7 @@ class Row(NamedTuple):
 
 
 # (task, model) -> (kind of model, sampler) -> Row
-TABLES = {
+TABLES: dict[tuple[str, str], dict[tuple[str, str], Row]] = {
     ("math", MATH_7B): {
         ("RandW", "Standard"): Row(0.000, 0.000, -13.406, 0.008, 0.000, -13.309),
         ("RandW", "Power"): Row(0.000, 0.000, -12.370, 0.014, 0.000, -12.133),
@@ -112,16 +117,19 @@ TABLES = {
 
 
 def model_of(name: str) -> str | None:
-    """Which of the paper's models a Hugging Face id or a folder is, by its last part; or None."""
+    """Returns the paper's model of that name; None if it is not one of them.
+
+    A Hugging Face id or a folder is known by its last part, in any case.
+    """
     last = name.rstrip("/").split("/")[-1].lower()
     return next((model for model in MODELS if model.lower() == last), None)
 
 
 def row(task: str, model: str | None, kind: str, sampler: str) -> Row | None:
-    """The paper's row, or None where it is not here."""
-    return TABLES.get((task, model), {}).get((kind, sampler))
+    """Returns the paper's row, or None if it is not here. A model of None has no rows."""
+    return None if model is None else TABLES.get((task, model), {}).get((kind, sampler))
 
 
 def learning_rate(task: str, model: str | None) -> float | None:
-    """The paper's for a model and task, or None where it gives none."""
-    return LEARNING_RATES.get(task, {}).get(model)
+    """Returns the paper's learning rate of the student, or None where it gives none."""
+    return None if model is None else LEARNING_RATES.get(task, {}).get(model)

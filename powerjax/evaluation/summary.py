@@ -1,13 +1,12 @@
 """Records to numbers: accuracy, self-reward, Best-of-N, majority vote, pass@k, lengths and cost.
 
-One *pass* is one completion of every problem, that is, one (seed, sample_index); tables give mean
-and standard deviation over passes. The intervals answer another question, how the mean would move
-with other problems. How both are made: `estimates`.
+A row of the tables is one sampler on one model (`Result`). One *pass* is one completion of every
+problem, that is, one (seed, sample_index). A mean's standard deviation is over passes; its interval
+says how it would move with other problems. `estimates` computes both.
 """
 
 import dataclasses
 import math
-import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -18,24 +17,11 @@ from powerjax.evaluation.estimates import (
     Estimator,
     Table,
     best,
-    best_of_each,
-    paired_difference,
+    known_mean,
     pass_at_k,
 )
 from powerjax.records import Record, identity, sampler_label
 from powerjax.tasks import answers
-
-__all__ = [
-    "Estimate",
-    "Priced",
-    "Result",
-    "Summary",
-    "best_of",
-    "paired_difference",
-    "rows",
-    "summarize",
-    "within",
-]
 
 NAMES = {
     "standard": "Standard",
@@ -48,20 +34,25 @@ _MAX_VOTE_CHARS = 200  # longer answers vote as they stand
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What a set of records shows. Accuracies are None where no answer is known.
+    """The numbers of a set of records. Accuracies are None where no verdict is known.
 
     Attributes:
-      best_of_n_accuracy, best_of_n_self_reward: of each problem's completion of largest
-        self-reward, among all passes.
-      majority_accuracy: of the answer most completions of a problem give (ties: the mean over the
-        tied); None where answers cannot be compared, as programs.
+      accuracy: the share of right completions.
+      self_reward: mean log-likelihood per token under the model (nats, EOS counted).
+      best_of_n_accuracy, best_of_n_self_reward: the same of one completion per problem, that of
+        largest self-reward among all passes.
+      majority_accuracy: accuracy of the answer that most completions of a problem give. Where
+        answers tie, it is the mean over them. None where answers cannot be compared (programs).
       pass_at: k -> pass@k (Chen et al. 2021, unbiased), over problems with k completions or more.
-      evaluated_self_reward, evaluated_best_of_n_accuracy: self-reward under the model of
-        `grading.rescore`, and the accuracy of Best-of-N by it; None where records hold none.
+      evaluated_self_reward: self-reward under the model given to `grading.rescore`; None where
+        records hold none.
+      evaluated_best_of_n_accuracy: accuracy of Best-of-N by that self-reward; None likewise.
       acceptance_rate: mean over chains of the share of moves accepted; None without moves.
-      forward_tokens: fed to the model by decoding, a completion; None where records do not say.
-      num_tokens: of a completion, EOS counted; length_quantiles: 5, 50 and 95 % of it.
-      finished: the share that ended in EOS.
+      forward_tokens: tokens fed to the model by decoding, per completion; None where records do
+        not say.
+      num_tokens: tokens per completion, EOS counted.
+      length_quantiles: the 5, 50 and 95 % quantiles of tokens per completion.
+      finished: the share of completions that ended in EOS.
     """
 
     num_problems: int
@@ -83,10 +74,11 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One row of a table: what one sampler did on one model.
+    """One row of a table: one sampler on one model.
 
-    stages: (moves, accepted moves) of the sampler's stages, one after the other; () where that is
-        not known, for a record holds one rate of its whole chain.
+    Attributes:
+      stages: (moves, accepted moves) of each stage of the sampler. () where it is not known: a
+        record holds only the rate of its whole chain.
     """
 
     model: str
@@ -96,24 +88,16 @@ class Result:
     stages: Sequence[tuple[int, int]] = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class Priced:
-    """Best-of-n by self-reward: what it gives, and its price (None where it is not known)."""
-
-    n: int
-    forward_tokens: float | None
-    accuracy: Estimate | None
-    self_reward: Estimate
-
-
 def summarize(
     records: Sequence[Record], *, pass_at: Sequence[int] | None = None, num_resamples: int = 2000
 ) -> Summary:
-    """The figures of one sampler on one task; `records` may lack some completions.
+    """Returns the numbers of one sampler on one task; `records` may lack some completions.
 
-    pass_at: for which k; by default the powers of two up to the fewest completions of a problem.
+    Args:
+      pass_at: the k of pass@k. None means the powers of two up to the fewest graded completions
+        that a problem has.
 
-    Raises as `estimates.Table` does.
+    Raises ValueError as `estimates.Table` does.
     """
     table = Table(records)
     estimate = Estimator(len(table.problems), num_resamples)
@@ -127,71 +111,38 @@ def summarize(
         num_problems=len(table.problems),
         num_passes=len(table.passes),
         accuracy=estimate(correct),
-        self_reward=estimate(self_reward),
+        self_reward=estimate.known(self_reward),
         best_of_n_accuracy=estimate(best(correct, self_reward)),
-        best_of_n_self_reward=estimate(best(self_reward, self_reward)),
+        best_of_n_self_reward=estimate.known(best(self_reward, self_reward)),
         majority_accuracy=estimate(_majority(table)),
-        pass_at={k: estimate(_pass_at(k, correct)) for k in pass_at if k <= counts.max()},
+        pass_at={k: estimate.known(_pass_at(k, correct)) for k in pass_at if k <= counts.max()},
         evaluated_self_reward=estimate(evaluated),
         evaluated_best_of_n_accuracy=estimate(best(correct, evaluated)),
-        acceptance_rate=_mean(table.of(lambda r: r.get("acceptance_rate"))),
-        forward_tokens=_mean(table.of(lambda r: r.get("num_forward_tokens"))),
-        num_tokens=_mean(lengths),
+        acceptance_rate=known_mean(table.of(lambda r: r.get("acceptance_rate"))),
+        forward_tokens=known_mean(table.of(lambda r: r.get("num_forward_tokens"))),
+        num_tokens=float(np.nanmean(lengths)),
         length_quantiles=tuple(np.nanpercentile(lengths, [5, 50, 95]).tolist()),
-        finished=_mean(table.of(lambda r: r["finish_reason"] == "eos")),
+        finished=float(np.nanmean(table.of(lambda r: r["finish_reason"] == "eos"))),
     )
 
 
-def best_of(records: Sequence[Record], *, num_resamples: int = 2000) -> list[Priced]:
-    """Best-of-n by self-reward for n = 1, 2, ... up to the number of passes.
-
-    Each is the mean over all choices of n of a problem's completions, see `estimates.best_of_each`.
-    """
-    table = Table(records)
-    estimate = Estimator(len(table.problems), num_resamples)
-    self_reward = table.of(lambda r: r["self_reward"])
-    correct = table.of(lambda r: r.get("correct"))
-    forward = _mean(table.of(lambda r: r.get("num_forward_tokens")))
-    most = int((~np.isnan(self_reward)).sum(axis=1).max())
-    return [
-        Priced(
-            n=n,
-            forward_tokens=None if forward is None else n * forward,
-            accuracy=estimate(best_of_each(correct, self_reward, n)),
-            self_reward=estimate(best_of_each(self_reward, self_reward, n)),
-        )
-        for n in range(1, most + 1)
-    ]
-
-
-def within(priced: Sequence[Priced], forward_tokens: float) -> Priced | None:
-    """The largest of a row's `best_of` for at most so many forward tokens an answer.
-
-    None where one completion costs more, or where its price is not known.
-    """
-    # A row's own price is within itself, whatever the last bit says.
-    limit = forward_tokens * (1 + 1e-9)
-    found = [p for p in priced if p.forward_tokens is not None and p.forward_tokens <= limit]
-    return found[-1] if found else None
-
-
 def rows(records: Sequence[Record], *, pass_at: Sequence[int] | None = None) -> list[Result]:
-    """One Result for each model and sampler among the records, in their order.
+    """Returns one Result for each model and sampler among the records, in their order.
 
-    A sampler's name is that in the record's id; samplers of one name and different laws
-    (`identity.LAW`) are rows of their own, named by what differs (`Power, N=30`, `Power, top_k
-    20`). A setting that a record does not state differs from every value. Seeds of one row are its
-    passes.
+    The sampler's name is the one in a record's id. Records of one name whose settings differ
+    (`identity.LAW` lists them) are rows of their own, named by what differs: `Power, N=30`, `Power,
+    top_k 20`. A setting that a record does not state counts as different from every value, and from
+    one stated as None. Records that differ in seed or sample only are passes of one row.
     """
-    groups = defaultdict(list)
+    groups: dict[tuple, list[Record]] = defaultdict(list)
     for record in records:
-        law = identity.stated(record)
-        groups[str(record.get("model")), _sampler(record), tuple(law.items())].append(record)
+        settings = identity.stated(record)
+        groups[str(record.get("model")), _sampler(record), tuple(settings.items())].append(record)
     names = {}
-    for row in dict.fromkeys((model, sampler) for model, sampler, _ in groups):
-        same = [key for key in groups if key[:2] == row]
+    for model_and_sampler in dict.fromkeys(key[:2] for key in groups):
+        same = [key for key in groups if key[:2] == model_and_sampler]
         for key, label in zip(same, identity.labels([dict(key[2]) for key in same]), strict=True):
-            names[key] = ", ".join(filter(None, [row[1], label]))
+            names[key] = ", ".join(filter(None, [key[1], label]))
     return [
         Result(key[0], names[key], members, summarize(members, pass_at=pass_at))
         for key, members in groups.items()
@@ -199,54 +150,52 @@ def rows(records: Sequence[Record], *, pass_at: Sequence[int] | None = None) -> 
 
 
 def vote_of(answer: str) -> str:
-    """The form in which an answer votes: the normal forms of `answers`, without spaces."""
+    """Returns the form in which an answer votes: its normal form by `answers`, without spaces."""
     if len(answer) > _MAX_VOTE_CHARS:
         return answer.strip()
     return answers.simplified(answers.literal(answer)).replace(" ", "")
 
 
 def _sampler(record: Record) -> str:
-    """The sampler's name, or the row's, as a table has it."""
+    """Returns the name that a table has for the sampler or row in the record's id."""
     name = sampler_label(record)
     return NAMES.get(name, name.replace("_", " ").capitalize())
 
 
 def _majority(table: Table) -> np.ndarray:
-    """[problem, 1]: how right the most frequent answer is; NaN where answers do not vote."""
-    found = np.full((len(table.problems), 1), np.nan)
+    """Returns how right the most frequent answer of each problem is, [problem, 1].
+
+    NaN stands where answers do not vote: programs, and completions that are not graded.
+    """
+    verdicts = np.full((len(table.problems), 1), np.nan)
     votes: list[dict[str, list[float]]] = [defaultdict(list) for _ in table.problems]
-    for (row, _), record in table.cells.items():
+    for (problem, _), record in table.cells.items():
         if "isolation" in (record.get("grade_detail") or {}):
             continue  # a program: two that do the same are seldom written the same
         if record.get("correct") is None:
             continue
-        found[row] = 0.0  # where no completion has an answer
+        verdicts[problem] = 0.0  # stays so if no completion has an answer
         if record.get("extracted_answer") is not None:
-            votes[row][vote_of(record["extracted_answer"])].append(float(record["correct"]))
-    for row, cast in enumerate(votes):
+            votes[problem][vote_of(record["extracted_answer"])].append(float(record["correct"]))
+    for problem, cast in enumerate(votes):
         most = max(map(len, cast.values()), default=0)
         if most:
-            found[row] = np.mean([np.mean(same) for same in cast.values() if len(same) == most])
-    return found
+            tied = [np.mean(same) for same in cast.values() if len(same) == most]
+            verdicts[problem] = np.mean(tied)
+    return verdicts
 
 
 def _powers_of_two(counts: np.ndarray) -> list[int]:
+    """Returns the powers of two up to the fewest graded completions of a problem that has any."""
     fewest = int(counts[counts > 0].min(initial=counts.max()))
     return [1 << i for i in range(fewest.bit_length())] if fewest else []
 
 
 def _pass_at(k: int, correct: np.ndarray) -> np.ndarray:
-    """[problem, 1], NaN where fewer than k completions are graded."""
+    """Returns pass@k of each problem, [problem, 1]; NaN where fewer than k are graded."""
     counts, num_right = (~np.isnan(correct)).sum(axis=1), np.nansum(correct, axis=1)
     each = [
         pass_at_k(int(n), int(c), k) if n >= k else math.nan
         for n, c in zip(counts, num_right, strict=True)
     ]
     return np.array(each)[:, None]
-
-
-def _mean(cells: np.ndarray) -> float | None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of an empty mean
-        found = float(np.nanmean(cells))
-    return None if math.isnan(found) else found

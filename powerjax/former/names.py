@@ -18,9 +18,9 @@ _PACKAGE = "powerjax."
 # Old module -> the modules that hold its names now.
 MOVED: dict[str, tuple[str, ...]] = {
     "capacity": ("plan.roofline",),
-    "comparison": ("report.comparison",),
+    "comparison": ("report.comparison", "report.claims", "report.comparison_notes"),
     "estimates": ("evaluation.estimates",),
-    "evaluate": ("evaluation.summary", "evaluation.estimates"),
+    "evaluate": ("evaluation.summary", "evaluation.estimates", "evaluation.equal_cost"),
     "fields": ("records.fields",),
     "grading": ("runs.grading",),
     "hardware": ("plan.hardware",),
@@ -29,7 +29,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "json_lines": ("records.json_lines",),
     "launch": ("cli", "runs.collect", "parallel.mesh", "report.cells"),
     "mesh": ("parallel.processes", "parallel.mesh", "models.sharding"),
-    "page": ("report.page",),
+    "page": ("report.page", "report.examples"),
     "paper": ("evaluation.paper",),
     "pipeline": ("runs", "runs.student"),
     "planning": ("plan.workload", "plan.probe", "plan.lines"),

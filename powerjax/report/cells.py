@@ -8,14 +8,17 @@ from powerjax.sample import spec
 
 
 def percent(accuracy: Estimate | None) -> str | None:
-    """`72.9 ± 1.7 % [68.1, 77.4]`: mean, standard deviation over passes, 95 % interval."""
+    """Returns `72.9 ± 1.7 % [68.1, 77.4]`: mean, standard deviation over passes, 95 % interval.
+
+    Returns None for None, an accuracy that is not known.
+    """
     if accuracy is None:
         return None
     return f"{spread(accuracy, 100, 1)} % {interval(accuracy, 100, 1)}"
 
 
 def nats(reward: Estimate) -> str:
-    """`-0.190 ± 0.009 [-0.21, -0.17]`, the same of a self-reward."""
+    """Returns `-0.190 ± 0.009 [-0.210, -0.170]`, the same of a self-reward."""
     return f"{spread(reward, 1, 3)} {interval(reward, 1, 3)}"
 
 
@@ -25,7 +28,7 @@ def law(sampler: str, settings: Mapping[str, Any]) -> str:
 
 
 def header(n: int) -> list[str]:
-    """The names of the columns of `cells`."""
+    """Returns the names of the columns of `cells`; n is the number of passes."""
     return [
         "accuracy %",
         "95 %",
@@ -40,7 +43,7 @@ def header(n: int) -> list[str]:
 
 
 def cells(summary: Summary) -> list[str]:
-    """A table's columns of one summary; a dash where there is nothing to say."""
+    """Returns one row of a table, in the columns of `header`; a dash where nothing is known."""
     accuracy, best = summary.accuracy, summary.best_of_n_accuracy
     several = summary.num_passes > 1
     return [
@@ -57,13 +60,13 @@ def cells(summary: Summary) -> list[str]:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first row is its head."""
+    """Returns a Markdown table; the first row is its head."""
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
 def spread(estimate: Estimate | None, scale: float = 1, digits: int = 3) -> str:
-    """`72.9 ± 1.7`: mean and standard deviation over passes; a dash for None."""
+    """Returns `72.9 ± 1.7`: mean and standard deviation over passes; a dash for None."""
     if estimate is None:
         return "-"
     std = "" if estimate.std is None else f" ± {scale * estimate.std:.{digits}f}"
@@ -71,13 +74,13 @@ def spread(estimate: Estimate | None, scale: float = 1, digits: int = 3) -> str:
 
 
 def interval(estimate: Estimate | None, scale: float = 1, digits: int = 3) -> str:
-    """`[68.1, 77.4]`, a dash for None."""
+    """Returns `[68.1, 77.4]`, the 95 % interval; a dash for None."""
     if estimate is None:
         return "-"
     return f"[{scale * estimate.low:.{digits}f}, {scale * estimate.high:.{digits}f}]"
 
 
 def speed(stats) -> str:
-    """`5,432 tokens/s (151,234 forward tokens in 27.8 s)`."""
+    """Returns `5,432 tokens/s (151,234 forward tokens in 27.8 s)`, from `sample.Stats`."""
     tokens = stats.num_forward_tokens
     return f"{stats.tokens_per_s:,.0f} tokens/s ({tokens:,} forward tokens in {stats.wall_s:.1f} s)"

@@ -1,7 +1,7 @@
 """One problem's completions side by side, each token coloured by its log-probability: HTML, PNG.
 
-The probability is the base model's (Eq. 1), whatever sampler drew the token: a dark token is one
-that the model itself finds unlikely.
+The probability is the base model's (Eq. 1), whatever sampler drew the token. A dark token is one
+that the model itself finds unlikely. The page around the completions is templates/completions.html.
 """
 
 from __future__ import annotations
@@ -9,30 +9,44 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from powerjax.records import Record
+from powerjax.report.html_parts import fill
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_DARKEST = 6.0  # -log p of the darkest colour (nats)
-_COLOUR = (0xD5, 0x5E, 0x00)  # Okabe and Ito's vermilion, on white at log p = 0
+_DARKEST = 6.0  # -log p from which on the colour is the darkest (nats)
+_COLOUR = (0xD5, 0x5E, 0x00)  # Okabe and Ito's vermilion; log p = 0 is white
 _VERDICTS = {True: ("right", "#009E73"), False: ("wrong", "#D55E00"), None: ("not graded", "#555")}
 _EOS = "<eos>"
+_FONT_SIZE = 8.0  # points
+_CHAR_WIDTH, _LINE_HEIGHT = 0.602 * _FONT_SIZE / 72, 1.45 * _FONT_SIZE / 72  # inches
+_GAP = 2  # characters between columns
 
 
 class Token(NamedTuple):
-    """The text a token adds, and its log-probability (nats)."""
+    """A token of a completion: the text it adds, and its log-probability (nats)."""
 
     text: str
     log_prob: float
 
 
-def tokens(record: Record, decode: Callable[[list[int]], str]) -> list[Token]:
-    """The record's tokens; a character that several tokens make stands at the last of them.
+class Run(NamedTuple):
+    """Characters of one token that stand together on one line of the figure."""
 
-    Raises ValueError for the record of a secret problem, whose text may stand nowhere, and for one
+    line: int
+    column: int
+    text: str
+    log_prob: float
+
+
+def tokens(record: Record, decode: Callable[[list[int]], str]) -> list[Token]:
+    """Returns the record's tokens. A character made of several tokens is the text of the last.
+
+    Raises ValueError for the record of a secret problem, whose text must not be shown, and for one
     without token ids or their log-probabilities.
     """
     if record.get("completion") is None or record.get("prompt_sha256") is not None:
@@ -52,20 +66,21 @@ def tokens(record: Record, decode: Callable[[list[int]], str]) -> list[Token]:
 
 
 def pieces(ids: Sequence[int], decode: Callable[[list[int]], str]) -> list[str]:
-    """What each token adds to the text of those before it; joined they are decode(ids)."""
-    found, shown, start = [], 0, 0  # ids[start:shown] are decoded again, as context for spaces
+    """Returns the text that each token adds to those before it; joined, they are decode(ids)."""
+    # ids[start:shown] are decoded again each time: a tokenizer drops the space of a first token.
+    texts, shown, start = [], 0, 0
     for i in range(len(ids)):
         before, after = decode(list(ids[start:shown])), decode(list(ids[start : i + 1]))
-        if after.endswith("\ufffd") and i + 1 < len(ids):  # within a character
-            found.append("")
+        if after.endswith("\ufffd") and i + 1 < len(ids):  # the character is not whole yet
+            texts.append("")
             continue
-        found.append(after[len(before) :])
+        texts.append(after[len(before) :])
         start, shown = shown, i + 1
-    return found
+    return texts
 
 
 def colour(log_prob: float) -> str:
-    """`#rrggbb`, white at 0 and darker as the token is less likely."""
+    """Returns `#rrggbb`: white at 0, and the darker the less likely the token is."""
     share = min(1.0, max(0.0, -log_prob) / _DARKEST)
     return "#" + "".join(f"{round(255 + share * (part - 255)):02x}" for part in _COLOUR)
 
@@ -77,7 +92,13 @@ def page(
     prompt: str,
     answer: str | None,
 ) -> str:
-    """The HTML page; columns: name -> records of one problem. Nothing is fetched by it."""
+    """Returns the HTML page, which fetches nothing.
+
+    Args:
+      columns: name of a column -> records of one problem.
+      decode: token ids -> text.
+      answer: the reference answer; None leaves its line out.
+    """
     steps = [0.0, -0.5, -1.0, -2.0, -4.0, -_DARKEST]
     legend = " ".join(
         f'<span style="background:{colour(step)}">&nbsp;{math.exp(step):.2g}&nbsp;</span>'
@@ -89,12 +110,18 @@ def page(
         for name, records in columns.items()
     )
     known = "" if answer is None else f"<p>Reference answer: <b>{html.escape(answer)}</b></p>"
-    return _PAGE.format(
-        prompt=html.escape(prompt), answer=known, legend=legend, body=body, count=len(columns)
+    return fill(
+        "completions.html",
+        prompt=html.escape(prompt),
+        answer=known,
+        legend=legend,
+        body=body,
+        count=len(columns),
     )
 
 
 def _cell(record: Record, decode: Callable[[list[int]], str]) -> str:
+    """Returns one completion as HTML: its verdict, and a coloured span for each token."""
     word, ink = _VERDICTS[record.get("correct")]
     spans = "".join(
         f'<span style="background:{colour(token.log_prob)}" title="log p {token.log_prob:.3f},'
@@ -108,6 +135,7 @@ def _cell(record: Record, decode: Callable[[list[int]], str]) -> str:
 
 
 def _facts(record: Record) -> str:
+    """Returns a completion's self-reward and length, as they stand above it."""
     return f"r_self {record['self_reward']:.3f}, {record['num_tokens']} tokens"
 
 
@@ -120,113 +148,100 @@ def figure(
     width: int = 36,
     max_lines: int = 40,
 ) -> Figure:
-    """The same as a figure, `width` characters a column; longer completions end in an ellipsis."""
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
+    """Returns the same as a figure. Positions on it are counted in characters and lines.
 
-    size, gap = 8.0, 2  # points; characters between columns
-    across, down = 0.602 * size / 72, 1.45 * size / 72  # inches of a character and of a line
-    asked = [line for part in prompt.split("\n") for line in _wrap(part, 100)]
-    asked = [*asked[:12], "..."] if len(asked) > 12 else asked
-    if answer is not None:
-        asked.append(f"(answer: {answer})")
+    Args:
+      width: characters per column.
+      max_lines: lines per completion; a longer one ends in an ellipsis.
+    """
+    from matplotlib.figure import Figure
+
+    # --- what is written, and how much room it takes ---
+    question = _question(prompt, answer)
     cells = {
         name: [_laid_out(tokens(r, decode), width, max_lines) for r in records]
         for name, records in columns.items()
     }
     deepest = max(map(len, cells.values()))
     heights = [
-        max(1 + rows[i][-1][0] for rows in cells.values() if i < len(rows)) for i in range(deepest)
+        max(1 + column[i][-1].line for column in cells.values() if i < len(column))
+        for i in range(deepest)
     ]
-    num_lines = len(asked) + 3 + sum(height + 3 for height in heights)
-    num_chars = max(len(cells) * (width + gap), max(map(len, asked)) + 2)
-    drawn = Figure(figsize=(across * num_chars, down * num_lines), dpi=200)
+    num_lines = len(question) + 3 + sum(height + 3 for height in heights)
+    num_chars = max(len(cells) * (width + _GAP), max(map(len, question)) + 2)
+    # --- the sheet ---
+    drawn = Figure(figsize=(_CHAR_WIDTH * num_chars, _LINE_HEIGHT * num_lines), dpi=200)
     axes = drawn.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, num_chars), ylim=(num_lines, 0))
     axes.axis("off")
-
-    def write(x: float, y: float, text: str, **style) -> None:
-        axes.text(
-            *(x, y + 0.5),
-            text,
-            size=size,
-            va="center_baseline",
-            family="monospace",
-            parse_math=False,
-            **style,
-        )
-
-    for y, line in enumerate(asked):
-        write(1, y + 0.5, line, color="#333333")
-    for column, (name, rows) in enumerate(cells.items()):
-        x, y = 1 + column * (width + gap), len(asked) + 1
-        write(x, y, name, weight="bold")
+    for number, line in enumerate(question):
+        _write(axes, 1, number + 0.5, line, color="#333333")
+    # --- the columns ---
+    for place, (name, column) in enumerate(cells.items()):
+        x, y = 1 + place * (width + _GAP), len(question) + 1.0
+        _write(axes, x, y, name, weight="bold")
         y += 1.5
-        for row, (laid_out, record) in enumerate(zip(rows, columns[name], strict=True)):
-            word, ink = _VERDICTS[record.get("correct")]
-            write(x, y, f"{word}, {_facts(record)}", color=ink)
-            for line, place, text, log_prob in laid_out:
-                box = (x + place, y + 1.2 + line)
-                axes.add_patch(Rectangle(box, len(text), 1, color=colour(log_prob), linewidth=0))
-                write(*box, text)
-            y += heights[row] + 3
+        for runs, record, height in zip(column, columns[name], heights, strict=False):
+            _draw_completion(axes, x, y, runs, record)
+            y += height + 3
     return drawn
 
 
-def _laid_out(
-    found: Sequence[Token], width: int, max_lines: int
-) -> list[tuple[int, int, str, float]]:
-    """(line, column, text, log-probability) of runs of characters, wrapped at `width`."""
-    runs, line, place = [], 0, 0
-    for token in found:
+def _question(prompt: str, answer: str | None) -> list[str]:
+    """Returns the lines above the columns: at most twelve of the prompt, and the answer."""
+    lines = [line for part in prompt.split("\n") for line in _wrap(part, 100)]
+    lines = [*lines[:12], "..."] if len(lines) > 12 else lines
+    return lines if answer is None else [*lines, f"(answer: {answer})"]
+
+
+def _draw_completion(axes: Axes, x: float, y: float, runs: Sequence[Run], record: Record) -> None:
+    """Draws a completion with its upper left corner at (x, y): verdict, then the coloured text."""
+    from matplotlib.patches import Rectangle
+
+    word, ink = _VERDICTS[record.get("correct")]
+    _write(axes, x, y, f"{word}, {_facts(record)}", color=ink)
+    for run in runs:
+        corner = (x + run.column, y + 1.2 + run.line)
+        shade = colour(run.log_prob)
+        axes.add_patch(Rectangle(corner, len(run.text), 1, color=shade, linewidth=0))
+        _write(axes, *corner, run.text)
+
+
+def _write(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
+    """Writes a line of text whose upper left corner is (x, y)."""
+    axes.text(
+        x,
+        y + 0.5,
+        text,
+        size=_FONT_SIZE,
+        va="center_baseline",
+        family="monospace",
+        parse_math=False,
+        **style,
+    )
+
+
+def _laid_out(shown: Sequence[Token], width: int, max_lines: int) -> list[Run]:
+    """Returns the tokens as runs of characters, wrapped at `width`, at least one run."""
+    runs: list[Run] = []
+    line, column = 0, 0
+    for token in shown:
         for number, part in enumerate(token.text.split("\n")):
             if number:
-                line, place = line + 1, 0
+                line, column = line + 1, 0
             while part or (not number and not token.text):
-                if place == width:
-                    line, place = line + 1, 0
-                taken, part = part[: width - place], part[width - place :]
+                if column == width:
+                    line, column = line + 1, 0
+                head, part = part[: width - column], part[width - column :]
                 if line >= max_lines:
-                    return [*runs, (line, 0, "...", 0.0)]
-                if not taken:
+                    return [*runs, Run(line, 0, "...", 0.0)]
+                if not head:
                     break
-                runs.append((line, place, taken.replace("\t", " "), token.log_prob))
-                place += len(taken)
-    return runs or [(0, 0, "(nothing)", 0.0)]
+                runs.append(Run(line, column, head.replace("\t", " "), token.log_prob))
+                column += len(head)
+    return runs or [Run(0, 0, "(nothing)", 0.0)]
 
 
 def _wrap(text: str, width: int) -> list[str]:
+    """Returns the text in pieces of `width` characters, at least one piece."""
     return [text[i : i + width] for i in range(0, max(1, len(text)), width)]
-
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Completions side by side</title>
-<style>
-:root {{ color-scheme: light; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 0 1rem 3rem; color: #1a1a1a;
-  background: #fff; overflow-wrap: anywhere; }}
-main {{ display: grid; grid-template-columns: repeat({count}, minmax(0, 1fr)); gap: 1rem; }}
-@media (max-width: 60rem) {{ main {{ grid-template-columns: minmax(0, 1fr); }} }}
-h2 {{ font-size: 1.05rem; margin: .5rem 0; border-bottom: 2px solid #888; }}
-pre {{ font: .8rem/1.6 ui-monospace, monospace; white-space: pre-wrap; margin: .2rem 0 1rem; }}
-.asked {{ background: #f5f5f5; padding: .6rem; }}
-.head {{ margin: 0; font-size: .85rem; }}
-.small {{ font-size: .85rem; color: #444; }}
-</style>
-</head>
-<body>
-<h1 style="font-size:1.3rem">Completions side by side</h1>
-<pre class=asked>{prompt}</pre>
-{answer}
-<p class=small>Colour: the model's own probability of each token, {legend} or less. Point at a
-token for its value.</p>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""

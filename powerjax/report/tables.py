@@ -1,6 +1,6 @@
 """Results as tables (rows of cells, the head first), and tables as text, CSV, LaTeX and Markdown.
 
-Accuracies are in percent, self-rewards in nats per token, costs in forward tokens a completion.
+Accuracies are in percent, self-rewards in nats per token, costs in forward tokens per completion.
 """
 
 import csv as csv_format
@@ -40,7 +40,7 @@ _LATEX = {
 
 
 def main(results: Sequence[Result]) -> Cells:
-    """All figures of each row. Columns in which no row has anything to say are left out."""
+    """Returns all numbers of each result. A column that is known for no row is left out."""
     n = {result.summary.num_passes for result in results}
     best = f"Bo{n.pop()}" if len(n) == 1 else "BoN"
     ks = sorted({k for result in results for k in result.summary.pass_at} - {1})
@@ -72,41 +72,40 @@ def main(results: Sequence[Result]) -> Cells:
                 f"{100 * s.finished:.0f} %",
             ]
         )
-    kept = [i for i in range(len(head)) if any(row[i] != "-" for row in rows[1:])]
-    return [[row[i] for i in kept] for row in rows]
+    known = [i for i in range(len(head)) if any(row[i] != "-" for row in rows[1:])]
+    return [[row[i] for i in known] for row in rows]
 
 
 def costs(results: Sequence[Result]) -> Cells | None:
-    """Accuracy at equal cost: for the price of one completion of a row, Best-of-n of every row.
+    """Returns accuracy at equal cost: what Best-of-n of each row gives for the prices of others.
 
-    Prices are those of the rows that make moves, or of all where none does; of prices within 5 % of
-    each other the largest stands for all. n is the largest the price allows and the records have.
-    None where accuracies or prices are not known.
+    A price is what one completion of a row costs. The columns are the prices of the rows that make
+    moves, or of all rows if none does. Of prices within 5 % of each other only the largest is a
+    column. n is the largest that the price allows and for which there are completions.
+
+    Returns None where accuracies or prices of fewer than two rows are known.
     """
-    results = [r for r in results if r.summary.accuracy and r.summary.forward_tokens]
-    if len(results) < 2:
+    prices = [(r, r.summary.forward_tokens) for r in results if r.summary.accuracy]
+    priced_rows = [(result, price) for result, price in prices if price]
+    if len(priced_rows) < 2:
         return None
-    dear = [r for r in results if r.summary.acceptance_rate is not None] or results
-    prices = []
-    for price in sorted((result.summary.forward_tokens for result in dear), reverse=True):
-        if not prices or price < prices[-1] / 1.05:
-            prices.append(price)
-    prices.reverse()
-    rows = [["model", "sampler", "one costs", *(f"for {price:.0f}" for price in prices)]]
-    for result in results:
-        priced = evaluation.best_of(result.records)
-        cells = [evaluation.within(priced, price) for price in prices]
-        rows.append(
-            [
-                *(result.model, result.sampler, f"{result.summary.forward_tokens:.1f}"),
-                *("-" if p is None else f"{_percent(p.accuracy)} (n={p.n})" for p in cells),
-            ]
-        )
+    moving = [pair for pair in priced_rows if pair[0].summary.acceptance_rate is not None]
+    columns: list[float] = []
+    for price in sorted((price for _, price in moving or priced_rows), reverse=True):
+        if not columns or price < columns[-1] / 1.05:
+            columns.append(price)
+    columns.reverse()
+    rows = [["model", "sampler", "one costs", *(f"for {price:.0f}" for price in columns)]]
+    for result, own_price in priced_rows:
+        best_of = evaluation.best_of(result.records)
+        bought = [evaluation.within(best_of, price) for price in columns]
+        cells = ["-" if p is None else f"{_percent(p.accuracy)} (n={p.n})" for p in bought]
+        rows.append([result.model, result.sampler, f"{own_price:.1f}", *cells])
     return rows
 
 
 def by_stage(results: Sequence[Result]) -> Cells | None:
-    """The share of moves accepted in each stage; None where no row knows it."""
+    """Returns the share of moves accepted in each stage; None if it is known for no row."""
     results = [result for result in results if result.stages]
     if not results:
         return None
@@ -119,7 +118,7 @@ def by_stage(results: Sequence[Result]) -> Cells | None:
 
 
 def disagreements(results: Sequence[Result]) -> Cells | None:
-    """How often the rules of a grader differ, row by row; None where there is one rule only."""
+    """Returns how often a grader's two rules differ, row by row; None if it has one rule only."""
     names = next((list(rules(r)) for result in results for r in result.records if rules(r)), [])
     if len(names) < 2:
         return None
@@ -127,33 +126,33 @@ def disagreements(results: Sequence[Result]) -> Cells | None:
     head = ["model", "sampler", "graded", "both right", f"{a} alone", f"{b} alone", "out of time"]
     table = [head]
     for result in results:
-        graded = [(found, r["grade_detail"]) for r in result.records if (found := rules(r))]
-        pairs = [(found.get(a), found.get(b)) for found, _ in graded]
+        graded = [(verdicts, r["grade_detail"]) for r in result.records if (verdicts := rules(r))]
+        pairs = [(verdicts.get(a), verdicts.get(b)) for verdicts, _ in graded]
         counts = [
             len(pairs),
             *(pairs.count(pair) for pair in ((True, True), (True, False), (False, True))),
-            sum(None in found.values() or bool(d.get("timed_out")) for found, d in graded),
+            sum(None in v.values() or bool(detail.get("timed_out")) for v, detail in graded),
         ]
         table.append([result.model, result.sampler, *map(str, counts)])
     return table
 
 
 def rules(record: Record) -> dict[str, bool | None]:
-    """The verdict of each rule of the grader by name, None for "out of time"."""
+    """Returns rule of the grader -> its verdict; None stands for "out of time"."""
     detail = record.get("grade_detail") or {}
     return {name: v for name, v in detail.items() if v is None or isinstance(v, bool)}
 
 
 def num_unsafe(records: Sequence[Record]) -> int:
-    """How many of them are programs that ran with resource limits alone (`tasks.sandbox`)."""
+    """Returns how many records are programs that ran with resource limits alone."""
     details = (record.get("grade_detail") or {} for record in records)
     return sum(detail.get("isolation") == sandbox.RLIMITS for detail in details)
 
 
 def several_boxes(records: Sequence[Record]) -> str | None:
-    """What to say of completions whose last sentence has several boxes; None where there are none.
+    """Returns a note on completions whose last sentence has several boxes; None if there are none.
 
-    The grader compares the last box alone, under either rule.
+    The grader compares only the last box, under either rule.
     """
     details = [record.get("grade_detail") or {} for record in records]
     count = sum(detail.get("boxes", 1) > 1 for detail in details)
@@ -166,7 +165,7 @@ def several_boxes(records: Sequence[Record]) -> str | None:
 
 
 def plain(rows: Cells) -> str:
-    """The table in columns for a terminal."""
+    """Returns the table in columns for a terminal."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
@@ -179,14 +178,14 @@ def plain(rows: Cells) -> str:
 
 
 def csv(rows: Cells) -> str:
-    """The table as CSV; cells as they stand."""
+    """Returns the table as CSV; cells as they stand."""
     text = io.StringIO()
     csv_format.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
 def latex(rows: Cells) -> str:
-    """The table as a LaTeX tabular (package booktabs)."""
+    """Returns the table as a LaTeX tabular (package booktabs)."""
     columns = "ll" + "r" * (len(rows[0]) - 2)
     lines = [" & ".join(map(_latex, row)) + r" \\" for row in rows]
     body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:]]
@@ -194,9 +193,11 @@ def latex(rows: Cells) -> str:
 
 
 def _latex(cell: str) -> str:
+    """Returns a cell with LaTeX's special characters escaped, and minus signs as such."""
     text = "".join(_LATEX.get(sign, sign) for sign in cell)
     return re.sub(r"(?<![\w.])-(?=\d)", "$-$", text)
 
 
 def _percent(estimate: evaluation.Estimate | None) -> str:
+    """Returns the mean in percent; a dash for None."""
     return "-" if estimate is None else f"{100 * estimate.mean:.1f}"

@@ -1,234 +1,39 @@
 """Three roads to pi_alpha on one enumerable model: sampling, self-reward RL, self-distillation.
 
-Every curve is the total-variation distance of a law over completions to the enumerated target.
-Lines are exact laws (transition matrices, the exact law of importance resampling); marks are what
-was measured with `powerjax.sample.mh` itself.
+`measure` draws and computes the curves of all of them (`roads`); `table` and `lessons` put their
+numbers into words, `bridge_figure` draws them. Exact curves are of exact laws (transition matrices,
+the exact law of importance resampling); the others are what `powerjax.sample.mh` or a training run
+gave.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from powerjax.sample import mh
-from powerjax.theory import laws, learning, sis, transitions
 from powerjax.theory.exact import TabularModel
+from powerjax.theory.roads import (
+    TEACHER_STEPS,
+    Curve,
+    distillation_curves,
+    rl_curves,
+    sampling_curves,
+)
 
 ALPHA = 4.0
 NUM_STEPS = 96
 NUM_CHAINS = 40_000
-PARTICLES = tuple(int(n) for n in np.unique(np.round(np.geomspace(1, 300, 20))))
-SAMPLE_SIZES = tuple(int(n) for n in np.round(np.geomspace(10, 1e6, 16)))
 TRAINING_STEPS = 1000
-BATCH_SIZES = (16, 256)
-TEACHER_STEPS = 16
-
-
-class Curve(NamedTuple):
-    """One line of the figure: distance to pi_alpha against what it costs."""
-
-    road: str
-    """"sampling", "rl" or "distillation"."""
-    method: str
-    is_exact: bool
-    """The law is exact; otherwise it was estimated from draws."""
-    steps: np.ndarray
-    """MH steps, particles, gradient steps or training completions."""
-    tokens_per_completion: np.ndarray
-    """Tokens drawn for each finished completion (sampling); nan elsewhere."""
-    completions_drawn: np.ndarray
-    """Completions drawn in training (rl, distillation); nan elsewhere."""
-    distance: np.ndarray
 
 
 def example_model() -> TabularModel:
-    """Three letters and EOS, at most five tokens, N(0, 1.5^2) logits: 364 completions.
+    """Returns a model of three letters and EOS, at most five tokens long, with 364 completions.
 
-    Seed 1 of the first few was chosen to show all roads on one scale: temperature sampling is
-    far from pi_alpha, and the chain mixes within the steps drawn. On other seeds the floor lies
-    anywhere between 0.01 and 0.95, and a chain may need many more steps.
+    The logits are N(0, 1.5^2). Seed 1 was chosen among the first few to show all roads on one
+    scale: temperature sampling is far from pi_alpha, and the chain mixes within the moves drawn.
+    On other seeds the distance of temperature sampling lies anywhere between 0.01 and 0.95, and a
+    chain may need many more moves.
     """
     return TabularModel.random(np.random.default_rng(1), 4, 5, eos=True, scale=1.5)
-
-
-def run_chains(
-    model: TabularModel,
-    alpha: float,
-    num_steps: int,
-    num_chains: int,
-    kernel: mh.Kernel = "exact",
-    seed: int = 0,
-    temperature: float | None = None,
-) -> np.ndarray:
-    """`mh.advance` vmapped over chains of one stage: each chain's string after 0..num_steps moves.
-
-    Returns int [num_steps+1, num_chains, T+1]: tokens, -1 after the end, then the length.
-    """
-    if not model.eos:
-        raise ValueError("the sampler's chain needs a model with EOS")
-    length, live = model.length, model.num_live
-    logits = jnp.asarray(learning.stacked_logits(model), jnp.float32)
-    offsets = jnp.asarray(learning.row_offsets(model), jnp.int32)
-    config = mh.settings(
-        alpha,
-        temperature,
-        block_size=length,
-        num_mcmc_steps=num_steps,
-        max_new_tokens=length,
-        stop_ids=(model.vocab_size - 1,),
-        stop="horizon",
-        kernel=kernel,
-    )
-
-    def one_token(chain, draws, trace):
-        index = jnp.arange(length)
-        working = jnp.where(index < chain.cut, chain.state.tokens, chain.proposal.tokens)
-        before = index < chain.position
-        place = jnp.where(before, live ** jnp.maximum(chain.position - 1 - index, 0), 0)
-        row = offsets[chain.position] + jnp.sum(place * working)
-        step = chain.step
-        chain, info = mh.advance(chain, logits[row], draws, config)
-        ended = jnp.where(index < chain.length, chain.state.tokens, -1)
-        entry = jnp.concatenate([ended, chain.length[None]]).astype(jnp.int8)
-        return chain, trace.at[step].set(jnp.where(info.finished, entry, trace[step]))
-
-    def body(carry):
-        chains, traces, key = carry
-        key, *keys = jax.random.split(key, 4)
-        draws = mh.Draws(
-            token=jax.random.uniform(keys[0], (num_chains, 2)),
-            cut=jax.random.bits(keys[1], (num_chains,), jnp.uint32),
-            log_u=jnp.log1p(-jax.random.uniform(keys[2], (num_chains,))),
-        )
-        return *jax.vmap(one_token)(chains, draws, traces), key
-
-    @jax.jit
-    def run(key):
-        chains = jax.vmap(lambda _: mh.init(config))(jnp.arange(num_chains))
-        traces = jnp.zeros((num_chains, num_steps + 1, length + 1), jnp.int8)
-        carry = (chains, traces, key)
-        return jax.lax.while_loop(lambda c: ~jnp.all(c[0].done), body, carry)[1]
-
-    return np.moveaxis(np.asarray(run(jax.random.key(seed))), 1, 0).astype(int)
-
-
-def string_index(model: TabularModel, strings: np.ndarray) -> np.ndarray:
-    """Which of `transitions.strings` each of the strings [.., chains, T+1] is."""
-    known = transitions.strings(model)
-    base = model.vocab_size + 1
-    digits = base ** np.arange(model.length)
-    codes = (known.tokens + 1) @ digits
-    order = np.argsort(codes)
-    found = np.searchsorted(codes[order], (strings[..., :-1] + 1) @ digits)
-    return order[found]
-
-
-def empirical_laws(model: TabularModel, strings: np.ndarray) -> np.ndarray:
-    """Frequencies [.., Y+U] over `transitions.strings` of the strings [.., chains, T+1]."""
-    index = string_index(model, strings)
-    num_strings = len(transitions.strings(model).lengths)
-    counts = [np.bincount(row, minlength=num_strings) for row in index.reshape(-1, index.shape[-1])]
-    return np.array(counts).reshape(*index.shape[:-1], -1) / index.shape[-1]
-
-
-def mean_length(model: TabularModel, policy: TabularModel) -> float:
-    """Expected tokens of one completion drawn from a policy, EOS counted."""
-    return float(np.exp(policy.log_joint()) @ model.completions()[1])
-
-
-def sampling_curves(
-    model: TabularModel, alpha: float, num_steps: int, num_chains: int, seed: int = 0
-) -> list[Curve]:
-    """Road (a): Metropolis-Hastings, token temperature, importance resampling."""
-    log_target = laws.power(model.log_joint(), alpha)
-    proposal = model.tempered(alpha)
-    start, tokens_at_start = np.exp(proposal.log_joint()), mean_length(model, proposal)
-    curves = []
-    checkpoints = np.unique(np.round(np.geomspace(1, num_steps + 1, 14)).astype(int)) - 1
-    for name, rule in (("MH, exact kernel", "exact"), ("MH, published rule", "karan2026")):
-        step = transitions.kernel(model, proposal, alpha, rule)
-        chain_laws, tokens = transitions.laws_of_chain(step, start, num_steps)
-        tokens = tokens + tokens_at_start
-        steps = np.arange(num_steps + 1)
-        none = np.full(num_steps + 1, np.nan)
-        exact = transitions.distance_to(log_target, chain_laws)
-        curves.append(Curve("sampling", name, True, steps, tokens, none, exact))
-        strings = run_chains(model, alpha, num_steps, num_chains, rule, seed)[checkpoints]
-        seen = transitions.distance_to(log_target, empirical_laws(model, strings))
-        at = checkpoints
-        curves.append(Curve("sampling", name, False, at, tokens[at], none[at], seen))
-    policies = {"base": model, "temperature": proposal, "oracle": model.powered(alpha)}
-    particles = np.array(PARTICLES)
-    none = np.full(len(particles), np.nan)
-    for name, policy in policies.items():
-        log_q = policy.log_joint()
-        seen = [
-            laws.total_variation(sis.resampled_law(log_target, log_q, n), log_target)
-            for n in PARTICLES
-        ]
-        tokens = particles * mean_length(model, policy)
-        curves.append(
-            Curve(
-                "sampling", f"SIS, {name} proposal", True, particles, tokens, none, np.array(seen)
-            )
-        )
-    floor = laws.total_variation(proposal.log_joint(), log_target)
-    one = np.array([1])
-    tokens = np.array([tokens_at_start])
-    curves.append(Curve("sampling", "token temperature", True, one, tokens, none[:1], floor[None]))
-    return curves
-
-
-def rl_curves(model: TabularModel, alpha: float, num_steps: int, seed: int = 0) -> list[Curve]:
-    """Road (b): self-reward KL-regularised RL at beta = 1/(alpha - 1) (Cor. 1)."""
-    if alpha <= 1:
-        raise ValueError(f"the RL road needs alpha > 1 (beta = 1/(alpha - 1)), got {alpha:g}")
-    beta = 1 / (alpha - 1)
-    log_target = laws.power(model.log_joint(), alpha)
-    steps = np.arange(num_steps + 1)
-    none = np.full(num_steps + 1, np.nan)
-    policies = learning.gradient_ascent(model, beta, num_steps, 0.1)
-    distance = laws.total_variation(policies, log_target)
-    curves = [Curve("rl", "exact gradient of Eq. 11", True, steps, none, none, distance)]
-    for batch in BATCH_SIZES:
-        policies = learning.reinforce(model, beta, num_steps, batch, 0.1, seed)
-        distance = laws.total_variation(policies, log_target)
-        name = f"REINFORCE, {batch} completions a step"
-        curves.append(Curve("rl", name, False, steps, none, steps * batch, distance))
-    return curves
-
-
-def distillation_curves(
-    model: TabularModel, alpha: float, num_chains: int, seed: int = 0
-) -> list[Curve]:
-    """Road (c): maximum likelihood on n completions of pi_alpha, and of short `mh` chains."""
-    log_target = laws.power(model.log_joint(), alpha)
-    proposal = model.tempered(alpha)
-    step = transitions.kernel(model, proposal, alpha)
-    path, _ = transitions.laws_of_chain(step, np.exp(proposal.log_joint()), TEACHER_STEPS)
-    short = laws.log_of(np.maximum(path[-1][: model.num_completions], 0))
-    teachers = {
-        "MLE on exact samples": log_target,
-        f"MLE on MH samples, {TEACHER_STEPS} steps": short,
-    }
-    rng = np.random.default_rng(seed)
-    strings = run_chains(model, alpha, TEACHER_STEPS, num_chains, seed=seed)[-1]
-    pools = [laws.draw(rng, log_target, SAMPLE_SIZES[-1]), string_index(model, strings)]
-    curves = []
-    for (name, log_teacher), pool in zip(teachers.items(), pools, strict=True):
-        mean = [learning.expected_distance(log_target, log_teacher, n) for n in SAMPLE_SIZES]
-        sizes = np.array(SAMPLE_SIZES)
-        none = np.full(len(sizes), np.nan)
-        curves.append(Curve("distillation", name, True, sizes, none, sizes, np.array(mean)))
-        sizes = sizes[sizes <= len(pool)]
-        fits = [learning.distil(model, rng.choice(pool, n, replace=False)) for n in sizes]
-        seen = np.array([laws.total_variation(fit.log_joint(), log_target) for fit in fits])
-        none = none[: len(sizes)]
-        curves.append(Curve("distillation", name, False, sizes, none, sizes, seen))
-    return curves
 
 
 def measure(
@@ -239,7 +44,14 @@ def measure(
     training_steps: int = TRAINING_STEPS,
     seed: int = 0,
 ) -> list[Curve]:
-    """All three roads to pi_alpha on one model."""
+    """Returns the curves of all three roads to pi_alpha on one model.
+
+    Args:
+      model: any model with EOS; None means `example_model()`.
+      num_steps: Metropolis-Hastings moves of each chain.
+      num_chains: chains of `mh` whose frequencies are measured.
+      training_steps: gradient steps of RL.
+    """
     model = example_model() if model is None else model
     return [
         *sampling_curves(model, alpha, num_steps, num_chains, seed),
@@ -249,7 +61,7 @@ def measure(
 
 
 def find(curves: list[Curve], method: str, is_exact: bool = True) -> Curve:
-    """The curve whose method begins so."""
+    """Returns the first curve whose method begins with `method`. Raises ValueError if none does."""
     for curve in curves:
         if curve.method.startswith(method) and curve.is_exact == is_exact:
             return curve
@@ -257,7 +69,7 @@ def find(curves: list[Curve], method: str, is_exact: bool = True) -> Curve:
 
 
 def lessons(curves: list[Curve]) -> str:
-    """What the figure teaches, in three sentences, from its own numbers."""
+    """Returns what the figure teaches: a sentence for each road, with the figure's own numbers."""
     exact, published = find(curves, "MH, exact"), find(curves, "MH, published")
     floor = float(find(curves, "token temperature").distance[0])
     below = exact.distance < floor / 10
@@ -286,7 +98,7 @@ def lessons(curves: list[Curve]) -> str:
 
 
 def table(curves: list[Curve]) -> str:
-    """The end of every curve, one a line; the CSV holds the whole."""
+    """Returns the last point of every curve, one line per curve. The CSV holds all points."""
     head = f"{'road':<13} {'method':<35} {'law':<9} {'steps':>9} {'cost':>24} {'TV':>8}"
     lines = [head, "-" * len(head)]
     for curve in curves:

@@ -1,6 +1,8 @@
-"""Every result checked over random models, shapes and exponents: what was checked, and how it went.
+"""Every proposition and equation, checked over random models, shapes and exponents.
 
-Each function takes the exponents and returns one `Check`. Models are drawn from a fixed seed.
+Each function takes the exponents and returns one `Check`. Models are drawn from a fixed seed. An
+identity is compared in cells (entries of its two sides); an inequality or a Monte-Carlo estimate is
+tried in cells of its own (settings of the experiment).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from powerjax.theory.exact import TabularModel
 
 TOLERANCE = 1e-10
 SHAPES = ((3, 4, True, 0.0), (4, 3, False, 0.0), (2, 8, True, 0.0), (5, 4, True, 0.2))
-"""Vocabulary, length, EOS, share of tokens of probability zero."""
+"""The shapes of the random models: vocabulary, length, EOS, share of tokens of probability zero."""
 MODELS_PER_SHAPE = 5
 
 PROP3_DELTA = 0.5
@@ -27,21 +29,24 @@ PROP3_DATA_SETS = 400
 
 
 class Check(NamedTuple):
-    """One line of the launcher's report."""
+    """What was checked, and the outcome: one line of the launcher's report."""
 
     name: str
     what: str
     cells: int
+    """How many cells were compared; 0 where no exponent allows a comparison."""
     worst: str
+    """The worst cell, in words."""
     passed: bool
 
     def line(self) -> str:
+        """Returns the line that the launcher prints."""
         verdict = ("pass" if self.cells else "skip") if self.passed else "FAIL"
         return f"{verdict}  {self.name:<9} {self.what}: {self.cells:,} cells, {self.worst}"
 
 
 def random_models(seed: int = 0) -> list[TabularModel]:
-    """Models of several shapes and sharpnesses."""
+    """Returns MODELS_PER_SHAPE models of each of SHAPES, of various sharpness."""
     rng = np.random.default_rng(seed)
     return [
         TabularModel.random(rng, vocab, length, eos, scale=rng.uniform(0.5, 4), zeros=zeros)
@@ -51,23 +56,24 @@ def random_models(seed: int = 0) -> list[TabularModel]:
 
 
 def other_policy(model: TabularModel, rng: np.random.Generator) -> TabularModel:
-    """A random policy of the same shape, every token of positive probability."""
+    """Returns a random policy of the model's shape; every token has positive probability."""
     return TabularModel.random(rng, model.vocab_size, model.length, model.eos, scale=1.5)
 
 
 def _identity(
     name: str, what: str, sides: Iterable[props.Sides | props.PairSides], also: bool = True
 ) -> Check:
+    """Returns the check that all sides agree within TOLERANCE, and that `also` holds."""
     cells, worst = 0, 0.0
     for side in sides:
         cells += np.size(side.left)
         worst = max(worst, side.deviation)
-    told = f"worst deviation {worst:.1e}" if cells else "none of the exponents is above 1"
-    return Check(name, what, cells, told, worst <= TOLERANCE and also)
+    outcome = f"worst deviation {worst:.1e}" if cells else "none of the exponents is above 1"
+    return Check(name, what, cells, outcome, worst <= TOLERANCE and also)
 
 
 def definitions(alphas: Sequence[float]) -> Check:
-    """Eq. 6 and Eq. 8."""
+    """Checks Eq. 6 and Eq. 8."""
     models = random_models()
     what = "Eq. 6, 8: conditionals of pi_alpha and prefix totals, recursion against enumeration"
     sides = [f(model, alpha) for model in models for alpha in alphas for f in _DEFINITIONS]
@@ -78,7 +84,7 @@ _DEFINITIONS = (props.next_token_conditionals, props.prefix_totals)
 
 
 def prop1(alphas: Sequence[float]) -> Check:
-    """Proposition 1 on the random models and on the synthetic one."""
+    """Checks Proposition 1 (Eq. 7) on the random models and on the synthetic one."""
     sides = [props.prop1_log_odds(model, a) for model in random_models() for a in alphas]
     sides += [props.prop1_log_odds(zipf.model(), a, depth=0) for a in alphas]
     what = "Eq. 7: log odds of power over temperature, every pair after every prefix"
@@ -86,7 +92,7 @@ def prop1(alphas: Sequence[float]) -> Check:
 
 
 def prop2(alphas: Sequence[float]) -> Check:
-    """Proposition 2: mean, variance, minimiser, product."""
+    """Checks Proposition 2 (Eq. 9, 10, 23): mean, variance, minimiser and product of the W_t."""
     rng = np.random.default_rng(2)
     sides: list[props.Sides] = []
     least = True
@@ -102,7 +108,7 @@ def prop2(alphas: Sequence[float]) -> Check:
 
 
 class Prop3Cell(NamedTuple):
-    """One (alpha, n) of Proposition 3's experiment."""
+    """Proposition 3's experiment at one exponent and one number of completions, n."""
 
     alpha: float
     n: int
@@ -110,7 +116,11 @@ class Prop3Cell(NamedTuple):
 
 
 def prop3_cells(alphas: Sequence[float], seed: int = 3) -> list[Prop3Cell]:
-    """Power self-distillation over n and alpha, and along a path on which both grow."""
+    """Repeats power self-distillation for every n of PROP3_SIZES and every exponent.
+
+    The exponents of PROP3_LIMIT are added to `alphas`. `seed` fixes the base models, the policy
+    classes and the data sets.
+    """
     rng = np.random.default_rng(seed)
     prompts = [TabularModel.random(rng, 3, 3, True, scale=1.5) for _ in range(8)]
     log_p = np.stack([model.log_joint() for model in prompts])
@@ -133,17 +143,21 @@ def prop3_cells(alphas: Sequence[float], seed: int = 3) -> list[Prop3Cell]:
 
 
 PROP3_LIMIT = (2.0, 4.0, 8.0, 16.0, 32.0)
-"""Exponents of the limit n, alpha -> inf: the k-th goes with the k-th largest n."""
+"""Exponents of the limit n, alpha -> inf. The k-th largest goes with the k-th largest n."""
 
 
 def prop3(alphas: Sequence[float]) -> Check:
-    """Proposition 3 and Lemma 1: inequalities, so the worst cell is the largest failure rate."""
+    """Checks Proposition 3 (Eq. 17) and Lemma 1, which are inequalities that may fail at rate rho.
+
+    The worst cell is the one of largest failure rate. Along the limit the bound must vanish, and
+    what it bounds with it.
+    """
     cells = prop3_cells(alphas)
     telling = sum(cell.fits.bound < 1 for cell in cells)
     rates = [max(c.fits.failure_rate, c.fits.hellinger_failure_rate) for c in cells]
     path = [
-        next(c.fits for c in cells if (c.alpha, c.n) == at)
-        for at in zip(PROP3_LIMIT, PROP3_SIZES[-len(PROP3_LIMIT) :], strict=True)
+        next(c.fits for c in cells if (c.alpha, c.n) == setting)
+        for setting in zip(PROP3_LIMIT, PROP3_SIZES[-len(PROP3_LIMIT) :], strict=True)
     ]
     bounds = [fits.bound for fits in path]
     shrinks = bounds == sorted(bounds, reverse=True) and bounds[-1] < 0.01
@@ -159,7 +173,7 @@ def prop3(alphas: Sequence[float]) -> Check:
 
 
 def prop4(alphas: Sequence[float]) -> Check:
-    """Proposition 4: any reward, and the affine case."""
+    """Checks Proposition 4: arbitrary rewards (Eq. 18), and the affine case (Eq. 19)."""
     rng = np.random.default_rng(4)
     sides: list[props.Sides] = []
     rises = True
@@ -179,7 +193,7 @@ PROP5_BETAS = (0.1, 1.0, 5.0)
 
 
 def prop5(alphas: Sequence[float]) -> Check:
-    """Proposition 5: the objective for any reward and policy, and its maximiser."""
+    """Checks Proposition 5 (Eq. 11, 12): the objective of any policy, and its maximiser."""
     rng = np.random.default_rng(5)
     sides: list[props.Sides] = []
     best = True
@@ -188,26 +202,26 @@ def prop5(alphas: Sequence[float]) -> Check:
         for beta in {*PROP5_BETAS, *_betas(alphas)}:
             reward = rng.standard_normal(log_p.shape)
             log_star, log_z = props.regularised_optimum(log_p, reward, beta)
-            for log_q in (other_policy(model, rng).log_joint(), log_p, log_star):
-                side = props.prop5_objective(log_q, log_p, reward, beta)
-                sides.append(side)
-                best &= bool(side.left <= beta * log_z + TOLERANCE)
+            policies = other_policy(model, rng).log_joint(), log_p, log_star
+            objectives = [props.prop5_objective(q, log_p, reward, beta) for q in policies]
+            best &= all(side.left <= beta * log_z + TOLERANCE for side in objectives)
+            sides += objectives
     what = "Eq. 11, 12: J_beta(q) = -beta KL(q || pi*) + beta log Z_r, never above its maximum"
     return _identity("prop5", what, sides, best)
 
 
 def cor1(alphas: Sequence[float]) -> Check:
-    """Corollary 1."""
+    """Checks Corollary 1 (Eq. 13)."""
     models = random_models()
     sides = [props.cor1_optimum(model.log_joint(), b) for model in models for b in _betas(alphas)]
     return _identity("cor1", "Eq. 13: pi*_beta with r_self is pi_alpha, alpha = 1 + 1/beta", sides)
 
 
 def kl_forms(alphas: Sequence[float]) -> Check:
-    """Eq. 14 to 16."""
-    rng = np.random.default_rng(6)
-    sides: list[props.Sides] = []
-    least = True
+    """Checks Eq. 14 to 16."""
+    stationary = random_models()[::MODELS_PER_SHAPE]
+    sides = [props.eq16_stationary(model, alpha) for model in stationary for alpha in alphas]
+    rng, least = np.random.default_rng(6), True
     for model in random_models():
         log_p = model.log_joint()
         log_q = other_policy(model, rng).log_joint()
@@ -217,28 +231,26 @@ def kl_forms(alphas: Sequence[float]) -> Check:
         forward = [props.eq15_forward_kl(log_q, log_p, alpha) for alpha in alphas]
         least &= all((side.left > 0).all() for side in forward)
         sides += forward
-    for model in random_models()[::MODELS_PER_SHAPE]:
-        sides += [props.eq16_stationary(model, alpha) for alpha in alphas]
     what = "Eq. 14 to 16: reverse and forward KL; the NLL's gradient vanishes at pi_alpha"
     return _identity("eq14-16", what, sides, least)
 
 
 def _betas(alphas: Sequence[float]) -> list[float]:
-    """beta = 1/(alpha - 1), where alpha > 1."""
+    """Returns beta = 1/(alpha - 1) (Cor. 1) of the exponents above 1."""
     return [1 / (alpha - 1) for alpha in alphas if alpha > 1]
 
 
 ESS_SIZES = (10**4, 10**6, 10**8, 10**9)
 ESS_REPLICATES = 400
 ESS_SETTLED = 0.05
-"""The delta method is asked for where it predicts a relative spread below this."""
+"""The delta method is compared only where it predicts a relative spread below this."""
 
 
 def ess(alphas: Sequence[float]) -> Check:
-    """Monte-Carlo ESS/N of the synthetic model: to the exact value, at the rate N^-1/2.
+    """Checks that Monte-Carlo ESS/N of the synthetic model nears the exact value as N^-1/2.
 
-    Both figures are in the unit that chance sets: the mean's error in its standard errors, and the
-    spread over what the delta method predicts at each N.
+    At each N the error of the mean is measured in its standard errors, and the spread in units of
+    what the delta method predicts.
     """
     rng = np.random.default_rng(7)
     off, spreads = [], []

@@ -1,13 +1,20 @@
-"""How the theory figures look and are kept: palette, style, panels, PNG and CSV."""
+"""How the theory figures look and are written: palette, style, panels, PNG and CSV.
+
+The colours are Okabe and Ito's, which colour-blind readers can tell apart.
+"""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK = (
     "#000000",
@@ -19,7 +26,7 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK = (
     "#D55E00",
     "#CC79A7",
 )
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -35,19 +42,24 @@ STYLE = {
     "savefig.dpi": 220,
 }
 WIDTH = 7.0
-"""Inches; text is 7 to 8 points at this width."""
+"""The width of a figure in inches. Text is 7 to 8 points at this width."""
 
-Tables = dict[str, dict[str, Sequence]]
+Table = dict[str, Sequence | np.ndarray]
+"""Name of a column -> its values."""
 
 
 class Drawing(NamedTuple):
-    figure: object
-    """A matplotlib Figure."""
-    tables: Tables
+    """A figure, and the numbers behind it."""
+
+    figure: Figure
+    tables: dict[str, Table]
+    """End of the CSV's name -> table; "" for the CSV that is named as the figure is."""
 
 
-def panels(title: str, columns: int, height: float = 2.6, **kwargs):
-    """A figure of `columns` panels lettered (a), (b), .. by `name_axes`."""
+def panels(
+    title: str, columns: int, height: float = 2.6, **kwargs: Any
+) -> tuple[Figure, np.ndarray]:
+    """Returns a figure of `height` inches and its panels, axes [columns]."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -61,14 +73,15 @@ def panels(title: str, columns: int, height: float = 2.6, **kwargs):
     return figure, np.atleast_1d(axes)
 
 
-def name_axes(axis, letter: str, title: str, x: str, y: str) -> None:
+def name_axes(axis: Axes, letter: str, title: str, x: str, y: str) -> None:
+    """Writes a panel's title, "(letter) title", and the labels of its axes."""
     axis.set_title(f"({letter}) {title}", loc="left")
     axis.set_xlabel(x)
     axis.set_ylabel(y)
 
 
 def save(drawing: Drawing, folder: Path, name: str) -> list[Path]:
-    """Writes NAME.png and a CSV for each table; returns the paths."""
+    """Writes NAME.png and one CSV for each table, NAME.csv or NAME_TABLE.csv; returns the paths."""
     from matplotlib import pyplot
 
     paths = [folder / f"{name}.png"]

@@ -1,9 +1,13 @@
 """Tabular autoregressive models, small enough that every completion can be written down.
 
-Letters: V vocabulary, T longest completion, A tokens after which a completion goes on (V, or V-1
-where the last token is EOS), Y completions. A live prefix of t tokens is the number whose base-A
-digits are its tokens, so the children of row r in the table of depth t are the rows r*A .. r*A+A-1
-of the next. Completions are ordered by length, then by prefix, then by last token.
+Here are the self-reward of Eq. 1 (`log_joint`), pi_alpha by Eq. 4 and 6 (`powered`), the
+token-temperature law of Eq. 5 (`tempered`) and the prefix totals of Eq. 8 (`log_prefix_totals`).
+
+Letters: V vocabulary, T longest completion, Y completions. A is the number of live tokens, after
+which a completion goes on: V, or V-1 where the last token is EOS. A prefix is live if all its
+tokens are. Prefixes of t tokens are numbered in base A, the first token being the highest digit:
+with A = 3, prefix (2, 1) is row 7 of the table of depth 2, and its continuations are the rows 21,
+22 and 23 of the table of depth 3. Completions are ordered by length, then prefix, then last token.
 """
 
 from __future__ import annotations
@@ -14,57 +18,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from powerjax.theory import laws
-
-MAX_COMPLETIONS = 2**22
-
-
-def count_completions(vocab_size: int, length: int, eos: bool) -> int:
-    """How many completions there are: V^T, or with EOS those that end early and those cut at T."""
-    if not eos:
-        return vocab_size**length
-    live = vocab_size - 1
-    return sum(live**t for t in range(length)) + live**length
-
-
-def check_size(vocab_size: int, length: int, eos: bool) -> None:
-    """Refuses a model that cannot be enumerated, before anything of its size is allocated."""
-    if vocab_size < 1 + eos or length < 1:
-        raise ValueError(
-            f"a model needs a token that goes on and a length >= 1, got vocab_size={vocab_size}, "
-            f"length={length}, eos={eos}"
-        )
-    count = count_completions(vocab_size, length, eos)
-    if count > MAX_COMPLETIONS:
-        raise ValueError(
-            f"a model of vocabulary {vocab_size} and length {length} has {count:,} completions; "
-            f"the limit for enumeration is {MAX_COMPLETIONS:,}: make either smaller"
-        )
-
-
-def sum_along(tables: Sequence[np.ndarray], eos: bool, depth: int = 0) -> np.ndarray:
-    """Sums numbers [A^t, V] along the suffix of each completion: [A^depth, suffixes' number].
-
-    With log-probabilities these are the suffix laws of the live prefixes of `depth` tokens.
-    """
-    vocab_size = tables[0].shape[1]
-    live = vocab_size - eos
-    current, ended = np.zeros((live**depth, 1)), []
-    for t in range(depth, len(tables)):
-        step = current[:, :, None] + tables[t].reshape(live**depth, -1, vocab_size)
-        if t == len(tables) - 1:
-            ended.append(step.reshape(live**depth, -1))
-        elif eos:
-            ended.append(step[:, :, -1])
-        current = step[:, :, :live].reshape(live**depth, -1)
-    return np.concatenate(ended, axis=1) if ended else current
+from powerjax.theory.enumeration import check_size, count_completions, sum_along
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class TabularModel:
-    """The next-token law of every live prefix; a policy, a target and a proposal are all this.
+    """The next-token law of every live prefix: a policy, a target or a proposal.
 
-    log_p[t] is float64 [A^t, V], its rows normalised. With `eos` the last token ends a completion;
-    one that never draws it is cut at T.
+    Attributes:
+      log_p: one table for each depth t = 0..T-1, float64 [A^t, V] of log-probabilities.
+      eos: whether the last token of the vocabulary is EOS, which ends a completion. A completion
+        without EOS is cut at T tokens.
+
+    Raises ValueError for tables of wrong shape, rows that do not sum to 1, and too large a model.
     """
 
     log_p: tuple[np.ndarray, ...]
@@ -88,14 +54,14 @@ class TabularModel:
 
     @classmethod
     def from_probs(cls, tables: Sequence[np.ndarray], eos: bool = False) -> TabularModel:
-        """From probabilities, [A^t, V] for each depth t. Zeros are legal."""
+        """Makes a model of probabilities, [A^t, V] for each depth t. Zeros are legal."""
         if any((np.asarray(table) < 0).any() for table in tables):
             raise ValueError("a next-token table holds a negative probability")
         return cls(tuple(laws.log_of(table) for table in tables), eos)
 
     @classmethod
     def from_logits(cls, tables: Sequence[np.ndarray], eos: bool = False) -> TabularModel:
-        """From logits, [A^t, V] for each depth t; -inf is a token of probability zero."""
+        """Makes a model of logits, [A^t, V] for each depth t; -inf is a probability of zero."""
         return cls(tuple(laws.normalise(np.asarray(t, dtype=np.float64)) for t in tables), eos)
 
     @classmethod
@@ -106,7 +72,7 @@ class TabularModel:
         length: int,
         eos: bool = False,
     ) -> TabularModel:
-        """From any function of a prefix to V logits, asked once for every live prefix."""
+        """Makes a model of a function from a prefix to V logits, called once per live prefix."""
         check_size(vocab_size, length, eos)
         live = range(vocab_size - eos)
         prefixes: list[tuple[int, ...]] = [()]
@@ -126,7 +92,7 @@ class TabularModel:
         scale: float = 1.0,
         zeros: float = 0.0,
     ) -> TabularModel:
-        """Independent N(0, scale^2) logits; each token has probability zero with chance `zeros`."""
+        """Makes a model of N(0, scale^2) logits; a share `zeros` of tokens has probability zero."""
         check_size(vocab_size, length, eos)
         tables = []
         for t in range(length):
@@ -138,10 +104,10 @@ class TabularModel:
 
     @classmethod
     def from_law(cls, log_law: np.ndarray, like: TabularModel) -> TabularModel:
-        """The conditionals of any law [Y] over the completions of `like`, by summing it.
+        """Makes the model whose completions have the log-law [Y], in the shape of `like`.
 
-        This is also the maximum-likelihood fit when the law is empirical (Eq. 16). Rows of prefixes
-        with no mass are free; they are set uniform.
+        If the law is a data set's frequencies, the model is its maximum-likelihood fit (Eq. 16).
+        The next-token law after a prefix without mass is free; it is set uniform.
         """
         tables = []
         for mass in like.sum_by_prefix(log_law)[1:]:
@@ -166,28 +132,31 @@ class TabularModel:
 
     @property
     def num_live(self) -> int:
-        """A: the tokens after which a completion goes on."""
+        """A, the number of tokens after which a completion goes on."""
         return self.vocab_size - self.eos
 
     @property
     def num_completions(self) -> int:
-        """Y."""
+        """Y, the number of completions."""
         return count_completions(self.vocab_size, self.length, self.eos)
 
     def live(self, by_token: np.ndarray) -> np.ndarray:
-        """[A^t, V] per (prefix, token) to [A^(t+1)] per live prefix one token longer."""
+        """Returns the entries [A^(t+1)] of the live tokens of a table [A^t, V].
+
+        A prefix and a live token make a live prefix one token longer, so these are its entries.
+        """
         return by_token[:, : self.num_live].reshape(-1)
 
     def suffix_log_laws(self, depth: int) -> np.ndarray:
-        """log q(z | prefix), [A^depth, completions of what remains]: every suffix law at once."""
+        """Returns log q(z | prefix) of all suffixes z, [A^depth, suffixes per prefix]."""
         return sum_along(self.log_p, self.eos, depth)
 
     def log_joint(self) -> np.ndarray:
-        """log pi(y) for every completion, [Y]: the self-reward of Eq. 1 (a sum over tokens)."""
+        """Returns log pi(y), [Y]: the self-reward of Eq. 1, a sum over the tokens of y."""
         return self.suffix_log_laws(0)[0]
 
     def completions(self) -> tuple[np.ndarray, np.ndarray]:
-        """tokens int [Y, T] (-1 after the end) and lengths int [Y] (EOS counted)."""
+        """Returns tokens, int [Y, T], -1 after the end, and lengths, int [Y], EOS counted."""
         tokens = np.full((self.num_completions, self.length), -1)
         lengths = np.full(self.num_completions, self.length)
         start = 0
@@ -206,7 +175,7 @@ class TabularModel:
         return tokens, lengths
 
     def after(self, prefix: Sequence[int]) -> TabularModel:
-        """The model of the suffix, given a live prefix."""
+        """Returns the model of the suffix after a prefix. Raises ValueError if it is not live."""
         if len(prefix) >= self.length or any(not 0 <= s < self.num_live for s in prefix):
             raise ValueError(
                 f"prefix {tuple(prefix)} is not live: give fewer than {self.length} tokens, each "
@@ -221,10 +190,11 @@ class TabularModel:
             tables.append(table[row * size : (row + 1) * size])
         return TabularModel(tuple(tables), self.eos)
 
-    def sum_by_prefix(self, log_weights: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Sums weights [Y] over completions that share a prefix, in logs.
+    def sum_by_prefix(self, log_mass: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Sums masses, given as logarithms [Y], over the completions that share a prefix.
 
-        Entry 0 is the total [1, 1]; entry t >= 1 is [A^(t-1), V], by prefix and t-th token.
+        Returns T+1 arrays of logarithms. Array 0 is the total, [1, 1]. Array t >= 1 is
+        [A^(t-1), V]: the mass of completions that begin with a prefix of t-1 tokens and token t.
         """
         sums: list[np.ndarray] = []
         stop = self.num_completions
@@ -232,17 +202,17 @@ class TabularModel:
             rows = self.num_live**t
             if not sums:
                 stop -= rows * self.vocab_size
-                sums.append(log_weights[stop:].reshape(rows, self.vocab_size))
+                sums.append(log_mass[stop:].reshape(rows, self.vocab_size))
                 continue
             going_on = laws.log_sum_exp(sums[0]).reshape(rows, self.num_live)
             if self.eos:
-                ended, stop = log_weights[stop - rows : stop], stop - rows
+                ended, stop = log_mass[stop - rows : stop], stop - rows
                 going_on = np.concatenate([going_on, ended[:, None]], axis=1)
             sums.insert(0, going_on)
         return (laws.log_sum_exp(sums[0]).reshape(1, 1), *sums)
 
     def log_suffix_power_sums(self, alpha: float) -> list[np.ndarray]:
-        """log sum_z q(z)^alpha (Eq. 6) over the suffixes of live prefixes, [A^t] for t = 0..T."""
+        """Returns log sum_z q(z)^alpha (Eq. 6), z the suffixes of a prefix, [A^t] for t = 0..T."""
         alpha = laws.check_alpha(alpha)
         sums = [np.zeros(self.num_live**self.length)]
         for table in reversed(self.log_p):
@@ -250,9 +220,9 @@ class TabularModel:
         return sums
 
     def log_prefix_totals(self, alpha: float) -> tuple[np.ndarray, ...]:
-        """log g_t(y_1:t) of Eq. 8 by backward recursion; entries shaped as in `sum_by_prefix`.
+        """Returns log g_t(y_1:t) of Eq. 8 by backward recursion, shaped as by `sum_by_prefix`.
 
-        g_t = pi(y_1:t)^alpha times the suffixes' power sum, and g_0 = Z_alpha.
+        g_t is pi(y_1:t)^alpha times the power sum of the suffixes, and g_0 is Z_alpha.
         """
         sums = self.log_suffix_power_sums(alpha)
         totals, log_prefix = [sums[0].reshape(1, 1)], np.zeros(1)
@@ -263,7 +233,10 @@ class TabularModel:
         return tuple(totals)
 
     def powered(self, alpha: float) -> TabularModel:
-        """pi_alpha (Eq. 4) by its next-token conditionals (Eq. 6), p^alpha times the power sums."""
+        """Returns pi_alpha (Eq. 4) by its next-token conditionals (Eq. 6).
+
+        A conditional is p^alpha times the power sum after the token, over that before it.
+        """
         sums = self.log_suffix_power_sums(alpha)
         return TabularModel(
             tuple(
@@ -274,11 +247,11 @@ class TabularModel:
         )
 
     def tempered(self, alpha: float) -> TabularModel:
-        """The token-temperature law (Eq. 5): each next-token law to the power alpha, by itself."""
+        """Returns the token-temperature law (Eq. 5): each next-token law to the power alpha."""
         return TabularModel(tuple(laws.power(table, alpha) for table in self.log_p), self.eos)
 
     def sample(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """`size` independent completions drawn token by token, as indices into their order [Y]."""
+        """Draws completions token by token; returns their places in the order, int [size]."""
         if size < 0:
             raise ValueError(f"the number of samples must be >= 0, got {size}")
         index = np.full(size, -1)
@@ -296,6 +269,6 @@ class TabularModel:
         return index
 
     def _by_token(self, by_live: np.ndarray) -> np.ndarray:
-        """[A^(t+1)] per live prefix to [A^t, V] per (prefix, token), 0 for EOS: nothing follows."""
+        """Returns [A^t, V], the inverse of `live`, with 0 for EOS: nothing follows it."""
         by_token = by_live.reshape(-1, self.num_live)
         return np.pad(by_token, ((0, 0), (0, int(self.eos))))

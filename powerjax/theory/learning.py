@@ -1,6 +1,8 @@
 """Two ways to train a tabular policy towards pi_alpha: self-reward RL, and power self-distillation.
 
-The policy is one table of logits with a row for every live prefix. All of it runs in float64.
+RL maximises Eq. 11, by its exact gradient (`gradient_ascent`) or by REINFORCE (`reinforce`).
+Distillation is maximum likelihood on drawn completions, Eq. 16 and Algorithm 1 (`distil`). The
+policy is one table of logits with a row for every live prefix. All of it runs in float64.
 """
 
 from __future__ import annotations
@@ -17,28 +19,28 @@ from powerjax.theory.exact import TabularModel
 
 
 class Paths(NamedTuple):
-    """Where each token of each completion is looked up in the stacked tables."""
+    """Where each token of each completion stands in the table of `stacked_logits`."""
 
     rows: np.ndarray
-    """int [Y, T], the row of the prefix before token t."""
+    """The row of the prefix before token t, int [Y, T]."""
     tokens: np.ndarray
-    """int [Y, T], 0 where the completion has ended."""
+    """The column, which is the token, int [Y, T]; 0 where the completion has ended."""
     mask: np.ndarray
-    """float [Y, T], 0 where the completion has ended."""
+    """1.0, and 0.0 where the completion has ended, [Y, T]."""
 
 
 def stacked_logits(model: TabularModel) -> np.ndarray:
-    """[prefixes, V]: the tables of every depth, one after the other; -inf becomes -1e3."""
+    """Returns the tables of all depths, one below the other, [prefixes, V]; -inf becomes -1e3."""
     return np.maximum(np.concatenate(model.log_p), -1e3)
 
 
 def row_offsets(model: TabularModel) -> np.ndarray:
-    """int [T]: the row at which the table of depth t begins in `stacked_logits`."""
+    """Returns the row at which the table of depth t begins in `stacked_logits`, int [T]."""
     return np.cumsum([0, *(len(table) for table in model.log_p[:-1])])
 
 
 def paths(model: TabularModel) -> Paths:
-    """The lookups of every completion, in the model's order."""
+    """Returns the lookups of every completion, in the model's order."""
     tokens, lengths = model.completions()
     mask = np.arange(model.length) < lengths[:, None]
     rows = np.zeros_like(tokens)
@@ -50,16 +52,16 @@ def paths(model: TabularModel) -> Paths:
 
 
 def policy_log_law(logits: jax.Array, at: Paths) -> jax.Array:
-    """log q(y) of every completion, [Y], from stacked logits."""
+    """Returns log q(y) of every completion, [Y], from stacked logits [prefixes, V]."""
     return jnp.sum(jax.nn.log_softmax(logits)[at.rows, at.tokens] * at.mask, axis=1)
 
 
 def gradient_ascent(
     model: TabularModel, beta: float, num_steps: int, learning_rate: float
 ) -> np.ndarray:
-    """Exact gradient ascent on J_beta (Eq. 11) with r = r_self, by Adam from q = pi.
+    """Maximises J_beta (Eq. 11) with r = r_self by its exact gradient, with Adam from q = pi.
 
-    Returns the policy's log-law before each step and after the last, [num_steps+1, Y].
+    Returns the policy's log-law after 0..num_steps steps, [num_steps+1, Y].
     """
     with jax.enable_x64(True):
         at, log_p = paths(model), jnp.asarray(model.log_joint())
@@ -92,11 +94,12 @@ def reinforce(
     learning_rate: float,
     seed: int = 0,
 ) -> np.ndarray:
-    """REINFORCE on J_beta (Eq. 11) from `batch_size` completions a step, leave-one-out baseline.
+    """Maximises J_beta (Eq. 11) by REINFORCE, with `batch_size` completions per gradient step.
 
-    A sample's return is log pi - beta (log q - log pi): the KL is part of it, and at q = pi_alpha
-    it is the constant beta log Z_alpha, so the estimate has no noise there. The learning rate falls
-    to a hundredth along a cosine. Returns the policy's log-law at each step, [num_steps+1, Y].
+    The return of a completion is log pi - beta (log q - log pi), so the KL is part of it. At
+    q = pi_alpha every return is the constant beta log Z_alpha, so the gradient estimate has no
+    noise there. The baseline is leave-one-out; the learning rate falls to a hundredth along a
+    cosine. Returns the policy's log-law after 0..num_steps steps, [num_steps+1, Y].
     """
     if batch_size < 2:
         raise ValueError(f"leave-one-out needs a batch of at least 2, got {batch_size}")
@@ -129,10 +132,13 @@ def reinforce(
 
 
 def distil(model: TabularModel, completions: np.ndarray) -> TabularModel:
-    """Power self-distillation (Algorithm 1): the maximum-likelihood policy of drawn completions.
+    """Returns the maximum-likelihood policy of drawn completions (Eq. 16, Algorithm 1).
 
-    `completions` are indices into the model's order. A saturated table has its maximum in closed
-    form: the token counts after each prefix, normalised.
+    A table with a row for every prefix has its maximum in closed form: the counts of tokens after
+    each prefix, normalised.
+
+    Args:
+      completions: places in the model's order, int [n], n >= 1.
     """
     if len(completions) == 0:
         raise ValueError("there is nothing to distil: give at least one completion")
@@ -141,9 +147,10 @@ def distil(model: TabularModel, completions: np.ndarray) -> TabularModel:
 
 
 def expected_distance(log_target: np.ndarray, log_teacher: np.ndarray, num_samples: int) -> float:
-    """E of TV(the empirical law of n draws of a teacher, the target), exact.
+    """Returns the expected total variation between the frequencies of n draws and a target.
 
-    A sum over outcomes of E|K/n - p|/2 with K binomial(n, q); K is followed for 12 deviations.
+    The n draws are from the teacher q, the target is p, both log-laws [Y]. The value is the sum of
+    E|K/n - p|/2 over outcomes, where K is binomial(n, q), followed for 12 standard deviations.
     """
     n, total = num_samples, 0.0
     for q, p in zip(np.exp(log_teacher), np.exp(log_target), strict=True):

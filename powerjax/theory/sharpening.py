@@ -1,4 +1,7 @@
-"""Sharpening (Eq. 3) and what n samples of pi_alpha teach a finite policy class: Prop. 3, Lemma 1.
+"""Sharpening (Eq. 3), and what n samples of pi_alpha teach a finite policy class.
+
+Here are the modes' mass (Eq. 2), the definition of a sharpened policy (Eq. 3), and the experiment
+that holds power self-distillation against Proposition 3 (Eq. 17) and Lemma 1 (`prop3_fits`).
 
 Letters: X prompts, Y completions, M policies, R data sets. A policy is a log-law [X, Y].
 """
@@ -16,15 +19,21 @@ C0 = (1 - 1 / np.sqrt(2)) ** 2
 
 
 def mode_mass(log_policy: np.ndarray, log_p: np.ndarray) -> np.ndarray:
-    """p(y*(x) | x) for each prompt, y* the base law's set of modes (Eq. 2): [..., X]."""
+    """Returns p(y*(x) | x) of each prompt, [..., X]; y* is the set of modes of log_p (Eq. 2)."""
     return np.where(laws.modes(log_p), np.exp(log_policy), 0.0).sum(axis=-1)
 
 
 def unsharpened(
-    log_policy: np.ndarray, log_p: np.ndarray, delta: float, weights: np.ndarray | None = None
+    log_policy: np.ndarray, log_p: np.ndarray, delta: float, prompt_law: np.ndarray | None = None
 ) -> np.ndarray:
-    """P_x[p(y*(x) | x) <= 1 - delta], the left side of Eq. 17; weights [X] are the prompts' law."""
-    return np.average(mode_mass(log_policy, log_p) <= 1 - delta, axis=-1, weights=weights)
+    """Returns P_x[p(y*(x) | x) <= 1 - delta], the left side of Eq. 17, [...].
+
+    Args:
+      log_policy: policies [..., X, Y].
+      log_p: the base model [X, Y], whose modes are y*.
+      prompt_law: probabilities of the prompts, [X]; None means uniform.
+    """
+    return np.average(mode_mass(log_policy, log_p) <= 1 - delta, axis=-1, weights=prompt_law)
 
 
 def is_sharpened(
@@ -32,20 +41,20 @@ def is_sharpened(
     log_p: np.ndarray,
     eps: float,
     delta: float,
-    weights: np.ndarray | None = None,
+    prompt_law: np.ndarray | None = None,
 ) -> bool:
-    """Eq. 3: p(y*(x) | x) >= 1 - delta with probability at least 1 - eps over the prompts."""
+    """Returns Eq. 3: whether p(y*(x) | x) >= 1 - delta with probability >= 1 - eps over prompts."""
     enough = mode_mass(log_policy, log_p) >= 1 - delta
-    return bool(np.average(enough, weights=weights) >= 1 - eps)
+    return bool(np.average(enough, weights=prompt_law) >= 1 - eps)
 
 
 def policy_class(
     log_p: np.ndarray, alpha: float, size: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """M = size policies [M, X, Y], pi_alpha the last of them.
+    """Returns `size` policies [M, X, Y], the last of which is pi_alpha.
 
-    Half are mixtures of pi_alpha with a random law, at weights from 1e-3 to 1: competitors as near
-    as wanted, and the hardest to tell apart. The rest are pi at other exponents.
+    Half of the others mix pi_alpha with a share of a random law, from 1e-3 to 1. The smallest
+    shares are the hardest to tell from pi_alpha. The rest are pi at other exponents.
     """
     if size < 1:
         raise ValueError(f"the policy class needs at least pi_alpha itself, got size {size}")
@@ -61,41 +70,53 @@ def policy_class(
 
 
 class PolicyFits(NamedTuple):
-    """The maximum-likelihood policy of R data sets of n completions of pi_alpha, and its bounds."""
+    """The maximum-likelihood policies p_hat of R data sets of n completions, and their bounds."""
 
     unsharpened: np.ndarray
-    """P_x[p_hat(y*|x) <= 1 - delta] for each data set, [R]."""
+    """P_x[p_hat(y*|x) <= 1 - delta] of each data set, [R]: the left side of Eq. 17."""
     hellinger: np.ndarray
-    """E_x[H^2(p_hat, pi_alpha)] for each data set, [R]."""
+    """E_x[H^2(p_hat, pi_alpha)] of each data set, [R]: the left side of Lemma 1."""
     statistical_term: float
-    """(2/C0) log(M/rho) / (delta n), the first term of Eq. 17."""
+    """(2/C0) log(M/rho) / (delta n), the first term on the right of Eq. 17."""
     sharpening_term: float
-    """P_x[pi_alpha(y*|x) <= 1 - delta/2], the second."""
+    """P_x[pi_alpha(y*|x) <= 1 - delta/2], the second term on the right of Eq. 17."""
     hellinger_bound: float
-    """2 log(M/rho) / n (Lemma 1)."""
+    """2 log(M/rho) / n, the right side of Lemma 1."""
 
     @property
     def bound(self) -> float:
-        """Eq. 17's right side; above 1 it says nothing."""
+        """The right side of Eq. 17. Above 1 it is no restriction, for the left is a probability."""
         return self.statistical_term + self.sharpening_term
 
     @property
     def failure_rate(self) -> float:
-        """How often a data set breaks Eq. 17; Prop. 3 allows rho."""
+        """The share of data sets that break Eq. 17. Prop. 3 allows rho."""
         return float(np.mean(self.unsharpened > self.bound + 1e-12))
 
     @property
     def hellinger_failure_rate(self) -> float:
-        """How often a data set breaks Lemma 1, which allows rho."""
+        """The share of data sets that break Lemma 1, which allows rho."""
         return float(np.mean(self.hellinger > self.hellinger_bound + 1e-12))
 
 
 def maximum_likelihood(
-    policies: np.ndarray, log_prompt_law: np.ndarray, target: int, n: int, size: int, rng
+    policies: np.ndarray,
+    log_prompt_law: np.ndarray,
+    target: int,
+    n: int,
+    size: int,
+    rng: np.random.Generator,
 ) -> np.ndarray:
-    """The index of the likeliest policy for each of `size` data sets of n pairs (x, y), [R].
+    """Draws data sets of n pairs (x, y), and returns the likeliest policy's index for each, [R].
 
-    x is drawn from the prompts' law and y from policy `target`. Ties go to the lowest index.
+    Args:
+      policies: [M, X, Y].
+      log_prompt_law: log-probabilities of the prompts, [X], from which x is drawn.
+      target: the index of the policy from which y is drawn.
+      n: pairs per data set.
+      size: the number of data sets, R.
+
+    Of equally likely policies the one of lowest index is returned.
     """
     log_pairs = (log_prompt_law[:, None] + policies[target]).ravel()
     counts = rng.multinomial(n, np.exp(laws.normalise(log_pairs)), size=size)
@@ -116,12 +137,18 @@ def prop3_fits(
     rho: float,
     num_data_sets: int,
     rng: np.random.Generator,
-    prompt_weights: np.ndarray | None = None,
+    prompt_law: np.ndarray | None = None,
 ) -> PolicyFits:
-    """Proposition 3 (Eq. 17) and Lemma 1 by experiment: power self-distillation, many times over.
+    """Repeats power self-distillation, to be held against Proposition 3 (Eq. 17) and Lemma 1.
 
-    log_p [X, Y] is the base model, policies [M, X, Y] the class, pi_alpha its last member (so that
-    ties go against it).
+    Args:
+      log_p: the base model, [X, Y].
+      policies: the policy class, [M, X, Y]. pi_alpha must be the last, so that ties go against it.
+      num_samples: n, pairs of prompt and completion per data set.
+      delta: the mass that a sharpened policy may leave to completions other than the modes (Eq. 3).
+      rho: the probability with which the bounds may fail.
+      num_data_sets: R.
+      prompt_law: probabilities of the prompts, [X]; None means uniform.
     """
     if not (0 < delta < 1 and 0 < rho < 1):
         raise ValueError(f"delta and rho must lie between 0 and 1, got {delta:g} and {rho:g}")
@@ -131,19 +158,20 @@ def prop3_fits(
     target = laws.power(laws.check_log_law(log_p, "the base model"), alpha)
     if not np.allclose(np.exp(policies[-1]), np.exp(target), atol=1e-12):
         raise ValueError("the last policy of the class must be pi_alpha: Prop. 3 assumes it is in")
-    size = len(log_p)
-    weights = np.full(size, 1 / size) if prompt_weights is None else np.asarray(prompt_weights)
-    log_weights = laws.check_log_law(laws.log_of(weights), "the prompts' law")
+    num_prompts = len(log_p)
+    if prompt_law is None:
+        prompt_law = np.full(num_prompts, 1 / num_prompts)
+    log_prompt_law = laws.check_log_law(laws.log_of(prompt_law), "the prompts' law")
     chosen = maximum_likelihood(
-        policies, log_weights, len(policies) - 1, num_samples, num_data_sets, rng
+        policies, log_prompt_law, len(policies) - 1, num_samples, num_data_sets, rng
     )
     log_m_rho = np.log(len(policies) / rho)
-    misses = unsharpened(policies, log_p, delta, weights)
-    distances = np.average(laws.squared_hellinger(policies, target), axis=-1, weights=weights)
+    misses = unsharpened(policies, log_p, delta, prompt_law)
+    distances = np.average(laws.squared_hellinger(policies, target), axis=-1, weights=prompt_law)
     return PolicyFits(
         unsharpened=misses[chosen],
         hellinger=distances[chosen],
         statistical_term=2 / C0 * log_m_rho / (delta * num_samples),
-        sharpening_term=float(unsharpened(target, log_p, delta / 2, weights)),
+        sharpening_term=float(unsharpened(target, log_p, delta / 2, prompt_law)),
         hellinger_bound=2 * log_m_rho / num_samples,
     )

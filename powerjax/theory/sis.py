@@ -1,6 +1,7 @@
-"""Sequential importance sampling: the exact spread of its weights, and the exact law it draws from.
+"""Importance sampling: the spread of its weights (Prop. 2), and the law of what it resamples.
 
-One-step proposals are log-laws [V] (or [..., V]); whole completions are log-laws [Y].
+A weight W is target/proposal, for one token (Eq. 9) or a whole completion (Eq. 23). Laws are
+log-laws: [V] or [..., V] for next tokens, [Y] for completions.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from powerjax.theory import laws
 
 
 def squared_cv(log_target: np.ndarray, log_proposal: np.ndarray) -> np.ndarray:
-    """CV^2 of W = target/proposal, Var[W]/E[W]^2 = sum f^2/q - 1 (Prop. 2), exact.
+    """Returns CV^2 = Var[W]/E[W]^2 = sum f^2/q - 1 (Prop. 2), f the target and q the proposal.
 
-    inf where the proposal leaves out what the target draws.
+    It is inf where the proposal gives zero to an outcome that the target can draw.
     """
     with np.errstate(invalid="ignore"):
         ratio = np.where(np.isneginf(log_target), -np.inf, 2 * log_target - log_proposal)
@@ -22,7 +23,7 @@ def squared_cv(log_target: np.ndarray, log_proposal: np.ndarray) -> np.ndarray:
 
 
 def ess_fraction(log_target: np.ndarray, log_proposal: np.ndarray) -> np.ndarray:
-    """ESS/N = 1 / (1 + CV^2) in the limit of many particles, exact."""
+    """Returns ESS/N = 1 / (1 + CV^2), the exact limit for many particles."""
     return 1 / (1 + squared_cv(log_target, log_proposal))
 
 
@@ -33,7 +34,7 @@ def monte_carlo_ess(
     num_particles: int,
     num_replicates: int,
 ) -> np.ndarray:
-    """(sum W)^2 / (N sum W^2) from N draws of one proposal, for each replicate."""
+    """Returns (sum W)^2 / (N sum W^2) over N draws of the proposal, [num_replicates]."""
     if num_particles < 1 or num_replicates < 1:
         raise ValueError("num_particles and num_replicates must be at least 1")
     log_proposal = laws.check_log_law(log_proposal, "the proposal")
@@ -47,9 +48,10 @@ def monte_carlo_ess(
 
 
 def ess_error_scale(log_target: np.ndarray, log_proposal: np.ndarray) -> float:
-    """sqrt(N) times the standard deviation of Monte-Carlo ESS/N, by the delta method.
+    """Returns sqrt(N) times the standard deviation of Monte-Carlo ESS/N, by the delta method.
 
-    With m2 = E[W^2] and E[W] = 1 the fraction's deviation is (2 (W - 1) - (W^2/m2 - 1)) / m2.
+    With m2 = E[W^2] and E[W] = 1, one draw moves the fraction by (2 (W - 1) - (W^2/m2 - 1)) / m2,
+    over N.
     """
     drawn = np.isfinite(log_proposal)
     log_q = log_proposal[drawn]
@@ -62,14 +64,17 @@ def ess_error_scale(log_target: np.ndarray, log_proposal: np.ndarray) -> float:
 def resampled_law(
     log_target: np.ndarray, log_proposal: np.ndarray, num_particles: int, nodes: int = 4001
 ) -> np.ndarray:
-    """The exact law [Y] of one completion drawn from N weighted particles, as a log-law.
+    """Returns the log-law [Y] of one completion that is resampled from N weighted particles.
 
-    E[w(y)/sum w] = int_0^inf N q(y) w(y) exp(-s w(y)) phi(s)^(N-1) ds with phi(s) = E_q exp(-s w):
-    one smooth integral, by the trapezoid rule in log s. N = 1 is the proposal, N = inf the target.
+    N = 1 gives the proposal, and N = inf the target. The law is E[w(y)/sum w]
+
+        = int_0^inf N q(y) w(y) exp(-s w(y)) phi(s)^(N-1) ds,    phi(s) = E_q exp(-s w),
+
+    a smooth integral, taken by the trapezoid rule in log s at `nodes` points.
     """
     if num_particles < 1:
         raise ValueError(f"num_particles must be at least 1, got {num_particles}")
-    out = np.full(log_target.shape, -np.inf)
+    log_law = np.full(log_target.shape, -np.inf)
     drawn = np.isfinite(log_proposal) & np.isfinite(log_target)
     if not drawn.any():
         raise ValueError("the proposal draws nothing that the target can: every weight is zero")
@@ -84,5 +89,5 @@ def resampled_law(
     log_phi = laws.log_sum_exp(log_q - exponent)
     integrand = log_s[:, None] - exponent + ((num_particles - 1) * log_phi)[:, None]
     log_integral = laws.log_sum_exp(integrand, axis=0) + np.log(step)
-    out[drawn] = np.log(num_particles) + log_q + log_w + log_integral
-    return laws.normalise(out)
+    log_law[drawn] = np.log(num_particles) + log_q + log_w + log_integral
+    return laws.normalise(log_law)

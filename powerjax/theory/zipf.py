@@ -22,10 +22,12 @@ SUFFIX_EXPONENTS = (0.45, 1.65)
 CYCLES = 2.5
 TREND = 0.25
 ALPHAS = (1.1, 1.5, 2.0, 3.0, 4.0, 8.0)
+HEADLINE_ALPHA = 4.0
+"""The exponent of the figures that show only one."""
 
 
 def suffix_exponents() -> np.ndarray:
-    """s_i for each next token, [V]."""
+    """Returns s_i of each next token, [V]."""
     rank = np.arange(NUM_TOKENS) / (NUM_TOKENS - 1)
     wave = np.sin(2 * np.pi * CYCLES * rank) + TREND * rank
     low, high = SUFFIX_EXPONENTS
@@ -33,19 +35,20 @@ def suffix_exponents() -> np.ndarray:
 
 
 def next_log_law() -> np.ndarray:
-    """log p_i, [V]."""
+    """Returns log p_i of each next token, [V]."""
     return laws.normalise(-NEXT_EXPONENT * np.log(np.arange(1, NUM_TOKENS + 1)))
 
 
 def suffix_log_laws() -> np.ndarray:
-    """log q_i(z), [V, M]."""
+    """Returns log q_i(z) of each next token and suffix, [V, M]."""
     return laws.normalise(-suffix_exponents()[:, None] * np.log(np.arange(1, SUPPORT + 1)))
 
 
 def model() -> TabularModel:
-    """The same as a tabular model of two tokens out of 256, of which the first is one of 64.
+    """Returns the synthetic model as a tabular model of two tokens from a vocabulary of 256.
 
-    The other 192 first tokens have probability zero; what follows them is uniform and never drawn.
+    Of the first token 64 values are possible; the other 192 have probability zero, and the uniform
+    law after each of them is never drawn from.
     """
     first = np.full((1, SUPPORT), -np.inf)
     first[0, :NUM_TOKENS] = next_log_law()
@@ -55,9 +58,9 @@ def model() -> TabularModel:
 
 
 def proposals(alpha: float) -> dict[str, np.ndarray]:
-    """The four proposals for the first token (figures iv to vi), log-laws [V].
+    """Returns the four proposals for the first token (figures iv to vi): name -> log-law [V].
 
-    The oracle is pi_alpha's own next-token conditional (Eq. 6), which is also the target.
+    The oracle is the next-token conditional of pi_alpha (Eq. 6); it is also the target.
     """
     log_p = next_log_law()
     return {

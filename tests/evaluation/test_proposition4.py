@@ -35,27 +35,27 @@ def drawn():
 
 def test_the_fitted_slope_is_that_of_prop_4(drawn, record_property):
     by_alpha, log_pi = drawn
-    found = proposition4.synthetic(by_alpha)
-    record_property("slope", f"{found.slope}, predicted {found.predicted}")
-    assert found.agrees and 0 in found.difference
+    probed = proposition4.synthetic(by_alpha)
+    record_property("slope", f"{probed.slope}, predicted {probed.predicted}")
+    assert probed.agrees and 0 in probed.difference
     law = np.exp(4 * log_pi) / np.exp(4 * log_pi).sum(axis=1, keepdims=True)
     at_one = np.exp(log_pi)
     rise = ((law - at_one) * log_pi).sum(axis=1).mean()
     second = (at_one * log_pi**2).sum(axis=1) - (at_one * log_pi).sum(axis=1) ** 2
     exact = rise / second.mean()
-    assert found.predicted.value == pytest.approx(exact, rel=0.05)
-    assert found.slope.value == pytest.approx(exact, rel=0.05)
-    assert found.slope.high - found.slope.low < 0.2 * exact
-    assert found.rise[-1].value == pytest.approx(rise, rel=0.05)
-    for measured, predicted in zip(found.rise, found.rise_predicted, strict=True):
+    assert probed.predicted.value == pytest.approx(exact, rel=0.05)
+    assert probed.slope.value == pytest.approx(exact, rel=0.05)
+    assert probed.slope.high - probed.slope.low < 0.2 * exact
+    assert probed.rise[-1].value == pytest.approx(rise, rel=0.05)
+    for measured, predicted in zip(probed.rise, probed.rise_predicted, strict=True):
         assert measured.value == pytest.approx(predicted.value, abs=0.05 * rise)
 
 
 def test_chains_that_have_not_mixed_are_noticed(drawn):
     by_alpha, log_pi = drawn
     rng = np.random.default_rng(2)
-    found = proposition4.synthetic({**by_alpha, 4.0: _samples(2.0, rng, log_pi)})
-    assert not found.agrees
+    probed = proposition4.synthetic({**by_alpha, 4.0: _samples(2.0, rng, log_pi)})
+    assert not probed.agrees
 
 
 def test_self_reward_per_token_does_not_obey_it(drawn):
@@ -72,9 +72,9 @@ def test_self_reward_per_token_does_not_obey_it(drawn):
 def test_the_integral_is_exact_enough_for_variances_that_fall_fast():
     alphas = proposition4.alphas(4.0, 7)
     values = 3 * np.exp(-3 * (alphas - 1))
-    found, exact = proposition4.integral(values, alphas), 1 - np.exp(-3 * (alphas - 1))
-    assert found[-1] == pytest.approx(exact[-1], rel=0.01)
-    np.testing.assert_allclose(found, exact, atol=0.02)
+    integrals, exact = proposition4.integral(values, alphas), 1 - np.exp(-3 * (alphas - 1))
+    assert integrals[-1] == pytest.approx(exact[-1], rel=0.01)
+    np.testing.assert_allclose(integrals, exact, atol=0.02)
     with pytest.raises(ValueError, match="odd"):
         proposition4.alphas(4.0, 6)
 
@@ -92,9 +92,9 @@ def _record(problem, sample, **fields):
 
 def test_samples_are_of_every_problem_alike():
     records = [_record(p, s) for p in "ba" for s in (1, 0)]
-    found = proposition4.samples(records)
-    assert found.log_prob.tolist() == [[0, -1], [0, -1]]
-    assert found.probe[1, 0] == proposition4.probe("b0")
+    drawn = proposition4.samples(records)
+    assert drawn.log_prob.tolist() == [[0, -1], [0, -1]]
+    assert drawn.probe[1, 0] == proposition4.probe("b0")
     secret = proposition4.samples([{**record, "completion": None} for record in records])
     assert secret.probe[0, 0] == proposition4.probe("[1, 2]")
     for some in (records[:3], records[::2]):

@@ -64,18 +64,20 @@ def test_pass_at_k_is_the_share_of_choices_that_hold_a_right_one(n, num_right):
     for k in range(1, n + 1):
         choices = [any(choice) for choice in itertools.combinations(verdicts, k)]
         assert estimates.pass_at_k(n, num_right, k) == pytest.approx(np.mean(choices))
-    found = evaluation.summarize(_records({"a": verdicts, "b": verdicts}), pass_at=range(1, n + 2))
-    assert list(found.pass_at) == list(range(1, n + 1))
-    assert found.pass_at[1].mean == pytest.approx(found.accuracy.mean)
-    assert found.pass_at[n].mean == bool(num_right)
+    summary = evaluation.summarize(
+        _records({"a": verdicts, "b": verdicts}), pass_at=range(1, n + 2)
+    )
+    assert list(summary.pass_at) == list(range(1, n + 1))
+    assert summary.pass_at[1].mean == pytest.approx(summary.accuracy.mean)
+    assert summary.pass_at[n].mean == bool(num_right)
 
 
 def test_pass_at_k_leaves_out_problems_with_fewer_completions():
-    found = evaluation.summarize(_records({"a": [True, False, False, False], "b": [True, True]}))
-    assert set(found.pass_at) == {1, 2}
-    assert found.pass_at[2].mean == pytest.approx((0.5 + 1) / 2)
-    found = evaluation.summarize(_records({"a": [True, False, False], "b": [True]}), pass_at=[3])
-    assert found.pass_at[3].mean == 1.0
+    summary = evaluation.summarize(_records({"a": [True, False, False, False], "b": [True, True]}))
+    assert set(summary.pass_at) == {1, 2}
+    assert summary.pass_at[2].mean == pytest.approx((0.5 + 1) / 2)
+    summary = evaluation.summarize(_records({"a": [True, False, False], "b": [True]}), pass_at=[3])
+    assert summary.pass_at[3].mean == 1.0
 
 
 def test_best_of_n_is_the_mean_over_choices_of_n():
@@ -84,34 +86,34 @@ def test_best_of_n_is_the_mean_over_choices_of_n():
     records = [
         _record(f"p{i}", j, rewards[i, j], bool(right[i, j])) for i in range(3) for j in range(5)
     ]
-    found = evaluation.best_of(records)
-    assert [one.n for one in found] == [1, 2, 3, 4, 5]
-    for one in found:
-        choices = list(itertools.combinations(range(5), one.n))
+    priced = evaluation.best_of(records)
+    assert [each.n for each in priced] == [1, 2, 3, 4, 5]
+    for each in priced:
+        choices = list(itertools.combinations(range(5), each.n))
         best = [
             max(choice, key=lambda j, i=i: rewards[i, j]) for i in range(3) for choice in choices
         ]
         rows = np.repeat(np.arange(3), len(choices))
-        assert one.accuracy.mean == pytest.approx(right[rows, best].mean())
-        assert one.self_reward.mean == pytest.approx(rewards[rows, best].mean())
-        assert one.forward_tokens == 8 * one.n
+        assert each.accuracy.mean == pytest.approx(right[rows, best].mean())
+        assert each.self_reward.mean == pytest.approx(rewards[rows, best].mean())
+        assert each.forward_tokens == 8 * each.n
     summary = evaluation.summarize(records)
-    assert found[0].accuracy.mean == pytest.approx(summary.accuracy.mean)
-    assert found[-1].accuracy.mean == pytest.approx(summary.best_of_n_accuracy.mean)
-    assert evaluation.within(found, 7.9) is None
-    assert [evaluation.within(found, price).n for price in (8, 23, 24, 1000)] == [1, 2, 3, 5]
+    assert priced[0].accuracy.mean == pytest.approx(summary.accuracy.mean)
+    assert priced[-1].accuracy.mean == pytest.approx(summary.best_of_n_accuracy.mean)
+    assert evaluation.within(priced, 7.9) is None
+    assert [evaluation.within(priced, price).n for price in (8, 23, 24, 1000)] == [1, 2, 3, 5]
 
 
 def test_the_majority_is_of_answers_that_mean_the_same():
     half = [r"\frac{1}{2}", r"\dfrac12", "1/2"]
-    given = {
+    by_problem = {
         "same": [(a, True) for a in half] + [("3", False)] * 2,
         "wrong": [("7", True), ("3", False), ("3", False)],
         "tied": [("7", True), ("8", False)],
         "silent": [(None, False), ("7", True), (None, False)],
         "mute": [(None, False)],
     }
-    for name, answers in given.items():
+    for name, answers in by_problem.items():
         records = [
             _record(name, i, -1.0, right, extracted_answer=answer)
             for i, (answer, right) in enumerate(answers)
@@ -129,14 +131,14 @@ def test_seeds_and_samples_are_passes():
         for (seed, sample), verdicts in right.items()
         for i, verdict in enumerate(verdicts)
     ]
-    found = evaluation.summarize(records)
-    assert found.num_passes == 4
+    summary = evaluation.summarize(records)
+    assert summary.num_passes == 4
     by_pass = [np.mean(verdicts) for verdicts in right.values()]
-    assert found.accuracy.mean == pytest.approx(np.mean(by_pass))
-    assert found.accuracy.std == pytest.approx(np.std(by_pass, ddof=1))
-    assert found.accuracy.low < found.accuracy.mean < found.accuracy.high
+    assert summary.accuracy.mean == pytest.approx(np.mean(by_pass))
+    assert summary.accuracy.std == pytest.approx(np.std(by_pass, ddof=1))
+    assert summary.accuracy.low < summary.accuracy.mean < summary.accuracy.high
     shuffled = [records[i] for i in np.random.default_rng(0).permutation(len(records))]
-    assert evaluation.summarize(shuffled) == found
+    assert evaluation.summarize(shuffled) == summary
 
 
 def test_an_interval_is_of_the_problems_that_are_known():
@@ -145,8 +147,8 @@ def test_an_interval_is_of_the_problems_that_are_known():
     right = {f"p{i:02}": [bool(x)] for i, x in enumerate(rng.random(60) < 0.3)}
     some = dict(list(right.items())[:40])
     ungraded = {name: [None] for name in list(right)[40:]}
-    found = evaluation.summarize(_records({**some, **ungraded}), num_resamples=500)
-    assert found.accuracy == evaluation.summarize(_records(some), num_resamples=500).accuracy
+    summary = evaluation.summarize(_records({**some, **ungraded}), num_resamples=500)
+    assert summary.accuracy == evaluation.summarize(_records(some), num_resamples=500).accuracy
 
 
 def test_the_evaluated_model_chooses_by_its_own_likelihood():
@@ -154,28 +156,28 @@ def test_the_evaluated_model_chooses_by_its_own_likelihood():
         _record("a", 0, -1.0, False, evaluated_self_reward=-3.0),
         _record("a", 1, -2.0, True, evaluated_self_reward=-1.0),
     ]
-    found = evaluation.summarize(records)
-    assert found.evaluated_self_reward.mean == -2.0
-    assert found.best_of_n_accuracy.mean == 0 and found.evaluated_best_of_n_accuracy.mean == 1
+    summary = evaluation.summarize(records)
+    assert summary.evaluated_self_reward.mean == -2.0
+    assert summary.best_of_n_accuracy.mean == 0 and summary.evaluated_best_of_n_accuracy.mean == 1
     plain = evaluation.summarize(_records({"a": [True]}))
     assert plain.evaluated_self_reward is None and plain.evaluated_best_of_n_accuracy is None
 
 
 def test_rows_are_told_apart_by_what_differs():
-    def one(sampler, seed=0, **fields):
+    def record(sampler, seed=0, **fields):
         fields = {"alpha": 4.0, "num_mcmc_steps": 10, "sampler": sampler, **fields}
         return _record("a", 0, -1.0, True, seed=seed, **fields)
 
     records = [
-        one("standard"),
-        one("power"),
-        one("power", seed=1),
-        one("power", num_mcmc_steps=30),
-        {**one("power"), "id": "math500/a/Qwen/m/power_long/0/0"},
-        {**one("power"), "model": "Qwen/m", "id": "math500/a/Qwen/m/power/0/0"},
+        record("standard"),
+        record("power"),
+        record("power", seed=1),
+        record("power", num_mcmc_steps=30),
+        {**record("power"), "id": "math500/a/Qwen/m/power_long/0/0"},
+        {**record("power"), "model": "Qwen/m", "id": "math500/a/Qwen/m/power/0/0"},
     ]
-    found = [(r.model, r.sampler, r.summary.num_passes) for r in evaluation.rows(records)]
-    assert found == [
+    rows = [(r.model, r.sampler, r.summary.num_passes) for r in evaluation.rows(records)]
+    assert rows == [
         ("m", "Standard", 1),
         ("m", "Power, N=10", 2),
         ("m", "Power, N=30", 1),
@@ -186,12 +188,12 @@ def test_rows_are_told_apart_by_what_differs():
 
 def _names(*settings):
     """The rows' names of records with these settings, each with two seeds."""
-    made = [
+    records = [
         _record("a", 0, -1.0, True, seed=seed, **fields) for fields in settings for seed in (0, 1)
     ]
-    found = evaluation.rows(made)
-    assert all(result.summary.num_passes == 2 for result in found)
-    return [result.sampler for result in found]
+    results = evaluation.rows(records)
+    assert all(result.summary.num_passes == 2 for result in results)
+    return [result.sampler for result in results]
 
 
 @pytest.mark.parametrize(
@@ -209,18 +211,18 @@ def _names(*settings):
     ],
 )
 def test_records_of_two_laws_are_two_rows(field, values, names):
-    found = _names(*({field: value} for value in values))
-    assert len(set(found)) == 2
-    assert all(name in (None, row) for name, row in zip(names, found, strict=True))
+    row_names = _names(*({field: value} for value in values))
+    assert len(set(row_names)) == 2
+    assert all(name in (None, row) for name, row in zip(names, row_names, strict=True))
 
 
 def test_records_of_one_law_are_one_row_however_its_numbers_are_written():
     assert _names({"alpha": 4, "temperature": 0.1, "top_k": 20.0}) == ["Power"]
-    made = [
+    records = [
         _record("a", 0, -1.0, alpha=4, temperature=0.1),
         _record("a", 0, -1.0, alpha=np.float32(4), temperature=np.float32(0.1), seed=1),
     ]
-    assert [result.sampler for result in evaluation.rows(made)] == ["Power"]
+    assert [result.sampler for result in evaluation.rows(records)] == ["Power"]
 
 
 def test_records_that_do_not_state_a_setting_are_a_row_of_their_own():

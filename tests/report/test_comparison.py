@@ -8,7 +8,8 @@ import pytest
 
 from powerjax import evaluation
 from powerjax.evaluation import Estimate, Result, paper
-from powerjax.report import comparison
+from powerjax.report import claims as paper_claims
+from powerjax.report import comparison, comparison_notes
 from powerjax.runs import Row
 
 PAPERS = {
@@ -50,19 +51,19 @@ def _table(**changed):
         "power": ("Base", "Power", "all", -0.1, 4.0, 90),
         "student": ("Distilled", "Standard", "all", -0.1, 1.0, 10),
     }
-    found = []
+    results = []
     for name, (model, sampler, which, reward, alpha, forward) in rows.items():
         new = {"right": which, "reward": reward, "alpha": alpha, "forward": forward}
         new |= changed.get(name, {})
         verdicts = right[new.pop("right")]
-        found.append(_result(model, sampler, verdicts, **new))
-    return found
+        results.append(_result(model, sampler, verdicts, **new))
+    return results
 
 
 def test_a_difference_is_in_standard_errors_of_both_means():
     ours = Estimate(0.70, 0.02, 0.6, 0.8)
-    found = comparison.standard_errors(ours, 9, 0.72, 0.01)
-    assert found == pytest.approx(-0.02 / math.sqrt(0.02**2 / 9 + 0.01**2 / 4))
+    difference = comparison.standard_errors(ours, 9, 0.72, 0.01)
+    assert difference == pytest.approx(-0.02 / math.sqrt(0.02**2 / 9 + 0.01**2 / 4))
     unknown = comparison.standard_errors(ours, 4, 0.72, None)
     assert unknown == pytest.approx(-0.02 / (0.02 * math.sqrt(0.5)))
     assert comparison.standard_errors(Estimate(0.0, 0.0, 0, 0), 4, 0.0, 0.0) == 0
@@ -90,27 +91,27 @@ def test_best_of_another_number_is_not_held_against_best_of_4():
     at = head.index("Bo2 r*")
     assert head[at : at + 3] == ["Bo2 r*", "paper, Bo4", "diff."]
     assert {row[at + 2] for row in rows} == {"-"}
-    assert "Bo2 is not compared" in " ".join(comparison.notes(lines, paper.MATH_7B))
+    assert "Bo2 is not compared" in " ".join(comparison_notes.notes(lines, paper.MATH_7B))
     four = comparison.lines(
         [_result("Base", "Standard", [[1, 0, 0, 0]] * 4)], "math", paper.MATH_7B
     )
     assert comparison.cells(four)[1][at + 2] == "+0.320"  # 1 - .680
-    assert "not compared" not in " ".join(comparison.notes(four, paper.MATH_7B))
+    assert "not compared" not in " ".join(comparison_notes.notes(four, paper.MATH_7B))
 
 
 def test_a_student_that_only_stays_with_its_base_has_not_reached_its_teacher():
     same = {name: {"right": "none"} for name in ("standard", "power", "student")}
-    claim = comparison.pattern(_table(**same))[-1]
+    claim = paper_claims.pattern(_table(**same))[-1]
     assert claim.claim.startswith("the student") and claim.holds is False
     assert "minus Base Standard +0.000" in claim.numbers
 
 
 def test_what_is_not_as_in_the_paper_is_told():
     row = Row("Base", "Power", "power", PAPERS)
-    assert comparison.departures(row, (500, 500), "math") == []
-    assert comparison.departures(row, (200, 1000), "arithmetic") == []
+    assert comparison_notes.departures(row, (500, 500), "math") == []
+    assert comparison_notes.departures(row, (200, 1000), "arithmetic") == []
     row = Row("Base", "Power", "power", {**PAPERS, "max_new_tokens": 64, "num_samples": 2})
-    assert comparison.departures(row, (164, 4), "code") == [
+    assert comparison_notes.departures(row, (164, 4), "code") == [
         "Not the paper's settings: 4 training problems (its 420), 2 passes (its 4), 64 tokens at"
         " most (its 3072)."
     ]
@@ -118,7 +119,7 @@ def test_what_is_not_as_in_the_paper_is_told():
 
 def test_the_written_table_tells_what_each_row_gets_for_the_same_price(tmp_path):
     lines = comparison.lines(_table(), "math", paper.MATH_7B)
-    text = comparison.write(tmp_path, "A title", lines, comparison.pattern(_table()), ["a note"])
+    text = comparison.write(tmp_path, "A title", lines, paper_claims.pattern(_table()), ["a note"])
     assert (tmp_path / "table.md").read_text() == text + "\n"
     assert (tmp_path / "table.csv").read_text() == comparison.as_csv(lines)
     assert text.startswith("# A title\n\n4 problems x 2 completions.\n\n| model |")
@@ -130,16 +131,16 @@ def test_programs_that_ran_unconfined_are_told():
     results = _table()
     for record in results[1].records:
         record["grade_detail"] = {"isolation": "rlimits"}
-    said = comparison.notes(comparison.lines(results, "code", None), None)
-    assert "8 programs ran with resource limits alone (--unsafe_exec)." in said
+    texts = comparison_notes.notes(comparison.lines(results, "code", None), None)
+    assert "8 programs ran with resource limits alone (--unsafe_exec)." in texts
 
 
 def test_answers_spread_over_several_boxes_are_told():
     results = _table()
     for record in results[1].records:
         record["grade_detail"] = {"rules": False, "math_verify": False, "boxes": 3}
-    said = " ".join(comparison.notes(comparison.lines(results, "math", None), None))
-    assert "completions have several boxes in their last sentence" in said
+    texts = " ".join(comparison_notes.notes(comparison.lines(results, "math", None), None))
+    assert "completions have several boxes in their last sentence" in texts
 
 
 def test_the_csv_has_every_number_unrounded():
@@ -155,7 +156,7 @@ def test_the_csv_has_every_number_unrounded():
 
 
 def test_the_pattern_is_seen_where_it_is():
-    claims = comparison.pattern(_table())
+    claims = paper_claims.pattern(_table())
     assert len(claims) == 5 and all(claim.holds for claim in claims)
 
 
@@ -172,17 +173,17 @@ def test_the_pattern_is_seen_where_it_is():
     ],
 )
 def test_what_breaks_the_pattern_is_named(row, change, claim):
-    broken = [c.claim for c in comparison.pattern(_table(**{row: change})) if not c.holds]
+    broken = [c.claim for c in paper_claims.pattern(_table(**{row: change})) if not c.holds]
     assert [text for text in broken if text.startswith(claim) or claim in text]
     assert len(broken) == 1
 
 
 def test_missing_rows_are_not_known_rather_than_wrong():
-    claims = comparison.pattern(_table()[1:3])
+    claims = paper_claims.pattern(_table()[1:3])
     assert [claim.holds for claim in claims] == [None] * len(claims)
 
 
 def test_the_notes_say_what_random_weights_cannot_be_compared_with():
     lines = comparison.lines(_table(), "math", paper.MATH_7B)
-    said = " ".join(comparison.notes(lines, paper.MATH_7B, 384))
-    assert "-5.95 (V = 384)" in said and "not comparable" in said
+    texts = " ".join(comparison_notes.notes(lines, paper.MATH_7B, 384))
+    assert "-5.95 (V = 384)" in texts and "not comparable" in texts

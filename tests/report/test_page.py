@@ -74,16 +74,16 @@ PROBLEMS = [Problem(f"p{i}", f"What is {i}?", str(2 * i)) for i in range(12)]
 
 
 def _results(hidden=()):
-    made = [
+    records = [
         _record(problem, sampler, sample)
         for sampler in ("standard", "temperature", "power")
         for problem in range(12)
         for sample in range(2)
     ]
     if hidden:
-        made = [without_text(hidden[int(r["problem_id"][1:])], r) for r in made]
-    found = evaluation.rows(made)
-    return [*found[:-1], dataclasses.replace(found[-1], stages=[(240, 96), (100, 20)])]
+        records = [without_text(hidden[int(r["problem_id"][1:])], r) for r in records]
+    rows = evaluation.rows(records)
+    return [*rows[:-1], dataclasses.replace(rows[-1], stages=[(240, 96), (100, 20)])]
 
 
 def _manifest(folder):
@@ -103,17 +103,17 @@ def written(tmp_path_factory):
 
 def test_the_page_is_whole_in_itself_and_fits_a_phone(written):
     text = written.read_text()
-    found = _Page(text)
+    parsed = _Page(text)
     for attribute in ("src", "href", "srcset", "action", "data", "poster"):
-        there = [a[attribute] for _, a, _ in found.tags if attribute in a]
-        assert all(value.startswith("data:image/png;base64,") for value in there)
+        values = [a[attribute] for _, a, _ in parsed.tags if attribute in a]
+        assert all(value.startswith("data:image/png;base64,") for value in values)
     assert not re.search(r"@import|url\(|<script|<link|http-equiv", text)
-    (viewport,) = [a for a, _ in found.all("meta") if a.get("name") == "viewport"]
+    (viewport,) = [a for a, _ in parsed.all("meta") if a.get("name") == "viewport"]
     assert "width=device-width" in viewport["content"]
-    assert all("div" in above for _, above in found.all("table")) and found.all("table")
-    assert "figure" in found.all("img")[0][1]
+    assert all("div" in above for _, above in parsed.all("table")) and parsed.all("table")
+    assert "figure" in parsed.all("img")[0][1]
     assert not re.search(r"(?<!min-)(?<!max-)width:\s*\d+(?:px|rem|em|pt)", text)
-    images = [attributes for attributes, _ in found.all("img")]
+    images = [attributes for attributes, _ in parsed.all("img")]
     assert len(images) == 5 and all(image["alt"] for image in images)
     for image in images:
         data = base64.b64decode(image["src"].partition(",")[2], validate=True)
@@ -122,22 +122,24 @@ def test_the_page_is_whole_in_itself_and_fits_a_phone(written):
 
 
 def test_the_page_holds_what_a_reader_looks_for(written):
-    found = _Page(written.read_text())
+    parsed = _Page(written.read_text())
     assert (
-        found.text.index("0.714") < found.text.index("One note.") < found.text.index("All figures")
+        parsed.text.index("0.714")
+        < parsed.text.index("One note.")
+        < parsed.text.index("All figures")
     )
     for words in ("A <run>", "One note.", "Base & Power", "0.714", "Acceptance by stage"):
-        assert words in found.text
-    assert "0.400 of 240" in found.text and "0.200 of 100" in found.text
-    assert "What is <b>3</b> & 3?" in found.text and "<script>alert(0)</script>" in found.text
-    verdicts = [attributes.get("class") for attributes, _ in found.all("details")]
+        assert words in parsed.text
+    assert "0.400 of 240" in parsed.text and "0.200 of 100" in parsed.text
+    assert "What is <b>3</b> & 3?" in parsed.text and "<script>alert(0)</script>" in parsed.text
+    verdicts = [attributes.get("class") for attributes, _ in parsed.all("details")]
     assert verdicts.count("right") == verdicts.count("wrong") == 10
     # Of problem 5 the rules take the second completion and math-verify the first, in each row.
-    assert "rules: right, math_verify: wrong" in found.text
-    assert "rules: wrong, math_verify: right" in found.text
+    assert "rules: right, math_verify: wrong" in parsed.text
+    assert "rules: wrong, math_verify: right" in parsed.text
     table = tables.disagreements(_results())
     assert [row[-3:] for row in table[1:]] == [["1", "1", "0"]] * 3
-    assert "math500/p5/m/power/0/1" in found.text and '"command": "it"' in found.text
+    assert "math500/p5/m/power/0/1" in parsed.text and '"command": "it"' in parsed.text
 
 
 def test_examples_are_drawn_from_all_rows_and_problems():
@@ -157,20 +159,22 @@ def test_secret_text_is_not_on_the_page(tmp_path):
         path = page.write_report(
             tmp_path, results, title="Secret", task=task, problems=secret, name=f"{name}.html"
         )
-        found = _Page(path.read_text())
-        assert "What is" not in found.text and "zorb" not in found.text
-        assert "Its text is not shown." in found.text and "p5" in found.text
-        assert "This folder has no manifest." in found.text
+        parsed = _Page(path.read_text())
+        assert "What is" not in parsed.text and "zorb" not in parsed.text
+        assert "Its text is not shown." in parsed.text and "p5" in parsed.text
+        assert "This folder has no manifest." in parsed.text
     named = page.write_report(tmp_path, _results(hidden=secret), title="No task is given")
     text = re.sub(r"data:image/png;base64,[\w+/=]+", "", named.read_text())  # it may spell anything
     assert "zorb" not in text and "What is" not in text and "<img" in text
 
 
 def test_a_page_of_ungraded_records_has_its_figures(tmp_path):
-    made = [{**_record(i, "standard", 0), "correct": None, "grade_detail": None} for i in range(3)]
-    path = page.write_report(tmp_path, evaluation.rows(made), title="Ungraded")
-    found = _Page(path.read_text())
-    assert len(found.all("img")) == 1 and "completions that are" not in found.text
+    ungraded = [
+        {**_record(i, "standard", 0), "correct": None, "grade_detail": None} for i in range(3)
+    ]
+    path = page.write_report(tmp_path, evaluation.rows(ungraded), title="Ungraded")
+    parsed = _Page(path.read_text())
+    assert len(parsed.all("img")) == 1 and "completions that are" not in parsed.text
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium: apt-get install chromium")

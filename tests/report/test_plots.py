@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from powerjax import evaluation, report
-from powerjax.report import plots
+from powerjax.report import plot_style, plots
 
 SAMPLERS = ("Standard", "Temperature", "Power", "Power(inf)")
 
@@ -86,15 +86,15 @@ def test_a_summary_by_hand():
          "num_tokens": 4, "num_forward_tokens": 8, "finish_reason": "eos"}
         for p, i, r, c in rows
     ]  # fmt: skip
-    found = evaluation.summarize(records)
-    assert (found.num_problems, found.num_passes) == (2, 2)
-    assert found.accuracy.mean == 0.75
-    assert found.accuracy.std == pytest.approx(np.std([1.0, 0.5], ddof=1))
-    assert (found.accuracy.low, found.accuracy.high) == (0.5, 1.0)
-    assert found.self_reward.mean == pytest.approx(-0.525)
-    assert found.best_of_n_accuracy.mean == 0.5  # a's likelier answer is the wrong one
-    assert found.best_of_n_self_reward.mean == pytest.approx(-0.35)
-    assert found.acceptance_rate is None and found.forward_tokens == 8 and found.finished == 1
+    summary = evaluation.summarize(records)
+    assert (summary.num_problems, summary.num_passes) == (2, 2)
+    assert summary.accuracy.mean == 0.75
+    assert summary.accuracy.std == pytest.approx(np.std([1.0, 0.5], ddof=1))
+    assert (summary.accuracy.low, summary.accuracy.high) == (0.5, 1.0)
+    assert summary.self_reward.mean == pytest.approx(-0.525)
+    assert summary.best_of_n_accuracy.mean == 0.5  # a's likelier answer is the wrong one
+    assert summary.best_of_n_self_reward.mean == pytest.approx(-0.35)
+    assert summary.acceptance_rate is None and summary.forward_tokens == 8 and summary.finished == 1
     ungraded = [{**record, "correct": None} for record in records[:3]]  # and one is missing
     assert evaluation.summarize(ungraded).accuracy is None
     assert report.percent(None) is None
@@ -111,4 +111,4 @@ def test_a_summary_names_its_law():
 
 def test_rows_of_one_sampler_under_different_laws_have_styles_of_their_own():
     names = ("Power", "Power, N=30", "Power, top_k 20", "Power, 512 tokens", "Power(inf)")
-    assert len({plots._style(name) for name in names}) == len(names)
+    assert len({plot_style.style(name) for name in names}) == len(names)

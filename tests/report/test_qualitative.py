@@ -39,9 +39,9 @@ def _record(decode, **fields):
 
 
 def test_pieces_join_to_the_text(decode):
-    found = qualitative.pieces(decode.ids, decode)
-    assert "".join(found) == MARKED and len(found) == len(decode.ids)
-    assert "" in found and not any("\ufffd" in piece for piece in found)
+    pieces = qualitative.pieces(decode.ids, decode)
+    assert "".join(pieces) == MARKED and len(pieces) == len(decode.ids)
+    assert "" in pieces and not any("\ufffd" in piece for piece in pieces)
 
 
 def test_the_page_holds_each_token_with_its_log_probability(decode):

@@ -106,11 +106,11 @@ def test_rules_that_differ_are_counted():
 
 def test_answers_spread_over_several_boxes_are_counted():
     detail = {"rules": False, "math_verify": False, "timed_out": []}
-    one = _result("a", forward=10, grade_detail=detail)
+    single = _result("a", forward=10, grade_detail=detail)
     several = _result("b", forward=10, grade_detail={**detail, "boxes": 2})
-    assert tables.several_boxes(one.records) is None
-    said = tables.several_boxes([*one.records, *several.records])
-    assert said.startswith("4 of 8 completions have several boxes in their last sentence")
+    assert tables.several_boxes(single.records) is None
+    note = tables.several_boxes([*single.records, *several.records])
+    assert note.startswith("4 of 8 completions have several boxes in their last sentence")
     assert tables.disagreements([several])[1][2:] == ["4", "0", "0", "0", "0"]
 
 

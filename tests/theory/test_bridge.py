@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from powerjax.theory import TabularModel, bridge, laws, learning
+from powerjax.theory import TabularModel, bridge, chains, laws, learning
 from powerjax.theory import propositions as props
 from tests.theory import drawn
 
@@ -132,7 +132,7 @@ def test_what_it_teaches(curves):
 def test_bad_input():
     model, no_eos = drawn.fixed_models()[:2]
     with pytest.raises(ValueError, match="needs a model with EOS"):
-        bridge.run_chains(no_eos, 2.0, 1, 1)
+        chains.run_chains(no_eos, 2.0, 1, 1)
     with pytest.raises(ValueError, match="needs alpha > 1"):
         bridge.rl_curves(model, 1.0, 1)
     with pytest.raises(ValueError, match="batch of at least 2"):

@@ -9,15 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from powerjax.theory import TabularModel, laws
-from powerjax.theory import exact as exact_module
+from powerjax.theory import TabularModel, enumeration, laws
 from tests.theory import drawn
 
 
 def spelled_out(model):
     """{tokens: probability} by walking the tables."""
     eos = model.vocab_size - 1 if model.eos else None
-    found = {}
+    probs = {}
     for length in range(1, model.length + 1):
         for tokens in itertools.product(range(model.vocab_size), repeat=length):
             if eos in tokens[:-1] or (length < model.length and tokens[-1] != eos):
@@ -26,8 +25,8 @@ def spelled_out(model):
             for t, token in enumerate(tokens):
                 prob *= math.exp(model.log_p[t][row, token])
                 row = row * model.num_live + token
-            found[tokens] = prob
-    return found
+            probs[tokens] = prob
+    return probs
 
 
 @settings(max_examples=40, deadline=None)
@@ -87,14 +86,14 @@ def test_temperature_is_token_by_token():
 
 
 def test_from_function_asks_for_every_live_prefix():
-    asked = []
+    prefixes = []
 
     def logits(prefix):
-        asked.append(prefix)
+        prefixes.append(prefix)
         return [0.1 * len(prefix), sum(prefix), 1.0]
 
     model = TabularModel.from_function(logits, 3, 3, eos=True)
-    assert len(asked) == 1 + 2 + 4
+    assert len(prefixes) == 1 + 2 + 4
     assert model.num_completions == 1 + 2 + 4 + 8
     row = laws.normalise(np.array([0.2, 1.0, 1.0]))
     np.testing.assert_allclose(model.log_p[2][0b01], row, atol=1e-14)
@@ -156,16 +155,16 @@ def test_a_million_completions_in_seconds(vocab_size, length, eos, record_proper
     log_z = laws.log_power_sum(model.log_joint(), 4.0)
     assert abs(model.log_prefix_totals(4.0)[0].item() - log_z) < 1e-10
     assert abs(np.exp(model.powered(4.0).log_joint()).sum() - 1) < 1e-10
-    took = time.perf_counter() - start
-    record_property("seconds for 10^6 completions", f"{took:.2f}")
-    assert took < 10
+    elapsed = time.perf_counter() - start
+    record_property("seconds for 10^6 completions", f"{elapsed:.2f}")
+    assert elapsed < 10
 
 
 class TestBadInput:
     def test_too_large(self, monkeypatch):
         with pytest.raises(ValueError, match=r"10,000,000,000 completions.*limit.*4,194,304"):
             TabularModel.random(np.random.default_rng(0), 10, 10)
-        monkeypatch.setattr(exact_module, "MAX_COMPLETIONS", 7)
+        monkeypatch.setattr(enumeration, "MAX_COMPLETIONS", 7)
         with pytest.raises(ValueError, match="8 completions; the limit"):
             TabularModel.from_function(lambda prefix: [0.0, 0.0], 2, 3)
 

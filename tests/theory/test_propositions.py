@@ -194,7 +194,7 @@ def _product_without_the_last(model):
     proposal = drawn.policy_like(model)
     weights = list(props.log_incremental_weights(model, proposal, 3.0))
     weights[-1] = np.zeros_like(weights[-1])
-    from powerjax.theory.exact import sum_along
+    from powerjax.theory.enumeration import sum_along
 
     left = sum_along(weights, model.eos)[0]
     right = laws.power(model.log_joint(), 3.0) - proposal.log_joint()

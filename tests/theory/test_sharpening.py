@@ -75,9 +75,9 @@ def test_sharpened():
     log_p = laws.log_of([[0.6, 0.4, 0.0], [0.4, 0.2, 0.4]])
     np.testing.assert_allclose(sharpening.mode_mass(log_p, log_p), [0.6, 0.8])
     assert sharpening.unsharpened(log_p, log_p, 0.3) == 0.5
-    assert sharpening.unsharpened(log_p, log_p, 0.3, weights=np.array([0.9, 0.1])) == pytest.approx(
-        0.9
-    )
+    assert sharpening.unsharpened(
+        log_p, log_p, 0.3, prompt_law=np.array([0.9, 0.1])
+    ) == pytest.approx(0.9)
     assert sharpening.is_sharpened(log_p, log_p, eps=0.5, delta=0.3)
     assert not sharpening.is_sharpened(log_p, log_p, eps=0.4, delta=0.3)
     sharp = laws.power(log_p, 50)
@@ -115,6 +115,6 @@ def test_bad_input():
     with pytest.raises(ValueError, match="the policy class does not sum to 1"):
         sharpening.prop3_fits(log_p, policies + 0.1, 4.0, 10, **good)
     with pytest.raises(ValueError, match="prompts' law does not sum to 1"):
-        sharpening.prop3_fits(log_p, policies, 4.0, 10, prompt_weights=np.array([0.5, 0.4]), **good)
+        sharpening.prop3_fits(log_p, policies, 4.0, 10, prompt_law=np.array([0.5, 0.4]), **good)
     with pytest.raises(ValueError, match="num_samples"):
         sharpening.prop3_fits(log_p, policies, 4.0, 0, **good)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from powerjax.theory import bridge, laws, learning, transitions
+from powerjax.theory import bridge, chains, laws, learning, transitions
 from tests.theory import drawn
 
 
@@ -53,19 +53,19 @@ def test_published_rule_stays_far_away():
 def test_mh_draws_this_law(rule, temperature):
     """`mh.advance` over 20,000 chains, each step's law within chance of the matrix's, and not of
     the other rule's."""
-    model, alpha, chains, steps = bridge.example_model(), 3.0, 20_000, 10
+    model, alpha, num_chains, steps = bridge.example_model(), 3.0, 20_000, 10
     proposal = model.tempered(alpha if temperature is None else 1 / temperature)
     start = np.exp(proposal.log_joint())
-    strings = bridge.run_chains(model, alpha, steps, chains, rule, temperature=temperature)
-    seen = bridge.empirical_laws(model, strings)
+    strings = chains.run_chains(model, alpha, steps, num_chains, rule, temperature=temperature)
+    seen = chains.empirical_laws(model, strings)
     paths = {}
     for name in ("exact", "karan2026"):
         step = transitions.kernel(model, proposal, alpha, name)
         paths[name], _ = transitions.laws_of_chain(step, start, steps)
     for now, law in zip(seen, paths.pop(rule), strict=True):
-        chance = learning.expected_distance(laws.log_of(law), laws.log_of(law), chains)
+        chance = learning.expected_distance(laws.log_of(law), laws.log_of(law), num_chains)
         # Changing one chain moves the distance by 1/n: McDiarmid, at odds of 1e-7.
-        assert 0.5 * np.abs(now - law).sum() < chance + 2.84 / np.sqrt(chains)
+        assert 0.5 * np.abs(now - law).sum() < chance + 2.84 / np.sqrt(num_chains)
     (other,) = paths.values()
     assert 0.5 * np.abs(seen[-1] - other[-1]).sum() > 0.1
 
