@@ -3,7 +3,7 @@
 Each class is one sampler. It checks its settings when it is made, and knows what follows from them:
 the settings of the Metropolis-Hastings kernel, the fields that its records state, a phrase on the
 law of its completions, and what they cost. The rest of the project asks here: launchers for their
-flags, records for their fields, plans for tokens, tables for names.
+flags, records for their fields, plans for tokens, reports for the law.
 
 To add a sampler that the kernel can draw from, add a class here and to `SAMPLERS`, and a function
 to `samplers`. A sampler with another loop than the kernel's (one that resamples across chains, say)
@@ -35,7 +35,6 @@ class Sampler:
     """
 
     name: ClassVar[str]  # in records, and of the function in `powerjax.sample`
-    title: ClassVar[str]  # in tables
 
     max_new_tokens: int = 3072
     top_k: int | None = None
@@ -73,7 +72,6 @@ class Standard(Sampler):
     """Plain sampling from the model: temperature 1, no MH moves."""
 
     name: ClassVar[str] = "standard"
-    title: ClassVar[str] = "Standard"
 
     @property
     def _temperature(self) -> float:
@@ -115,7 +113,6 @@ class Temperature(Standard):
     """Token-level temperature sampling: Eq. 5, with alpha = 1 / temperature."""
 
     name: ClassVar[str] = "temperature"
-    title: ClassVar[str] = "Temperature"
 
     temperature: float = 0.25
 
@@ -212,7 +209,6 @@ class Power(_WithMoves):
     """
 
     name: ClassVar[str] = "power"
-    title: ClassVar[str] = "Power"
 
     alpha: float = 4.0
     temperature: float | None = None
@@ -258,7 +254,6 @@ class PowerInf(_WithMoves):
     """
 
     name: ClassVar[str] = "power_inf"
-    title: ClassVar[str] = "Power(inf)"
 
     temperature: float = 0.25
 
