@@ -28,6 +28,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "json_file": ("models.json_file",),
     "json_lines": ("records.json_lines",),
     "launch": ("cli", "runs.collect", "parallel.mesh", "report.cells"),
+    "models.peft_settings": ("models.peft.settings",),
     "mesh": ("parallel.processes", "parallel.mesh", "models.sharding"),
     "page": ("report.page",),
     "paper": ("evaluation.paper",),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from powerjax import models
-from powerjax.models import decoder, rope
+from powerjax.models import layers, rope
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.5])
@@ -53,7 +53,7 @@ def test_by_row_has_the_gradient_of_its_product():
             jax.grad(lambda x, factor, f=f: jnp.sum(jnp.sin(f(x, factor))), argnums=(0, 1))(
                 jnp.asarray(x), jnp.asarray(factor)
             )
-            for f in (decoder.by_row, jnp.multiply)
+            for f in (layers.by_row, jnp.multiply)
         )
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-12)

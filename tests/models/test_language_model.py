@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from powerjax import models
-from powerjax.models import language_model
+from powerjax.models import scoring
 from tests.golden import cases
 
 
@@ -65,9 +65,9 @@ def test_score_is_log_softmax(tiny_qwen):
 def test_score_in_chunks_of_the_vocabulary(tiny_qwen, monkeypatch):
     prompts, completions = _pairs(2, [(5, 40), (8, 33)])
     whole = tiny_qwen.score(prompts, completions)
-    monkeypatch.setattr(language_model, "_SCORE_LOGITS", 97 * 9)  # 8 rows of logits at a time
-    fresh = jax.jit(language_model._token_log_probs.__wrapped__, static_argnums=0)
-    monkeypatch.setattr(language_model, "_token_log_probs", fresh)
+    monkeypatch.setattr(scoring, "_SCORE_LOGITS", 97 * 9)  # 8 rows of logits at a time
+    fresh = jax.jit(scoring._token_log_probs.__wrapped__, static_argnums=0)
+    monkeypatch.setattr(scoring, "_token_log_probs", fresh)
     for found, expected in zip(tiny_qwen.score(prompts, completions), whole, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
@@ -75,15 +75,15 @@ def test_score_in_chunks_of_the_vocabulary(tiny_qwen, monkeypatch):
 def test_score_of_many_rows_keeps_their_order(tiny_qwen, monkeypatch):
     prompts, completions = _pairs(3, [(1 + i % 7, 1 + (i * 5) % 11) for i in range(40)])
     whole = tiny_qwen.score(prompts, completions)
-    monkeypatch.setattr(language_model, "_SCORE_ROWS", 4)
+    monkeypatch.setattr(scoring, "_SCORE_ROWS", 4)
     for found, expected in zip(tiny_qwen.score(prompts, completions), whole, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_one_trace_per_shape_bucket(tiny_qwen, monkeypatch):
-    hidden = language_model._hidden.__wrapped__
+    hidden = scoring._hidden.__wrapped__
     monkeypatch.setattr(
-        language_model,
+        scoring,
         "_hidden",
         jax.jit(chex.assert_max_traces(hidden, n=2), static_argnums=0),
     )
