@@ -39,18 +39,21 @@ def _forward(q, k, v):
 
 
 def _save(q, k, v):
+    """Returns the attention, and what the backward pass needs of the forward pass."""
     out, sums = _forward(q, k, v)
     return out, (q, k, v, out, sums)
 
 
 def _backward(saved, d_out):
+    """Returns the gradients of q, k and v."""
     q, k, v, out, sums = saved
     wide = sums.dtype
     scale = q.shape[-1] ** -0.5
-    # d score = weight * (d weight - inner), inner the mean of d weight under the weights.
+    # The gradient of a score is weight * (gradient of the weight - inner). `inner` is the mean of
+    # the weights' gradients under the weights.
     inner = jnp.sum(d_out.astype(wide) * out.astype(wide), axis=-1)
-    turned = (*k.shape[:2], k.shape[3], k.shape[2])
-    d_q, d_k, d_v = [], jnp.zeros(turned, wide), jnp.zeros(turned, wide)
+    transposed = (*k.shape[:2], k.shape[3], k.shape[2])
+    d_q, d_k, d_v = [], jnp.zeros(transposed, wide), jnp.zeros(transposed, wide)
     for block in _blocks(q.shape[3]):
         keys = slice(0, block.stop)
         queries, d_block = q[:, :, :, block], d_out[:, :, :, block]
@@ -111,6 +114,7 @@ def _transposed(rows: jax.Array, weights: jax.Array, dtype) -> jax.Array:
 
 
 def _einsum(equation: str, a: jax.Array, b: jax.Array, dtype) -> jax.Array:
+    """Returns the product of a and b, taken in `dtype` and summed in float32 or wider."""
     wide = jnp.promote_types(dtype, jnp.float32)
     return jnp.einsum(
         equation,

@@ -20,9 +20,9 @@ class Family:
     model_type: str
     # Whether the projections q, k and v add a bias.
     qkv_bias: bool
-    # The norms of one layer, by their names both here and in the checkpoint.
+    # The norms of one layer, by their names in `decoder.Block`, which the checkpoint uses too.
     layer_norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
-    # The only `hidden_act` that is read: the activation of the feed-forward block.
+    # The activation of the feed-forward block; any other `hidden_act` is refused.
     activation: str = "silu"
     # Projections that the checkpoint stores as one tensor, stacked along its rows, with its name.
     fused: Mapping[tuple[str, ...], str] = dataclasses.field(default_factory=dict)

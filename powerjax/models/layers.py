@@ -1,4 +1,4 @@
-"""The decoder's layers that know nothing of each other: norms, linear layers, embeddings.
+"""The simple layers that the decoder is made of: norms, linear layers, embeddings.
 
 Letters as in decoder.py.
 """
@@ -36,9 +36,10 @@ fork.defvjp(lambda x: ((x, x), None), lambda _, grads: (grads[0] + grads[1],))
 
 @jax.custom_vjp
 def by_row(x: jax.Array, factor: jax.Array) -> jax.Array:
-    """Returns x[...,D] * factor[...,1]; the factor's gradient is computed as a dot product per row.
+    """Returns x[...,D] * factor[...,1], with a gradient of its own.
 
-    Autodiff multiplies elementwise and then sums, which takes XLA on CPUs seven times as long.
+    The factor's gradient is computed as one dot product per row. Autodiff would multiply
+    elementwise and then sum, which takes XLA on CPUs seven times as long.
     """
     return x * factor
 

@@ -42,16 +42,16 @@ def tensors(config: ModelConfig) -> dict[str, Tensor]:
     )
     table = {"embed_tokens/embedding": _embedding(c, EMBEDDINGS)}
     for i in range(c.num_layers):
-        ours, theirs = f"layers_{i}", f"model.layers.{i}"
+        layer, stored = f"layers_{i}", f"model.layers.{i}"
         for norm in c.family.layer_norms:
-            table[f"{ours}/{norm}/scale"] = _vector(c.hidden_size, f"{theirs}.{norm}.weight")
+            table[f"{layer}/{norm}/scale"] = _vector(c.hidden_size, f"{stored}.{norm}.weight")
         for block, names, sizes, in_size in linears:
             fused_name = c.family.fused.get(names)
             start = 0
             for name, size in zip(names, sizes, strict=True):
-                path, own_name = f"{ours}/{block}/{name}_proj", f"{theirs}.{block}.{name}_proj"
+                path, own_name = f"{layer}/{block}/{name}_proj", f"{stored}.{block}.{name}_proj"
                 if fused_name is not None:
-                    place = (f"{theirs}.{block}.{fused_name}.weight", start, start + size)
+                    place = (f"{stored}.{block}.{fused_name}.weight", start, start + size)
                     rows = sum(sizes)
                 else:
                     place, rows = (f"{own_name}.weight", 0, size), size

@@ -188,16 +188,16 @@ def _rendered(lm: Encoder, messages: list, what: str) -> str:
     Raises ValueError for what is no message, and for a conversation that ends in an answer.
     """
     for i, message in enumerate(messages):
-        here = f"{what}, message {i}"
+        label = f"{what}, message {i}"
         if not isinstance(message, Mapping):
-            raise ValueError(f"{here} is {_kind(message)}: give a dict with a role and a content")
+            raise ValueError(f"{label} is {_kind(message)}: give a dict with a role and a content")
         for field in ("role", "content"):
             if not isinstance(message.get(field), str):
                 raise ValueError(
-                    f"{here} has no {field} that is text: a message is a dict with a role and a"
+                    f"{label} has no {field} that is text: a message is a dict with a role and a"
                     " content"
                 )
-            check_text(message[field], f"{here}, {field}")
+            check_text(message[field], f"{label}, {field}")
     if messages[-1]["role"] == "assistant":
         raise ValueError(
             f"{what} ends in the assistant's message, and there is nothing to answer: end it in"

@@ -175,9 +175,9 @@ def _token_log_probs(
     chunk = min(chunk, places.shape[0])
 
     def log_probs(part):
-        rows, wanted = part
+        rows, token_ids = part
         logits = model.apply(variables, rows, method="unembed")
-        unnormalised = jnp.take_along_axis(logits, wanted[:, None], axis=-1)[:, 0]
+        unnormalised = jnp.take_along_axis(logits, token_ids[:, None], axis=-1)[:, 0]
         return unnormalised - jax.nn.logsumexp(logits, axis=-1)
 
     rows = hidden.reshape(-1, hidden.shape[-1])[places]

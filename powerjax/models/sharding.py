@@ -55,6 +55,7 @@ def param_spec(path: str, shape: tuple[int, ...], config, mesh: Mesh, *, fsdp: b
 
 
 def _split_by_model(spec: P, path: str, shape: tuple[int, ...], config, mesh: Mesh) -> P:
+    """Returns `spec`, or P() where the "model" axis does not divide what it would split."""
     size = mesh.shape["model"]
     if size == 1 or "model" not in spec:
         return spec
@@ -70,6 +71,7 @@ def _split_by_model(spec: P, path: str, shape: tuple[int, ...], config, mesh: Me
 
 
 def _split_by_data(spec: P, path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
+    """Returns `spec` with "data" added, or `spec` itself where "data" divides no free dimension."""
     size = mesh.shape["data"]
     axes = [*spec, *(None,) * (len(shape) - len(spec))]
     for dim in sorted(range(len(shape)), key=lambda dim: -shape[dim]):

@@ -39,18 +39,18 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     Raises ValueError for a truncated file and for one that is not a safetensors file.
     """
     size = os.path.getsize(path)
-    again = "download it again"
+    advice = "download it again"
     with open(path, "rb") as file:
         beginning = file.read(len(_LFS_POINTER))
         if beginning == _LFS_POINTER:
             raise ValueError(
                 f"{path} is a Git LFS pointer, not the file itself: run git lfs pull in its folder,"
-                f" or {again}"
+                f" or {advice}"
             )
         file.seek(8)
         header_size = int.from_bytes(beginning[:8], "little")
         if size < 8 or header_size > size - 8:
-            raise ValueError(f"{path} is truncated or not a safetensors file: {again}")
+            raise ValueError(f"{path} is truncated or not a safetensors file: {advice}")
         try:
             header = json.loads(file.read(header_size))
             header.pop("__metadata__", None)
@@ -61,16 +61,16 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             start = 8 + header_size
             end = start + max((end for *_, end in entries.values()), default=0)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise ValueError(f"{path} is not a safetensors file: {again}") from error
+            raise ValueError(f"{path} is not a safetensors file: {advice}") from error
     if size < end:
-        raise ValueError(f"{path} is truncated: {size} bytes of {end}; {again}")
+        raise ValueError(f"{path} is truncated: {size} bytes of {end}; {advice}")
     stored = {}
     for name, (dtype, shape, first, last) in entries.items():
         known = np.dtype(_DTYPES[dtype]).itemsize if dtype in _DTYPES else None
         if known is not None and last - first != known * math.prod(shape):
             raise ValueError(
                 f"{name} in {path} has {last - first} bytes, which do not fit its shape {shape} in"
-                f" {dtype}: {again}"
+                f" {dtype}: {advice}"
             )
         stored[name] = StoredTensor(path, name, dtype, shape, start + first)
     return stored

@@ -88,6 +88,7 @@ def encode(tokenizer, text: str, *, special: bool = True) -> list[int]:
 
 
 def _ids(tokenizer, text: str, special: bool) -> list[int]:
+    """Returns the tokenizer's own encoding."""
     return list(tokenizer(str(text), add_special_tokens=special)["input_ids"])
 
 

@@ -159,15 +159,20 @@ def _come(address: str, process_id: int, facts: Mapping[str, str], timeout_s: fl
 
 
 def _error(kind: str, problem: str) -> ValueError | OSError:
+    """Returns the error that a message between processes describes."""
     return ValueError(problem) if kind == "ValueError" else OSError(problem)
 
 
-def _difference(who: int, theirs: Mapping[str, str], ours: Mapping[str, str]) -> str | None:
-    """Returns a line about the first fact in which process `who` and process 0 differ, or None."""
-    for name in sorted(ours.keys() | theirs.keys()):
-        a, b = theirs.get(name), ours.get(name)
+def _difference(
+    process_id: int, facts: Mapping[str, str], facts_of_zero: Mapping[str, str]
+) -> str | None:
+    """Returns a line about the first fact in which a process differs from process 0, or None."""
+    for name in sorted(facts.keys() | facts_of_zero.keys()):
+        a, b = facts.get(name), facts_of_zero.get(name)
         if a != b:
-            return f"process {who} has {name} {a}, process 0 has {b}: start all of them alike"
+            return (
+                f"process {process_id} has {name} {a}, process 0 has {b}: start all of them alike"
+            )
     return None
 
 

@@ -104,9 +104,9 @@ def _backward(precision, saved, d_y):
     if mask is None:
         d_x, d_a = dot("btr,ir->bti", d_inner, a), dot("btr,bti->ri", d_inner, wide)
     else:
-        kept, d_inner = mask.kept(x.shape), d_inner * mask.gain
-        d_a = dot("btr,bti->ri", d_inner, jnp.where(kept, wide, 0))
-        d_x = jnp.where(kept, dot("btr,ir->bti", d_inner, a), 0)
+        is_kept, d_inner = mask.kept(x.shape), d_inner * mask.gain
+        d_a = dot("btr,bti->ri", d_inner, jnp.where(is_kept, wide, 0))
+        d_x = jnp.where(is_kept, dot("btr,ir->bti", d_inner, a), 0)
     # Without the barrier XLA merges this transpose into the product, and transposes `wide` instead.
     d_a = jax.lax.optimization_barrier(d_a).T
     return d_x.astype(x.dtype), d_a, d_b, None

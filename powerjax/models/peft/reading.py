@@ -161,6 +161,7 @@ def _scale(settings: dict[str, Any], rank: int, alpha: float) -> float:
 
 
 def _place(x: np.ndarray, sharding: NamedSharding | None) -> jax.Array:
+    """Puts a tensor on its devices; None takes the default device."""
     if sharding is None:
         return jax.device_put(x)
     return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
