@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 
+from powerjax.models import buckets
 from powerjax.models.config import ModelConfig
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def head_width(head_dim: int, platform: str) -> int:
     Where the last axis is not a multiple of 128 lanes, the TPU compiler lays the array out with the
     slots last. The slot loop writes rows, and would copy both caches to rows and back in each call.
     """
-    return -(-head_dim // _TPU_LANES) * _TPU_LANES if platform == "tpu" else head_dim
+    return buckets.multiple(head_dim, _TPU_LANES) if platform == "tpu" else head_dim
 
 
 def bytes_per_token(config: ModelConfig, dtype, platform: str, mesh: Mesh | None = None) -> int:

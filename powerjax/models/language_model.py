@@ -169,7 +169,7 @@ class LM:
         """
         return scoring.score(self, prompts, completions, long_context=long_context)
 
-    def _with_adapter(self) -> str:
+    def _adapter_note(self) -> str:
         """Returns what `__repr__` says of the adapter, "" where there is none."""
         if self.adapter is None:
             return f" with {self.adapter_name} merged" if self.adapter_name else ""
@@ -180,7 +180,7 @@ class LM:
         where = jax.tree.leaves(self.params)[0].sharding
         places = f"{len(where.device_set)} x {next(iter(where.device_set)).platform}"
         return (
-            f"LM({self.name or 'unnamed'}{self._with_adapter()}: {c.architecture}, "
+            f"LM({self.name or 'unnamed'}{self._adapter_note()}: {c.architecture}, "
             f"{self.num_parameters / 1e6:.3g} M parameters in {self.dtype.name} on {places}; "
             f"{c.num_layers} layers, width {c.hidden_size}, {c.num_heads} heads "
             f"({c.num_kv_heads} kv), vocabulary {c.vocab_size}, "

@@ -12,6 +12,8 @@ import re
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from powerjax.models.config import ModelConfig
+
 log = logging.getLogger(__name__)
 
 # The first pattern that matches a path wins. Projections into a block are split by columns, those
@@ -29,7 +31,9 @@ PARAM_SPECS = (
 )
 
 
-def param_spec(path: str, shape: tuple[int, ...], config, mesh: Mesh, *, fsdp: bool = False) -> P:
+def param_spec(
+    path: str, shape: tuple[int, ...], config: ModelConfig, mesh: Mesh, *, fsdp: bool = False
+) -> P:
     """Returns the PartitionSpec of the parameter at `path` ("layers_0/mlp/up_proj/kernel").
 
     All of attention is replicated if the "model" axis does not divide the heads and the kv heads.
@@ -54,7 +58,9 @@ def param_spec(path: str, shape: tuple[int, ...], config, mesh: Mesh, *, fsdp: b
     return spec
 
 
-def _split_by_model(spec: P, path: str, shape: tuple[int, ...], config, mesh: Mesh) -> P:
+def _split_by_model(
+    spec: P, path: str, shape: tuple[int, ...], config: ModelConfig, mesh: Mesh
+) -> P:
     """Returns `spec`, or P() where the "model" axis does not divide what it would split."""
     size = mesh.shape["model"]
     if size == 1 or "model" not in spec:
@@ -96,14 +102,19 @@ def _warn_once(message: str) -> None:
 
 
 def param_sharding(
-    path: str, shape: tuple[int, ...], config, mesh: Mesh, *, fsdp: bool = False
+    path: str, shape: tuple[int, ...], config: ModelConfig, mesh: Mesh, *, fsdp: bool = False
 ) -> NamedSharding:
     """Returns the NamedSharding of `param_spec` on the mesh."""
     return NamedSharding(mesh, param_spec(path, shape, config, mesh, fsdp=fsdp))
 
 
 def num_bytes_per_device(
-    shapes: dict[str, tuple[int, ...]], config, mesh: Mesh, itemsize: int, *, fsdp: bool = False
+    shapes: dict[str, tuple[int, ...]],
+    config: ModelConfig,
+    mesh: Mesh,
+    itemsize: int,
+    *,
+    fsdp: bool = False,
 ) -> int:
     """Returns the bytes of parameters that each device will hold, before anything is loaded.
 
