@@ -5,30 +5,27 @@ import pytest
 from powerjax.models import ModelConfig, families
 from powerjax.models.layout import tensors
 
-SHAPE = dict(
-    vocab_size=97,
-    hidden_size=32,
-    intermediate_size=64,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-)
 ROWS = list(families.FAMILIES.values())
+
+
+def _config(family):
+    """Returns a small model of the family."""
+    names = dict(architecture=family.architecture, qkv_bias=family.qkv_bias)
+    return ModelConfig(97, 32, 64, 2, 4, 2, 8, **names)
 
 
 @pytest.mark.parametrize("family", ROWS, ids=lambda family: family.model_type)
 def test_a_row_is_found_by_either_of_its_names(family):
     by_architecture = families.of_config({"architectures": [family.architecture]})
     assert by_architecture is families.of_config({"model_type": family.model_type}) is family
-    config = ModelConfig(architecture=family.architecture, qkv_bias=family.qkv_bias, **SHAPE)
+    config = _config(family)
     assert config.family is family
     assert ModelConfig.from_hf(config.to_hf()) == config
 
 
 @pytest.mark.parametrize("family", ROWS, ids=lambda family: family.model_type)
 def test_fused_projections_share_a_tensor_and_divide_its_rows(family):
-    config = ModelConfig(architecture=family.architecture, qkv_bias=family.qkv_bias, **SHAPE)
+    config = _config(family)
     table = tensors(config)
     for block, names in (("self_attn", ("q", "k", "v")), ("mlp", ("gate", "up"))):
         parts = [table[f"layers_1/{block}/{name}_proj/kernel"] for name in names]
