@@ -70,7 +70,7 @@ sample.draws: chain_id chain_keys draw uniform
 sample.engine: bytes_per_slot count_fitting count_prefix_rows generate pick_num_slots
     prefill_shape slots_for
 sample.failures: ChainsFailed remedy
-sample.inputs: check_stop names positive power prompt_tokens seed whole whole_or_none
+sample.inputs: names positive power prompt_tokens seed whole whole_or_none
 sample.memory: free_bytes host_free_bytes
 sample.mh: Chain Draws Info Sequence Settings advance init next_move settings working_tokens
 sample.placement: Home devices home module num_rows rows

@@ -28,6 +28,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "json_file": ("models.json_file",),
     "json_lines": ("records.json_lines",),
     "launch": ("cli", "runs.collect", "parallel.mesh", "report.cells"),
+    "models.peft_settings": ("models.peft.settings",),
     "mesh": ("parallel.processes", "parallel.mesh", "models.sharding"),
     "page": ("report.page", "report.examples"),
     "paper": ("evaluation.paper",),
@@ -41,7 +42,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "rewards": ("evaluation.proposition4",),
     "scalars": ("records.scalars",),
     "setups": ("runs.setups",),
-    "shards": ("records.shards",),
+    "shards": ("records.shards", "records.lock"),
     "stages": ("records.stage_counts",),
     "tables": ("report.tables",),
     "text": ("models.text",),
@@ -64,6 +65,7 @@ RENAMED = {
     ("launch", "grid"): "local_mesh",
     ("pipeline", "student"): "train_student",
     ("planning", "Stage"): "Workload",
+    ("shards", "taking_turns"): "locked",
 }
 
 

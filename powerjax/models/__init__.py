@@ -1,4 +1,4 @@
-"""Language models: Qwen2 and Phi3 decoders, their checkpoints, and `load`."""
+"""Language models: decoders of the families in families.py, their checkpoints, and `load`."""
 
 from powerjax.models.config import ModelConfig, RopeConfig
 from powerjax.models.language_model import LM, load

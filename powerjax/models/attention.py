@@ -1,4 +1,7 @@
-"""Attention over cached keys: one function, a switch for the kernel behind it."""
+"""Attention over cached keys: one function, with a switch for the kernel behind it.
+
+Letters as in decoder.py.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +20,23 @@ def attention(
     whole: bool = False,
     implementation: str | None = None,
 ) -> jax.Array:
-    """Causal attention of q[B,T,N,H] over k, v [B,K,S,H]; returns [B,T,N,H].
+    """Returns causal attention, [B,T,N,H].
 
-    Key slot s is visible to a query at position p iff s <= p, whatever the row's history. Heads of
-    a cache that are wider than q's end in zeros (`cache.head_width`).
+    Key slot s is visible to a query at position p if and only if s <= p, whatever the row's
+    history.
 
-    whole: k and v are the T fresh ones and positions 0..T-1 in every row, as in prefill, scoring
-        and training.
-    implementation: "xla" (any device and dtype; the default) or "cudnn" (NVIDIA, bfloat16 or
-        float16). cudnn serves single-token decoding and whole sequences; a chunk of tokens over a
-        cached prefix takes the xla path either way.
+    Args:
+      q: [B,T,N,H].
+      k, v: [B,K,S,H]. Their heads may be wider than q's, with zeros at the end
+        (`cache.head_width`).
+      positions: int32[B,T], the queries' positions.
+      whole: whether k and v are those of the T tokens themselves and positions are 0..T-1 in every
+        row, as in prefill, scoring and training.
+      implementation: "xla" (any device and dtype; None is the same) or "cudnn" (NVIDIA, bfloat16 or
+        float16). cudnn computes single-token decoding and whole sequences; a chunk of tokens over
+        a cached prefix takes the xla path either way.
+
+    Raises ValueError for another `implementation`.
     """
     if implementation not in (None, "xla", "cudnn"):
         raise ValueError(f"attention implementation {implementation!r}: use 'xla' or 'cudnn'")
@@ -39,9 +49,9 @@ def attention(
 
 
 def _spoil(out: jax.Array, v: jax.Array) -> jax.Array:
-    """NaN in out[B,T,N,H] for the queries that see a value of v[B,K,T,H] that is not finite.
+    """Returns out[B,T,N,H] with NaN for the queries that see a non-finite value of v[B,K,T,H].
 
-    The products are made with zeros in place of such values. A kernel multiplies values after a
+    `out` was computed with zeros in place of such values. A kernel multiplies the values after a
     query by a weight of 0, and 0 * NaN would let padding spoil the tokens before it.
     """
     batch, num_kv_heads, num_tokens, _ = v.shape
@@ -53,12 +63,14 @@ def _spoil(out: jax.Array, v: jax.Array) -> jax.Array:
 
 
 def _whole(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array) -> jax.Array:
+    """Attention of whole sequences, in blocks of queries (causal.py)."""
     batch, num_tokens, _, head_dim = q.shape
     grouped = q.reshape(batch, num_tokens, k.shape[1], -1, head_dim).transpose(0, 2, 3, 1, 4)
     return causal_attention(grouped, k, v).transpose(0, 3, 1, 2, 4).reshape(q.shape)
 
 
 def _xla(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array) -> jax.Array:
+    """Attention over cached keys in plain matrix products, any number of tokens per row."""
     batch, num_tokens, num_heads, head_dim = q.shape
     num_kv_heads, num_slots = k.shape[1:3]
     groups = num_heads // num_kv_heads
@@ -88,6 +100,7 @@ def _xla(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array) -> jax.
 
 
 def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array) -> jax.Array:
+    """Attention by cuDNN: of one token per row over cached keys, or of whole sequences."""
     keys, values = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)  # [B,S,K,H]
     if q.shape[1] == 1:
         return jax.nn.dot_product_attention(

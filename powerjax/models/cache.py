@@ -1,11 +1,12 @@
-"""The KV cache: one [B,K,S,H] array of keys and one of values per layer. Only this file, and
-attention which reads it, know the layout.
+"""The K/V cache: one [B,K,S,H] array of keys and one of values per layer.
 
-Heads stand before slots because decoding then reads each head's keys as one contiguous block.
-On a TPU the last axis is filled with zeros to whole rows of 128 lanes (`head_width`).
-Positions are per row, so rows rewind independently. A row's slots past its length may hold
-anything: slot s is visible only to queries at positions >= s, and decoding writes slot s before
-such a query is made.
+Only this file and attention.py, which reads the cache, know its layout. Heads come before slots,
+so that decoding reads each head's keys as one contiguous block. On a TPU the last axis is padded
+with zeros to whole rows of 128 lanes (`head_width`).
+
+Each row has its own positions, so rows rewind independently. A row's slots past its length may
+hold anything: slot s is visible only to queries at positions >= s, and decoding writes slot s
+before such a query is made. Letters as in decoder.py.
 """
 
 import functools
@@ -17,32 +18,35 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 
+from powerjax.models import buckets
 from powerjax.models.config import ModelConfig
 
 log = logging.getLogger(__name__)
-
 
 _TPU_LANES = 128
 
 
 class KVCache(NamedTuple):
-    """Per layer: keys (already rotated) and values, each [B,K,S,H]."""
+    """The keys and values of all layers."""
 
-    k: tuple[jax.Array, ...]
-    v: tuple[jax.Array, ...]
+    k: tuple[jax.Array, ...]  # one [B,K,S,H] per layer, already rotated
+    v: tuple[jax.Array, ...]  # one [B,K,S,H] per layer
 
 
 def head_width(head_dim: int, platform: str) -> int:
-    """What one head of one slot takes in the cache, in numbers.
+    """Returns how many numbers one head of one slot takes in the cache: H, or more on a TPU.
 
-    The TPU compiler stores an array whose last axis is no whole row of lanes with its slots last,
-    and the slot loop, which writes rows, would copy both caches to rows and back in every call.
+    Where the last axis is not a multiple of 128 lanes, the TPU compiler lays the array out with the
+    slots last. The slot loop writes rows, and would copy both caches to rows and back in each call.
     """
-    return -(-head_dim // _TPU_LANES) * _TPU_LANES if platform == "tpu" else head_dim
+    return buckets.multiple(head_dim, _TPU_LANES) if platform == "tpu" else head_dim
 
 
 def bytes_per_token(config: ModelConfig, dtype, platform: str, mesh: Mesh | None = None) -> int:
-    """What a position of one row takes of each device: keys and values of all layers."""
+    """Returns the bytes that one slot of one row takes on each device, over all layers.
+
+    mesh: the devices that the cache is split over; None for one device.
+    """
     heads = config.num_kv_heads
     if mesh is not None and "model" in cache_sharding(config, mesh).spec:
         heads //= mesh.shape["model"]
@@ -57,7 +61,10 @@ def init_cache(
     dtype=jnp.float32,
     place: Sharding | None = None,
 ) -> KVCache:
-    """An empty cache of `batch` rows and `length` slots; place: of each array, `cache_sharding`."""
+    """Returns a cache of `batch` rows and `length` slots, all zeros.
+
+    place: the sharding of each array, see `cache_sharding`; None takes the default device.
+    """
     device = next(iter(place.device_set)) if place is not None else None
     width = head_width(config.head_dim, device.platform if device else jax.default_backend())
     shape = (batch, config.num_kv_heads, length, width)
@@ -68,25 +75,26 @@ def init_cache(
 
 
 def cache_sharding(config: ModelConfig, mesh: Mesh) -> NamedSharding:
-    """Where an array of a cache lies: split by kv heads over "model", as the attention weights are.
+    """Returns the sharding of a cache's arrays: split by kv heads over the mesh's "model" axis.
 
-    Where the heads do not divide, attention is replicated, and the cache with it; that is logged.
+    Where the axis does not divide the heads or the kv heads, attention and its cache are replicated
+    on every device. That is logged once, but not for an AbstractMesh.
     """
     size = mesh.shape["model"]
     if config.num_heads % size or config.num_kv_heads % size:
-        if not isinstance(mesh, AbstractMesh):  # a plan tries many
-            _say_replicated(config.num_heads, config.num_kv_heads, size)
+        if not isinstance(mesh, AbstractMesh):  # planning tries many meshes
+            _log_replicated(config.num_heads, config.num_kv_heads, size)
         return NamedSharding(mesh, P())
     return NamedSharding(mesh, P(None, "model"))
 
 
-_SAID: dict[tuple[int, int, int], object] = {}
+_LOGGED: dict[tuple[int, int, int], object] = {}
 
 
-def _say_replicated(num_heads: int, num_kv_heads: int, size: int) -> None:
-    """Once, whichever of the engines' threads comes first."""
-    mine = object()
-    if _SAID.setdefault((num_heads, num_kv_heads, size), mine) is mine:
+def _log_replicated(num_heads: int, num_kv_heads: int, size: int) -> None:
+    """Logs once per process that the cache is replicated, though several threads may call this."""
+    token = object()
+    if _LOGGED.setdefault((num_heads, num_kv_heads, size), token) is token:  # atomic
         log.warning(
             "the K/V cache is replicated: %d heads, %d kv heads do not divide by model axis %d",
             num_heads,
@@ -105,10 +113,12 @@ def write_layer(
 ) -> tuple[jax.Array, jax.Array]:
     """Writes k, v [B,T,K,H] into one layer's [B,K,S,H] at each row's own positions[B,T].
 
-    Positions past the last slot are dropped. place: of the cache, where it is over devices.
+    What belongs to positions past the last slot is dropped. Returns the new (k_cache, v_cache).
+
+    place: the sharding of the cache, if it is split over devices; None if it is not.
     """
     write = _write
-    if place is not None:  # each device its own heads
+    if place is not None:  # each device writes its own heads
         specs = (place.spec, place.spec, P())
         write = jax.shard_map(_write, mesh=place.mesh, in_specs=specs, out_specs=place.spec)
     new = [_fit(x.transpose(0, 2, 1, 3), k_cache) for x in (k, v)]
@@ -116,9 +126,12 @@ def write_layer(
 
 
 def write_prompts(cache: KVCache, rows: jax.Array, fresh: KVCache) -> KVCache:
-    """Writes the K/V of whole prompts, each [B,K,T,H], over the first T slots of rows[B].
+    """Returns `cache` with the K/V of whole prompts written over the first T slots of rows.
 
-    Rows past the last are dropped.
+    Args:
+      rows: whole numbers [B], the row of the cache that each prompt goes to; a prompt is dropped
+        where its number is past the last row.
+      fresh: the prompts' K/V, each array [B,K,T,H].
     """
 
     def write(to, new):
@@ -128,17 +141,17 @@ def write_prompts(cache: KVCache, rows: jax.Array, fresh: KVCache) -> KVCache:
 
 
 def _fit(new: jax.Array, cache: jax.Array) -> jax.Array:
-    """In the cache's dtype and with its width of a head."""
+    """Returns `new` in the cache's dtype, its heads padded to the cache's width."""
     new = new.astype(cache.dtype)
     spare = cache.shape[-1] - new.shape[-1]
     return jnp.pad(new, [(0, 0)] * (new.ndim - 1) + [(0, spare)]) if spare else new
 
 
 def _write(cache: jax.Array, new: jax.Array, positions: jax.Array) -> jax.Array:
-    """new[B,K,T,H] at positions[B,T] of each row, as rows of one long [B*K*S,H] table.
+    """Writes new[B,K,T,H] at positions[B,T] of each row of cache[B,K,S,H].
 
-    A scatter over [B,K,S,H] makes the TPU compiler copy the whole cache to slots-first order and
-    back, in every step; in the table a position is a row, and rows stay where they are.
+    The scatter is over the cache reshaped to a table [B*K*S,H]. A scatter over [B,K,S,H] makes the
+    TPU compiler copy the whole cache to slots-first order and back in every step.
     """
     at = _table_rows(cache.shape, positions)
     table = cache.reshape(-1, cache.shape[-1])
@@ -147,14 +160,18 @@ def _write(cache: jax.Array, new: jax.Array, positions: jax.Array) -> jax.Array:
 
 
 def _read(cache: jax.Array, positions: jax.Array) -> jax.Array:
-    """[B,K,T,H]: what stands at positions[B,T] of each row."""
+    """Returns [B,K,T,H], the contents of cache[B,K,S,H] at positions[B,T] of each row."""
     batch, heads, _, head_dim = cache.shape
     at = _table_rows(cache.shape, positions)
     return cache.reshape(-1, head_dim)[at].reshape(batch, heads, -1, head_dim)
 
 
 def _table_rows(shape: tuple[int, ...], positions: jax.Array) -> jax.Array:
-    """Rows [B*K*T] of the table that hold positions[B,T]; past its end for those past the last."""
+    """Returns int[B*K*T], the rows of the table [B*K*S,H] where positions[B,T] of each head lie.
+
+    shape: the cache's, (B, K, S, H). For a position that is not below S the number returned is past
+    the table's end, so that a write there is dropped.
+    """
     batch, heads, size, _ = shape
     first = jnp.arange(batch * heads).reshape(batch, heads, 1) * size
     at = jnp.where(positions < size, positions, batch * heads * size)[:, None]
@@ -164,35 +181,43 @@ def _table_rows(shape: tuple[int, ...], positions: jax.Array) -> jax.Array:
 def save_slots(
     undo: KVCache, cache: KVCache, positions: jax.Array, place: NamedSharding | None = None
 ) -> tuple[KVCache, jax.Array]:
-    """Copies the slot at each row's position[B] from `cache` into `undo`, before it is overwritten.
+    """Copies one slot of each row from `cache` into `undo`, before the caller overwrites it.
 
-    A Metropolis-Hastings proposal writes into the one working cache; what it overwrites is kept
-    here, so that an accepted move costs no copy and a rejected one copies its own length back.
+    A Metropolis-Hastings proposal writes into the one working cache, and `undo` keeps what it
+    overwrites. An accepted move then costs no copy, and a rejected one copies only the slots that
+    it wrote.
 
     Args:
-      undo, cache, positions: see above.
-      place: of both caches' arrays, where they are split over devices.
+      undo: a cache of the same shape.
+      cache: the working cache.
+      positions: int[B], the slot of each row.
+      place: the sharding of both caches' arrays, if they are split over devices.
 
     Returns:
-      (undo, positions). Write at the positions returned: they are the same numbers, but depend on
-      the old slots having been read, so that XLA can write in place.
+      (undo, positions). The caller has to write at the positions returned. They are the same
+      numbers, but XLA knows them only after the old slots were read, and so can write in place.
     """
     if place is None:
         return _save_slots(undo, cache, positions)
-    # Each device for its own heads: whether a slot was read is nothing to tell the others.
+    # Each device saves the slots of its own heads. Under jit alone, XLA would add a communication
+    # between devices, because the positions returned depend on every head.
     return jax.shard_map(
         _save_slots,
         mesh=place.mesh,
         in_specs=(place.spec, place.spec, P()),
         out_specs=(place.spec, P()),
-        check_vma=False,  # positions are the same everywhere; the sum below hides it
+        # The positions are equal on all devices, but the check cannot see through the sum in
+        # _save_slots.
+        check_vma=False,
     )(undo, cache, positions)
 
 
 def _save_slots(undo, cache, positions):
+    """Does `save_slots` for the heads that are on one device."""
     old = jax.tree.map(lambda source: _read(source, positions[:, None]), cache)
-    # Nothing exceeds infinity, so this adds 0. XLA drops an optimization_barrier before it decides
-    # on copies, and then copies the whole cache, twice a step.
+    # No number exceeds infinity, so this adds 0 to the positions; it only makes them depend on what
+    # was read. An optimization_barrier would say the same, but XLA removes barriers before it
+    # decides on copies, and then copies the whole cache twice per step.
     above = (x[:, 0, 0, 0] > jnp.inf for x in jax.tree.leaves(old))
     positions += sum(x.astype(positions.dtype) for x in above)
     undo = jax.tree.map(lambda to, x: _write(to, x, positions[:, None]), undo, old)
@@ -202,7 +227,12 @@ def _save_slots(undo, cache, positions):
 def restore_slots(
     cache: KVCache, undo: KVCache, row: jax.Array, first: jax.Array, last: jax.Array, width: int
 ) -> KVCache:
-    """Copies slots first..last (at most `width` of them, a static number) of one row back."""
+    """Returns `cache` with slots first..last of one row copied from `undo`.
+
+    Args:
+      row, first, last: int[]; `last` is included.
+      width: a static number of slots, at least last - first + 1.
+    """
     size = cache.k[0].shape[2]
     start = jnp.clip(first, 0, size - width)
     slots = start + jnp.arange(width)
@@ -210,15 +240,18 @@ def restore_slots(
 
     def restore(to, source):
         corner, shape = (row, 0, start, 0), (1, to.shape[1], width, to.shape[3])
-        kept = jax.lax.dynamic_slice(source, corner, shape)
-        block = jnp.where(inside, kept, jax.lax.dynamic_slice(to, corner, shape))
+        saved = jax.lax.dynamic_slice(source, corner, shape)
+        block = jnp.where(inside, saved, jax.lax.dynamic_slice(to, corner, shape))
         return jax.lax.dynamic_update_slice(to, block, corner)
 
     return jax.tree.map(restore, cache, undo)
 
 
 def copy_row(cache: KVCache, row: jax.Array, source: KVCache, source_row: jax.Array) -> KVCache:
-    """Overwrites the first slots of a row with a row of a (shorter or equal) cache."""
+    """Returns `cache` with the first slots of a row overwritten by a row of another cache.
+
+    source: a cache of as many slots or fewer; all slots of its row `source_row` are copied.
+    """
 
     def copy(to, prefix):
         block = jax.lax.dynamic_slice_in_dim(prefix, source_row, 1, axis=0)
@@ -228,9 +261,9 @@ def copy_row(cache: KVCache, row: jax.Array, source: KVCache, source_row: jax.Ar
 
 
 def grow(cache: KVCache, length: int) -> KVCache:
-    """The same cache with room for `length` slots; layer by layer, so that only one is doubled.
+    """Returns the same cache with room for `length` slots, and deletes the arrays of `cache`.
 
-    The arrays of `cache` are deleted.
+    One array is copied and deleted at a time, so that at most one exists twice.
     """
 
     def widen(rows):
@@ -244,6 +277,8 @@ def grow(cache: KVCache, length: int) -> KVCache:
 
 @functools.cache
 def _pad_slots(length: int, place: Sharding | None):
+    """Returns the compiled function that pads [B,K,S,H] to `length` slots."""
+
     def pad(rows):
         return jnp.pad(rows, ((0, 0), (0, 0), (0, length - rows.shape[2]), (0, 0)))
 

@@ -1,11 +1,11 @@
 """Causal attention of whole sequences, in blocks of queries, with a backward pass of its own.
 
-A block of queries meets the keys up to its own end and no others, so half the products are never
-made, and no more than one block's scores [B,K,G,C,S] are alive. The backward pass makes them again
-from the saved log-sum-exp (Dao et al. 2022, FlashAttention, in plain matrix products), where
-autodiff would keep them and go over them several times more.
+A block of queries is multiplied with the keys up to its own end and no others. So nearly half the
+products are never made, and at most one block's scores [B,K,G,C,S] are alive. The backward pass
+computes the scores again from the saved log-sum-exp (Dao et al. 2022, FlashAttention, in plain
+matrix products). Autodiff would keep all scores and read them several times.
 
-Letters as in decoder.py, and G query heads of one kv head, C queries of one block.
+Letters as in decoder.py; also G query heads per kv head, C queries per block.
 """
 
 import jax
@@ -18,12 +18,15 @@ _MAX_BLOCKS = 8
 
 @jax.custom_vjp
 def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Attention of q[B,K,G,T,H] over k, v [B,K,T,H], each query over the keys up to its own."""
+    """Returns attention [B,K,G,T,H] of q[B,K,G,T,H] over k, v [B,K,T,H].
+
+    The query at position t sees the keys 0..t.
+    """
     return _forward(q, k, v)[0]
 
 
 def _forward(q, k, v):
-    """(out[B,K,G,T,H], log-sum-exp of the scores [B,K,G,T])."""
+    """Returns out[B,K,G,T,H] and the log-sum-exp of each query's scores, [B,K,G,T]."""
     out, sums = [], []
     for block in _blocks(q.shape[3]):
         scores = _scores(q, k, block)
@@ -36,18 +39,21 @@ def _forward(q, k, v):
 
 
 def _save(q, k, v):
+    """Returns the attention, and what the backward pass needs of the forward pass."""
     out, sums = _forward(q, k, v)
     return out, (q, k, v, out, sums)
 
 
 def _backward(saved, d_out):
+    """Returns the gradients of q, k and v."""
     q, k, v, out, sums = saved
     wide = sums.dtype
     scale = q.shape[-1] ** -0.5
-    # d score = weight * (d weight - inner), inner the mean of d weight under the weights.
+    # The gradient of a score is weight * (gradient of the weight - inner). `inner` is the mean of
+    # the weights' gradients under the weights.
     inner = jnp.sum(d_out.astype(wide) * out.astype(wide), axis=-1)
-    turned = (*k.shape[:2], k.shape[3], k.shape[2])
-    d_q, d_k, d_v = [], jnp.zeros(turned, wide), jnp.zeros(turned, wide)
+    transposed = (*k.shape[:2], k.shape[3], k.shape[2])
+    d_q, d_k, d_v = [], jnp.zeros(transposed, wide), jnp.zeros(transposed, wide)
     for block in _blocks(q.shape[3]):
         keys = slice(0, block.stop)
         queries, d_block = q[:, :, :, block], d_out[:, :, :, block]
@@ -66,7 +72,11 @@ causal_attention.defvjp(_save, _backward)
 
 
 def _blocks(num_tokens: int) -> list[slice]:
-    """The queries' blocks: one where they do not divide, else so many of at least 128."""
+    """Divides the queries into equal blocks: 1, 2, 4 or 8 of them.
+
+    Blocks are halved while they are longer than 128 tokens, even, and fewer than 8. So 1024 tokens
+    make 8 blocks of 128, 4096 make 8 of 512, 1000 make 8 of 125, 192 make 2 of 96, and 129 one.
+    """
     size = num_tokens
     while size > _BLOCK and size % 2 == 0 and num_tokens // size < _MAX_BLOCKS:
         size //= 2
@@ -74,7 +84,7 @@ def _blocks(num_tokens: int) -> list[slice]:
 
 
 def _scores(q, k, block: slice) -> jax.Array:
-    """Scaled and masked scores [B,K,G,C,S] of the block's queries, S up to the block's end."""
+    """Returns the scaled and masked scores [B,K,G,C,S] of a block, S being the block's end."""
     wide = jnp.promote_types(q.dtype, jnp.float32)
     scores = _dot("bkqh,bksh->bkqs", q[:, :, :, block], k[:, :, : block.stop], q.dtype)
     positions = jnp.arange(block.start, block.stop)
@@ -83,25 +93,28 @@ def _scores(q, k, block: slice) -> jax.Array:
 
 
 def _dot(equation: str, grouped: jax.Array, shared: jax.Array, dtype) -> jax.Array:
-    """The product over [B,K] of grouped[B,K,G,C,*] with shared[B,K,S,*], G and C as one axis.
+    """Returns the product of grouped[B,K,G,C,*] with shared[B,K,S,*] for each of [B,K].
 
-    So K and V are never repeated. Inputs in `dtype`, sums and result in float32 or wider.
+    G and C are treated as one axis, so that K and V are never repeated. The inputs are taken in
+    `dtype`; sums and result are float32 or wider.
     """
     flat = grouped.reshape(*grouped.shape[:2], -1, grouped.shape[-1])
-    found = _einsum(equation, flat, shared, dtype)
-    return found.reshape(*grouped.shape[:4], -1)
+    product = _einsum(equation, flat, shared, dtype)
+    return product.reshape(*grouped.shape[:4], -1)
 
 
 def _transposed(rows: jax.Array, weights: jax.Array, dtype) -> jax.Array:
-    """sum over G and C of rows[B,K,G,C,H] * weights[B,K,G,C,S] -> [B,K,H,S].
+    """Returns [B,K,H,S], the sum over G and C of rows[B,K,G,C,H] * weights[B,K,G,C,S].
 
-    Not [B,K,S,H]: the smaller factor is the one that has to be turned for the product.
+    The result is not [B,K,S,H] because the product transposes one factor, and in this order it is
+    the smaller one, `rows`.
     """
-    flat = [x.reshape(*x.shape[:2], -1, x.shape[-1]) for x in (rows, weights)]
-    return _einsum("bkqh,bkqs->bkhs", *flat, dtype)
+    flat_rows, flat_weights = (x.reshape(*x.shape[:2], -1, x.shape[-1]) for x in (rows, weights))
+    return _einsum("bkqh,bkqs->bkhs", flat_rows, flat_weights, dtype)
 
 
 def _einsum(equation: str, a: jax.Array, b: jax.Array, dtype) -> jax.Array:
+    """Returns the product of a and b, taken in `dtype` and summed in float32 or wider."""
     wide = jnp.promote_types(dtype, jnp.float32)
     return jnp.einsum(
         equation,

@@ -1,10 +1,13 @@
-"""The decoder-only transformer of Qwen2 and Phi3, in Linen: cache in, cache out.
+"""The decoder-only transformer of every family in families.py, in Linen.
 
-Variables: "params", and where there is an adapter "lora" (see models/lora.py).
+It takes a K/V cache and returns the new one. Its variables are "params", and "lora" where there is
+an adapter (see models/lora).
 
 Shape letters, here and in every file of this package: B rows, S cache slots, T tokens, N query
 heads, K kv heads, H head dim, D model, F ffw, V vocabulary, L layers. Kernels are [in, out].
 """
+
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,18 +19,18 @@ from powerjax.models import lora, rope
 from powerjax.models.attention import attention
 from powerjax.models.cache import KVCache, cache_sharding, write_layer
 from powerjax.models.config import ModelConfig
+from powerjax.models.layers import Embedding, Linear, RMSNorm, Unembedding, fork
 from powerjax.models.sharding import param_sharding
 
 
-def precision(dtype) -> jax.lax.Precision | None:
-    """Full precision for float32 and wider (no TF32, no bfloat16 passes); default below."""
-    return jax.lax.Precision.HIGHEST if jnp.dtype(dtype).itemsize >= 4 else None
+def gather(
+    params: dict[str, Any], config: ModelConfig, mesh: Mesh | None, path: str = ""
+) -> dict[str, Any]:
+    """Returns `params` as products use them: split over "model" alone, and gathered over "data".
 
+    Parameters that are not split over "data" stay as they are, and so do all without a mesh.
 
-def gather(params: dict, config: ModelConfig, mesh: Mesh | None, path: str = "") -> dict:
-    """The parameters below `path` ("layers_0/"), split over "model" alone, as they are used.
-
-    Those that are split over "data" as well are gathered there; for the others nothing happens.
+    path: where `params` stand in the model's pytree, such as "layers_0/".
     """
     if mesh is None or mesh.shape["data"] == 1:
         return params
@@ -40,82 +43,17 @@ def gather(params: dict, config: ModelConfig, mesh: Mesh | None, path: str = "")
     return jax.tree_util.tree_map_with_path(whole, params)
 
 
-@jax.custom_vjp
-def fork(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(x, x), the first for weights, the second for their adapters.
-
-    In the backward pass the weights' products then meet in one sum, which "model" reduces once;
-    with the adapters' in between it reduces them one by one, five times a layer and not twice.
-    """
-    return x, x
-
-
-fork.defvjp(lambda x: ((x, x), None), lambda _, grads: (grads[0] + grads[1],))
-
-
-@jax.custom_vjp
-def by_row(x: jax.Array, factor: jax.Array) -> jax.Array:
-    """x[...,D] * factor[...,1], whose gradient is a product of rows.
-
-    Autodiff's sum of a product takes XLA on CPUs seven times as long.
-    """
-    return x * factor
-
-
-def _by_row_backward(saved, d_y):
-    x, factor = saved
-    d_factor = jnp.einsum("...d,...d->...", d_y, x, precision=jax.lax.Precision.HIGHEST)
-    return d_y * factor, d_factor[..., None]
-
-
-by_row.defvjp(lambda x, factor: (x * factor, (x, factor)), _by_row_backward)
-
-
-class RMSNorm(nn.Module):
-    """x / rms(x) * scale, the mean square taken in float32."""
-
-    epsilon: float
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.dtype)
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        wide = by_row(wide, jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.epsilon))
-        return scale * wide.astype(x.dtype)
-
-
-class Linear(nn.Module):
-    """x @ kernel[in,out] (+ bias) (+ its adapter's low-rank product)."""
-
-    features: int
-    config: ModelConfig
-    dtype: jnp.dtype
-    use_bias: bool = False
-
-    @nn.compact
-    def __call__(self, x, dropout: lora.Dropout | None = None, adapter_x=None) -> jax.Array:
-        """x[B,T,in] -> [B,T,out]; `adapter_x` is x again, where it was forked."""
-        init = nn.initializers.normal(self.config.initializer_range)
-        kernel = self.param("kernel", init, (x.shape[-1], self.features), self.dtype)
-        y = jnp.matmul(x, kernel, precision=precision(self.dtype))
-        if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,), self.dtype)
-        if self.has_variable("lora", "lora_a"):
-            x = x if adapter_x is None else adapter_x
-            a, b = self.get_variable("lora", "lora_a"), self.get_variable("lora", "lora_b")
-            mask = None if dropout is None else dropout.mask("/".join(self.path))
-            y = (y + lora.low_rank(x, a, b, precision(self.dtype), mask)).astype(self.dtype)
-        return y
-
-
 class SelfAttention(nn.Module):
-    """Grouped-query attention with rotary positions."""
+    """Grouped-query attention with rotary positions.
+
+    implementation: the kernel behind it, see attention.py.
+    mesh: the devices, if the layer is split over the mesh's "model" axis; None if it is not.
+    """
 
     config: ModelConfig
     dtype: jnp.dtype
     implementation: str | None = None
-    mesh: Mesh | None = None  # where it is split over "model"
+    mesh: Mesh | None = None
 
     def setup(self):
         c = self.config
@@ -125,7 +63,16 @@ class SelfAttention(nn.Module):
         self.o_proj = Linear(c.hidden_size, c, self.dtype)
 
     def __call__(self, x, positions, cos_sin, layer_cache, dropout=None):
-        """x[B,T,D] and one layer's (k, v) or None -> y[B,T,D] and that layer's new (k, v)."""
+        """Returns y[B,T,D] and this layer's new (k, v), each [B,K,S,H].
+
+        Args:
+          x: [B,T,D].
+          positions: int32[B,T].
+          cos_sin: the factors of `rope.cos_sin`.
+          layer_cache: this layer's (k, v), each [B,K,S,H]; None for whole sequences, whose new
+            (k, v) are then those of the T tokens.
+          dropout: drops inputs of the adapters, in training only.
+        """
         batch, num_tokens, _ = x.shape
         head_dim = self.config.head_dim
         x, side = fork(x) if self.mesh is not None else (x, None)
@@ -150,11 +97,11 @@ class SelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """down( silu(gate(x)) * up(x) )."""
+    """The gated feed-forward block: down( silu(gate(x)) * up(x) )."""
 
     config: ModelConfig
     dtype: jnp.dtype
-    split: bool = False  # over "model"
+    split: bool = False  # whether it is split over the mesh's "model" axis
 
     def setup(self):
         c = self.config
@@ -169,12 +116,12 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One pre-norm layer."""
+    """One pre-norm layer; the fields are those of `SelfAttention`."""
 
     config: ModelConfig
     dtype: jnp.dtype
     implementation: str | None = None
-    mesh: Mesh | None = None  # where it is split over "model"
+    mesh: Mesh | None = None
 
     def setup(self):
         epsilon = self.config.rms_norm_eps
@@ -194,58 +141,19 @@ class Block(nn.Module):
         return x, layer_cache
 
 
-class Embedding(nn.Module):
-    """Token embedding [V,D]; `attend` is the tied unembedding."""
-
-    config: ModelConfig
-    dtype: jnp.dtype
-
-    def setup(self):
-        init = nn.initializers.normal(self.config.initializer_range)
-        shape = (self.config.vocab_size, self.config.hidden_size)
-        self.embedding = self.param("embedding", init, shape, self.dtype)
-
-    def __call__(self, tokens: jax.Array) -> jax.Array:
-        return self.embedding[tokens]
-
-    def attend(self, hidden: jax.Array) -> jax.Array:
-        return jnp.einsum(
-            "...d,vd->...v",
-            hidden,
-            self.embedding,
-            precision=precision(self.dtype),
-            preferred_element_type=jnp.promote_types(self.dtype, jnp.float32),
-        )
-
-
-class Unembedding(nn.Module):
-    """Untied unembedding, kernel [D,V]."""
-
-    config: ModelConfig
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, hidden: jax.Array) -> jax.Array:
-        init = nn.initializers.normal(self.config.initializer_range)
-        shape = (self.config.hidden_size, self.config.vocab_size)
-        return jnp.matmul(
-            hidden,
-            self.param("kernel", init, shape, self.dtype),
-            precision=precision(self.dtype),
-            preferred_element_type=jnp.promote_types(self.dtype, jnp.float32),
-        )
-
-
 class CausalLM(nn.Module):
-    """Qwen2 or Phi3, by config. `long_context` selects longrope's long factors for the run.
+    """The whole decoder. `__call__` gives hidden states, `unembed` their logits.
 
-    `dtype` is that of parameters, activations and cache; logits are float32 (float64 for a
-    float64 model). `init` calls the whole path, unembedding included. `remat` recomputes each layer
-    in the backward pass, so that only the layers' inputs are kept (gradient checkpointing).
+    `init` calls both, so that the unembedding is initialised too.
 
-    `mesh` says where activations belong: rows on "data", which must divide them. Parameters split
-    over "data" are gathered layer by layer, and again in the backward pass. Without it XLA decides,
-    and may move the activations to the weights instead.
+    dtype: of parameters, activations and cache. Logits are float32, or float64 in a float64 model.
+    long_context: whether longrope's long factors are used, one choice per run.
+    implementation: the kernel behind attention, see attention.py.
+    remat: whether each layer is computed again in the backward pass, so that only the layers'
+        inputs are kept (gradient checkpointing).
+    mesh: where activations belong: their rows are split over "data", which must divide them.
+        Parameters that are split over "data" are then gathered layer by layer, and once more in the
+        backward pass. With None XLA decides, and may move activations to the weights instead.
     """
 
     config: ModelConfig
@@ -277,12 +185,15 @@ class CausalLM(nn.Module):
         cache: KVCache | None = None,
         dropout: lora.Dropout | None = None,
     ) -> tuple[jax.Array, KVCache]:
-        """tokens, positions int32[B,T] -> hidden[B,T,D] after the final norm, and the cache.
+        """Returns hidden[B,T,D] after the final norm, and the new cache.
 
-        Without a cache the keys are the T fresh ones, positions must be 0..T-1 in each row, and
-        the cache returned holds exactly those T slots. With one, K/V are written at `positions`
-        first and attention then reads every slot <= the query's position. `dropout` acts on the
-        adapters' inputs, in training only.
+        Args:
+          tokens: int32[B,T].
+          positions: int32[B,T], each token's place in its row; 0..T-1 without a cache.
+          cache: its slots are written at `positions` first; each query then sees the slots up to
+            its own position. With None the tokens are whole sequences that see themselves alone,
+            and the new cache holds exactly their T slots.
+          dropout: drops inputs of the adapters, in training only.
         """
         if self.is_initializing():
             self.unembed(jnp.zeros((1, self.config.hidden_size), self.dtype))
@@ -298,24 +209,29 @@ class CausalLM(nn.Module):
             values.append(v)
         return self.norm(self._by_rows(x)), KVCache(tuple(keys), tuple(values))
 
-    def _gather(self, variables: dict) -> dict:
+    def _gather(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """Gathers one layer's parameters; the specs of all layers are those of layer 0."""
         params = gather(variables["params"], self.config, self.mesh, "layers_0/")
         return variables | {"params": params}
 
     def _by_rows(self, x: jax.Array) -> jax.Array:
+        """Splits activations x[B,...] by rows over "data"."""
         if self.mesh is None or self.mesh.size == 1:
             return x
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, P("data")))
 
     def unembed(self, hidden: jax.Array) -> jax.Array:
-        """hidden[...,D] -> float32 logits[...,V]."""
+        """Returns logits[...,V] of hidden[...,D], in float32 or wider."""
         with jax.named_scope("unembed"):
             if self.config.tie_word_embeddings:
                 return self._by_vocabulary(self.embed_tokens.attend(hidden))
             return self._by_vocabulary(self.lm_head(hidden))
 
     def _by_vocabulary(self, logits: jax.Array) -> jax.Array:
-        """Split as the weights are: who wants them whole gathers these, and not the weights."""
+        """Splits logits[...,V] over "model", as the unembedding's weights are.
+
+        Whoever needs whole logits then gathers the logits. Without this XLA may gather the weights.
+        """
         if self.mesh is None or self.mesh.shape["model"] == 1:
             return logits
         if self.config.vocab_size % self.mesh.shape["model"]:

@@ -1,7 +1,7 @@
 """The JSON files of model and adapter folders, and the values in them, checked.
 
-A value of the wrong type is refused and never converted: `"1e-06"` in place of `1e-06` says that
-whatever wrote the file was wrong about it, and the next value may be wrong without a sign.
+A value of the wrong type is refused and never converted. A file with `"1e-06"` in place of `1e-06`
+was written by a program with an error, and another value of it may be wrong without a sign.
 """
 
 import json
@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# What float32 holds as a normal number, and devices compute in it.
+# The range of float32's normal numbers, rounded inwards; devices compute in float32.
 _SMALLEST, _LARGEST = 1e-37, 3e38
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The JSON object of a file; ValueError names the file where it is damaged or another thing."""
+    """Returns a file's JSON object. Raises ValueError, naming the file, where it holds none."""
     try:
         value = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -28,12 +28,15 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def damaged(file: str, key: str, value: Any, expected: str) -> ValueError:
-    """The error that says what a file's value is and what it should be."""
+    """Returns the error that says what a file's value is and what it should be."""
     return ValueError(f"{key} is {reprlib.repr(value)}, not {expected}: {file} is damaged")
 
 
-def whole_number(values: Mapping, key: str, *, file: str, least: int = 1) -> int | None:
-    """The whole number under `key`, `least` or more; None where there is none or null."""
+def whole_number(values: Mapping[str, Any], key: str, *, file: str, least: int = 1) -> int | None:
+    """Returns the whole number under `key`, or None where the key is absent or null.
+
+    Raises ValueError, naming `file`, for any other value and for one below `least`.
+    """
     value = values.get(key)
     if value is not None and (type(value) is not int or value < least):
         raise damaged(file, key, value, f"a whole number, {least} or more")
@@ -41,11 +44,14 @@ def whole_number(values: Mapping, key: str, *, file: str, least: int = 1) -> int
 
 
 def number(
-    values: Mapping, key: str, *, file: str, zero: bool = False, most: float = _LARGEST
+    values: Mapping[str, Any], key: str, *, file: str, zero: bool = False, most: float = _LARGEST
 ) -> float | None:
-    """The number under `key`, above 0 and at most `most`; None where there is none or null.
+    """Returns the number under `key`, or None where the key is absent or null.
 
-    zero: 0 is allowed as well.
+    Raises ValueError, naming `file`, for any other value and for one that is not above 0 or exceeds
+    `most`.
+
+    zero: whether 0 is allowed as well.
     """
     value = values.get(key)
     if value is None:
@@ -59,12 +65,15 @@ def number(
 
 
 def is_positive(value: Any, most: float = _LARGEST) -> bool:
-    """Whether it is an int or float above 0, and at most `most`; booleans and NaN are not."""
+    """Whether `value` is an int or float above 0 and at most `most`, neither a boolean nor NaN."""
     return type(value) in (int, float) and _SMALLEST <= value <= most
 
 
-def switch(values: Mapping, key: str, *, file: str) -> bool:
-    """The boolean under `key`; False where there is none or null."""
+def switch(values: Mapping[str, Any], key: str, *, file: str) -> bool:
+    """Returns the boolean under `key`, or False where the key is absent or null.
+
+    Raises ValueError, naming `file`, for any other value.
+    """
     value = values.get(key)
     if value is not None and type(value) is not bool:
         raise damaged(file, key, value, "true or false")

@@ -1,6 +1,8 @@
 """The parameter table: every parameter's path and shape, and its place in a checkpoint.
 
-The one list of what a model consists of; loading, saving, random weights and adapters go by it.
+Loading, saving, random weights and adapters all read this table. Which families there are, and
+what differs between them, is defined in families.py; this file turns a family's row and a model's
+sizes into the list of its parameters.
 """
 
 from typing import NamedTuple
@@ -11,46 +13,51 @@ EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"  # in the file,
 
 
 class Tensor(NamedTuple):
-    """One parameter: its shape here, and the rows [start, stop) of the file's tensor it is.
+    """One parameter: its shape here, and the rows [start, stop) of the file's tensor that hold it.
 
-    Matrices are [in, out] here and [out, in] in the file, embeddings [V,D] in both.
+    Matrices are [in, out] here and [out, in] in the file; embeddings are [V,D] in both.
     """
 
     shape: tuple[int, ...]
-    name: str
+    name: str  # of the file's tensor
     start: int
     stop: int
-    file_rows: int
-    transpose: bool
+    file_rows: int  # rows of the file's whole tensor
+    transpose: bool  # whether the file holds the matrix as [out, in]
 
 
 def tensors(config: ModelConfig) -> dict[str, Tensor]:
-    """Every parameter by path, with the place its values have in a Hugging Face checkpoint."""
+    """Returns every parameter by path, with the place of its values in a Hugging Face checkpoint.
+
+    A path is that of the decoder's pytree, such as "layers_0/mlp/up_proj/kernel".
+    """
     c = config
-    fused = c.architecture == "Phi3ForCausalLM"
     q_size, kv_size = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+    linears: tuple[tuple[str, tuple[str, ...], tuple[int, ...], int], ...] = (
+        # block, layers that read the same input, their output sizes, their input size
+        ("self_attn", ("q", "k", "v"), (q_size, kv_size, kv_size), c.hidden_size),
+        ("self_attn", ("o",), (c.hidden_size,), q_size),
+        ("mlp", ("gate", "up"), (c.intermediate_size,) * 2, c.hidden_size),
+        ("mlp", ("down",), (c.hidden_size,), c.intermediate_size),
+    )
     table = {"embed_tokens/embedding": _embedding(c, EMBEDDINGS)}
     for i in range(c.num_layers):
-        ours, theirs = f"layers_{i}", f"model.layers.{i}"
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            table[f"{ours}/{norm}/scale"] = _vector(c.hidden_size, f"{theirs}.{norm}.weight")
-        for block, names, sizes, in_size, fused_name in (
-            ("self_attn", "qkv", (q_size, kv_size, kv_size), c.hidden_size, "qkv_proj"),
-            ("self_attn", "o", (c.hidden_size,), q_size, None),
-            ("mlp", ("gate", "up"), (c.intermediate_size,) * 2, c.hidden_size, "gate_up_proj"),
-            ("mlp", ("down",), (c.hidden_size,), c.intermediate_size, None),
-        ):
+        layer, stored = f"layers_{i}", f"model.layers.{i}"
+        for norm in c.family.layer_norms:
+            table[f"{layer}/{norm}/scale"] = _vector(c.hidden_size, f"{stored}.{norm}.weight")
+        for block, names, sizes, in_size in linears:
+            fused_name = c.family.fused.get(names)
             start = 0
             for name, size in zip(names, sizes, strict=True):
-                path = f"{ours}/{block}/{name}_proj"
-                if fused and fused_name:
-                    place = (f"{theirs}.{block}.{fused_name}.weight", start, start + size)
+                path, own_name = f"{layer}/{block}/{name}_proj", f"{stored}.{block}.{name}_proj"
+                if fused_name is not None:
+                    place = (f"{stored}.{block}.{fused_name}.weight", start, start + size)
                     rows = sum(sizes)
                 else:
-                    place, rows = (f"{theirs}.{block}.{name}_proj.weight", 0, size), size
+                    place, rows = (f"{own_name}.weight", 0, size), size
                 table[f"{path}/kernel"] = Tensor((in_size, size), *place, rows, True)
-                if c.qkv_bias and fused_name == "qkv_proj":
-                    table[f"{path}/bias"] = _vector(size, f"{theirs}.{block}.{name}_proj.bias")
+                if c.qkv_bias and name in ("q", "k", "v"):
+                    table[f"{path}/bias"] = _vector(size, f"{own_name}.bias")
                 start += size
     table["norm/scale"] = _vector(c.hidden_size, "model.norm.weight")
     if not c.tie_word_embeddings:

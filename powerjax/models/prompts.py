@@ -1,34 +1,50 @@
-"""What a user hands in as prompts and completions, as token ids: every entry reads them here.
+"""Prompts and completions of a user as token ids. Sampling, scoring and distilling read them here.
 
 A prompt is a text, token ids (a list or an array of one axis), or a conversation: a list of
 messages {"role": ..., "content": ...}, which the tokenizer's chat template renders. A completion is
-a text or token ids. Whatever else is given is refused by one ValueError of one line, and so is a
-token id that the model has no embedding for, whether it was given or a text encodes to it.
+a text or token ids. Anything else raises ValueError with a one-line message. So does a token id
+that the model has no embedding for, whether the user gave it or a text encodes to it.
 """
 
 from collections.abc import Iterable, Mapping, Set
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from powerjax.models import text
+from powerjax.models.config import ModelConfig
 from powerjax.records import scalars
 
 _TEXT_OR_IDS = "text or a list of token ids"
 
 
+class Encoder(Protocol):
+    """What this file needs of a loaded model, see `language_model.LM`."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def tokenizer(self) -> Any: ...
+
+    @property
+    def name(self) -> str: ...
+
+
 def encode(
-    lm, value: Any, what: str = "the prompt", *, special: bool = True, chat: bool = True
+    lm: Encoder, value: Any, what: str = "the prompt", *, special: bool = True, chat: bool = True
 ) -> list[int]:
-    """The token ids of one prompt or completion, each below lm.config.vocab_size.
+    """Returns the token ids of one prompt or completion, each below lm.config.vocab_size.
 
     Args:
-      lm: the model; its `tokenizer`, `name` and `config.vocab_size` are used.
+      lm: the model, whose tokenizer and vocabulary count.
       value: a text, token ids, or a conversation.
-      what: names the value in messages, as "prompt 3".
-      special: encode a text with the special tokens that the tokenizer adds. A conversation has
-        those of its template alone.
+      what: names the value in messages, such as "prompt 3".
+      special: whether a text gets the special tokens that the tokenizer adds. A conversation has
+        only those of its template.
       chat: whether a conversation may be given.
+
+    Raises ValueError for any other value, and for an id outside the vocabulary.
     """
     kinds = "text, a list of token ids or a list of chat messages" if chat else _TEXT_OR_IDS
     if isinstance(value, str):
@@ -42,11 +58,12 @@ def encode(
 
 
 def encode_all(
-    lm, values: Any, what: str = "prompt", *, special: bool = True, chat: bool = True
+    lm: Encoder, values: Any, what: str = "prompt", *, special: bool = True, chat: bool = True
 ) -> list[list[int]]:
-    """The token ids of each of several prompts or completions (`encode`), named `what` 0, 1, ...
+    """Returns the token ids of several prompts or completions, each by `encode`.
 
-    A list of chat messages is one conversation, and so one prompt.
+    what: messages call the values `what` 0, `what` 1, and so on. For the rest see `encode`. One
+        list of chat messages counts as one prompt.
     """
     return [
         encode(lm, value, f"{what} {i}", special=special, chat=chat)
@@ -55,7 +72,14 @@ def encode_all(
 
 
 def separate(values: Any, what: str = "prompt", *, chat: bool = True) -> list:
-    """The list of the single prompts or completions in what was given for several."""
+    """Returns a list of single prompts or completions, none of them encoded yet.
+
+    Args:
+      values: several prompts or completions in order, or, if `chat`, one conversation.
+      what: what one of them is called in messages.
+
+    Raises ValueError for one text, for one list of token ids, and as `listed` does.
+    """
     values = listed(values, f"{what}s", f"a list of {what}s")
     if values and all(scalars.whole(value) is not None for value in values):
         raise ValueError(f"{what}s is one list of token ids: wrap it in a list, [[1, 2, ...]]")
@@ -65,12 +89,16 @@ def separate(values: Any, what: str = "prompt", *, chat: bool = True) -> list:
 
 
 def _is_message(value: Any) -> bool:
-    # What a tokenizer returns is a mapping too, and is refused by name as a prompt.
+    # A tokenizer's result is a mapping with "input_ids". It is no message: `listed` refuses it with
+    # advice of its own.
     return isinstance(value, Mapping) and "input_ids" not in value
 
 
 def style(prompts: list) -> str:
-    """How single prompts ask: "chat" through a chat template, else "raw"; "mixed" where both do."""
+    """Returns the style of single prompts: "chat" if a chat template makes or made all of them.
+
+    It is "raw" if none was made by a template, and "mixed" if some were.
+    """
     styles = {text.CHAT if _is_chat(prompt) else text.RAW for prompt in prompts}
     return styles.pop() if len(styles) == 1 else "mixed"
 
@@ -81,8 +109,12 @@ def _is_chat(prompt: Any) -> bool:
     return isinstance(prompt, text.Rendered)
 
 
-def ids(lm, value: Any, what: str = "the sequence") -> list[int]:
-    """Token ids, each of which the model has; text is refused."""
+def ids(lm: Encoder, value: Any, what: str = "the sequence") -> list[int]:
+    """Returns token ids as a list of int, checked against the model's vocabulary.
+
+    Raises ValueError for a text, for anything else that is not token ids, and for an id outside the
+    vocabulary.
+    """
     if isinstance(value, str):
         raise ValueError(f"{what} is text: give a list of token ids")
     whole = _whole(listed(value, what, "a list of token ids"), what)
@@ -90,10 +122,14 @@ def ids(lm, value: Any, what: str = "the sequence") -> list[int]:
 
 
 def listed(values: Any, what: str, wanted: str) -> list:
-    """The values as a list: of a sequence, an array, or anything else that yields them in order.
+    """Returns the values of a sequence, an array or another ordered iterable as a list.
 
-    Raises ValueError for a text, bytes, a mapping (as a tokenizer returns), a set, and whatever
-    cannot be gone through.
+    Args:
+      what: what `values` is called in messages.
+      wanted: what the messages tell the reader to give.
+
+    Raises ValueError for a text, bytes, a mapping (such as a tokenizer's result), a set, and for
+    what is not iterable.
     """
     if isinstance(values, list | tuple):
         return list(values)
@@ -109,7 +145,7 @@ def listed(values: Any, what: str, wanted: str) -> list:
         raise ValueError(f"{what} is {_kind(values)}: give {wanted}")
     if hasattr(values, "__array__"):
         try:
-            # A masked array is an array of NumPy, and its masked items stay None.
+            # np.asarray would drop a masked array's mask; its `tolist` makes masked items None.
             values = values if isinstance(values, np.ndarray) else np.asarray(values)
         except (TypeError, RuntimeError) as error:  # a tensor on another library's device
             reason = str(error).split("\n")[0]
@@ -121,7 +157,10 @@ def listed(values: Any, what: str, wanted: str) -> list:
 
 
 def check_text(value: str, what: str) -> str:
-    """The text, if it is one: half a surrogate pair is none, and no tokenizer encodes it."""
+    """Returns `value` if it is valid Unicode text.
+
+    Raises ValueError for a string with half a surrogate pair, which no tokenizer encodes.
+    """
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -132,29 +171,33 @@ def check_text(value: str, what: str) -> str:
     return value
 
 
-def _of_text(lm, value: str, what: str, special: bool) -> list[int]:
+def _of_text(lm: Encoder, value: str, what: str, special: bool) -> list[int]:
+    """Returns the token ids of a text, checked against the model's vocabulary."""
     check_text(value, what)
     if lm.tokenizer is None:
         raise ValueError(
             f"{what} is text, and {lm.name or 'this model'} has no tokenizer files: give token ids"
         )
-    found = text.encode(lm.tokenizer, value, special=special)
-    return _in_vocabulary(lm, found, what, "the tokenizer has more tokens than the embeddings")
+    tokens = text.encode(lm.tokenizer, value, special=special)
+    return _in_vocabulary(lm, tokens, what, "the tokenizer has more tokens than the embeddings")
 
 
-def _rendered(lm, messages: list, what: str) -> str:
-    """The conversation as the tokenizer's chat template writes it, up to the assistant's answer."""
+def _rendered(lm: Encoder, messages: list, what: str) -> str:
+    """Returns a conversation in the chat template, up to where the assistant's answer begins.
+
+    Raises ValueError for what is no message, and for a conversation that ends in an answer.
+    """
     for i, message in enumerate(messages):
-        here = f"{what}, message {i}"
+        label = f"{what}, message {i}"
         if not isinstance(message, Mapping):
-            raise ValueError(f"{here} is {_kind(message)}: give a dict with a role and a content")
+            raise ValueError(f"{label} is {_kind(message)}: give a dict with a role and a content")
         for field in ("role", "content"):
             if not isinstance(message.get(field), str):
                 raise ValueError(
-                    f"{here} has no {field} that is text: a message is a dict with a role and a"
+                    f"{label} has no {field} that is text: a message is a dict with a role and a"
                     " content"
                 )
-            check_text(message[field], f"{here}, {field}")
+            check_text(message[field], f"{label}, {field}")
     if messages[-1]["role"] == "assistant":
         raise ValueError(
             f"{what} ends in the assistant's message, and there is nothing to answer: end it in"
@@ -168,30 +211,33 @@ def _rendered(lm, messages: list, what: str) -> str:
 
 
 def _whole(items: list, what: str) -> list[int]:
+    """Returns the items as a list of int. Raises ValueError for one that is not a whole number."""
     if all(type(item) is int for item in items):
         return items
-    found = [scalars.whole(item) for item in items]
-    if None in found:
-        place = found.index(None)
-        item = items[place]
-        hint = ": it is nested too deep" if isinstance(item, list | tuple | np.ndarray) else ""
-        raise ValueError(f"{what} has {scalars.shown(item)} where a token id is due{hint}")
-    return found
+    tokens = []
+    for item in items:
+        token = scalars.whole(item)
+        if token is None:
+            hint = ": it is nested too deep" if isinstance(item, list | tuple | np.ndarray) else ""
+            raise ValueError(f"{what} has {scalars.shown(item)} where a token id is due{hint}")
+        tokens.append(token)
+    return tokens
 
 
-def _in_vocabulary(lm, found: list[int], what: str, hint: str) -> list[int]:
-    # A lookup past the end would be clamped in silence.
+def _in_vocabulary(lm: Encoder, tokens: list[int], what: str, hint: str) -> list[int]:
+    """Returns `tokens`. Raises ValueError where one has no embedding, and ends it with `hint`."""
+    # JAX would clamp a lookup past the end without a sign.
     size = lm.config.vocab_size
-    if found and not (min(found) >= 0 and max(found) < size):
-        bad = next(token for token in found if not 0 <= token < size)
+    if tokens and not (min(tokens) >= 0 and max(tokens) < size):
+        bad = next(token for token in tokens if not 0 <= token < size)
         raise ValueError(
             f"{what} has token id {scalars.shown(bad)}, outside the vocabulary of {size}: {hint}"
         )
-    return found
+    return tokens
 
 
 def _kind(value: Any) -> str:
-    """`None`, `5.9`, `of type set`: how a message names a value that is no prompt."""
+    """Returns how a message names a value that is no prompt: `None`, `5.9`, `of type set`."""
     if value is None or isinstance(value, bool | int | float | np.generic):
         return scalars.shown(value)
     return f"of type {type(value).__name__}"

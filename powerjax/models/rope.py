@@ -1,4 +1,8 @@
-"""Rotary position embedding: default and longrope frequencies, halves rotated (not pairs)."""
+"""Rotary position embedding, with default and longrope frequencies.
+
+Number i of a head is rotated together with number i + rotary/2, not with its neighbour.
+Letters as in decoder.py; `rotary` is how many of a head's H numbers are rotated.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +12,10 @@ from powerjax.models.config import ModelConfig
 
 
 def inverse_frequencies(config: ModelConfig, long_context: bool = False) -> np.ndarray:
-    """float32[rotary/2]: theta^(-2i/rotary), divided by longrope's factors where it is used.
+    """Returns float32[rotary/2]: theta^(-2i/rotary), divided by longrope's factors if it is used.
 
-    `long_context` picks the long factors. It is chosen once per run, by the total length, so that
-    one cache never holds keys rotated by two sets of frequencies.
+    long_context: whether to use the long factors. The choice is made once per run, by its total
+        length, so that one cache never holds keys rotated by two sets of frequencies.
     """
     rope = config.rope
     rotary = int(config.head_dim * rope.rotary_fraction)
@@ -26,10 +30,11 @@ def inverse_frequencies(config: ModelConfig, long_context: bool = False) -> np.n
 def cos_sin(
     positions: jax.Array, config: ModelConfig, long_context: bool = False
 ) -> tuple[jax.Array, jax.Array]:
-    """Factors of x and of its turned half, float32[B,T,rotary] each, of int32 positions[B,T].
+    """Returns (cos, cos) and (-sin, sin), float32[B,T,rotary] each, for int32 positions[B,T].
 
-    (cos, cos) and (-sin, sin), the attention factor in. As wide as a head, for XLA on CPUs makes
-    cosines that are half as wide again for each head of each layer.
+    `rotate` multiplies x by the first and x with its halves exchanged by the second. Both contain
+    the attention factor. They repeat each cosine in both halves because XLA on CPUs computes
+    float32[B,T,rotary/2] anew for each head of each layer, and this width only once.
     """
     angles = positions[..., None].astype(jnp.float32) * inverse_frequencies(config, long_context)
     factor = np.float32(config.rope.attention_factor)
@@ -38,7 +43,10 @@ def cos_sin(
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """x[B,T,N,H] with its first `rotary` dimensions rotated; computed in float32 at least."""
+    """Returns x[B,T,N,H] with the first `rotary` numbers of each head rotated.
+
+    cos, sin: the two results of `cos_sin`. The products are made in float32 or wider.
+    """
     rotary = cos.shape[-1]
     half = rotary // 2
     cos, sin = cos[:, :, None], sin[:, :, None]

@@ -1,6 +1,7 @@
 """Where each parameter lies on the device mesh.
 
-Logs each parameter that a mesh cannot split.
+The mesh has two axes: "model" splits heads, feed-forward and vocabulary, "data" splits rows of a
+batch and, with fsdp, the parameters a second time. Parameters that cannot be split are logged.
 """
 
 import functools
@@ -11,9 +12,12 @@ import re
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from powerjax.models.config import ModelConfig
+
 log = logging.getLogger(__name__)
 
-# First match wins. Column-parallel into a block, row-parallel out of it: two all-reduces a layer.
+# The first pattern that matches a path wins. Projections into a block are split by columns, those
+# out of it by rows, which makes two all-reduces per layer.
 PARAM_SPECS = (
     (r"embed_tokens/embedding$", P("model", None)),
     (r"lm_head/kernel$", P(None, "model")),
@@ -27,15 +31,23 @@ PARAM_SPECS = (
 )
 
 
-def param_spec(path: str, shape: tuple[int, ...], config, mesh: Mesh, *, fsdp: bool = False) -> P:
-    """The PartitionSpec of the parameter at `path` ("layers_0/mlp/up_proj/kernel").
+def param_spec(
+    path: str, shape: tuple[int, ...], config: ModelConfig, mesh: Mesh, *, fsdp: bool = False
+) -> P:
+    """Returns the PartitionSpec of the parameter at `path` ("layers_0/mlp/up_proj/kernel").
 
-    Attention is replicated when the heads (or kv heads) do not divide by the model axis, and any
-    other tensor whose split dimension does not; each such decision is logged.
+    All of attention is replicated if the "model" axis does not divide the heads and the kv heads.
+    Any other tensor is replicated if the axis does not divide the dimension that it would split.
+    Each such decision is logged once, but not for an AbstractMesh.
 
-    With fsdp a matrix is split over "data" as well, along its largest dimension that "model" does
-    not split and "data" divides, so that a device holds 1 / (data * model) of it; norms and biases
-    are too small to matter.
+    Args:
+      shape: the parameter's whole shape.
+      config: the model; its `num_heads` and `num_kv_heads` are used.
+      fsdp: whether a matrix is split over "data" as well, so that each device holds
+        1 / (data * model) of it. The dimension is the largest that "model" does not split and
+        "data" divides. Norms and biases are not split; they are too small to matter.
+
+    Raises ValueError for a path that no rule matches.
     """
     spec = next((spec for pattern, spec in PARAM_SPECS if re.search(pattern, path)), None)
     if spec is None:
@@ -46,7 +58,10 @@ def param_spec(path: str, shape: tuple[int, ...], config, mesh: Mesh, *, fsdp: b
     return spec
 
 
-def _split_by_model(spec: P, path: str, shape: tuple[int, ...], config, mesh: Mesh) -> P:
+def _split_by_model(
+    spec: P, path: str, shape: tuple[int, ...], config: ModelConfig, mesh: Mesh
+) -> P:
+    """Returns `spec`, or P() where the "model" axis does not divide what it would split."""
     size = mesh.shape["model"]
     if size == 1 or "model" not in spec:
         return spec
@@ -57,48 +72,54 @@ def _split_by_model(spec: P, path: str, shape: tuple[int, ...], config, mesh: Me
         reason = f"dimension {shape[spec.index('model')]}"
     else:
         return spec
-    _say_replicated(mesh, _any_layer(path), f"{reason} do not divide by model axis {size}")
+    _log_replicated(mesh, path, f"{reason} do not divide by model axis {size}")
     return P()
 
 
 def _split_by_data(spec: P, path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
+    """Returns `spec` with "data" added, or `spec` itself where "data" divides no free dimension."""
     size = mesh.shape["data"]
     axes = [*spec, *(None,) * (len(shape) - len(spec))]
     for dim in sorted(range(len(shape)), key=lambda dim: -shape[dim]):
         if (axes[dim] is None or mesh.shape[axes[dim]] == 1) and shape[dim] % size == 0:
             axes[dim] = "data"
             return P(*axes)
-    reason = f"dimensions {shape} do not divide by data axis {size}"
-    _say_replicated(mesh, _any_layer(path), reason)
+    _log_replicated(mesh, path, f"dimensions {shape} do not divide by data axis {size}")
     return spec
 
 
-def _any_layer(path: str) -> str:
-    return re.sub(r"layers_\d+", "layers_*", path)
-
-
-def _say_replicated(mesh: Mesh, paths: str, reason: str) -> None:
-    if not isinstance(mesh, AbstractMesh):  # a plan tries many
-        _warn(f"{paths} is replicated: {reason}")
+def _log_replicated(mesh: Mesh, path: str, reason: str) -> None:
+    """Logs that the parameters at `path`, in every layer, are replicated."""
+    if not isinstance(mesh, AbstractMesh):  # planning tries many meshes
+        paths = re.sub(r"layers_\d+", "layers_*", path)
+        _warn_once(f"{paths} is replicated: {reason}")
 
 
 @functools.cache
-def _warn(message: str) -> None:
-    """Once for all layers, and for all loads of a process."""
+def _warn_once(message: str) -> None:
+    """Logs a message once per process, however many layers and loads it is about."""
     log.warning(message)
 
 
 def param_sharding(
-    path: str, shape: tuple[int, ...], config, mesh: Mesh, *, fsdp: bool = False
+    path: str, shape: tuple[int, ...], config: ModelConfig, mesh: Mesh, *, fsdp: bool = False
 ) -> NamedSharding:
-    """`param_spec` on the mesh."""
+    """Returns the NamedSharding of `param_spec` on the mesh."""
     return NamedSharding(mesh, param_spec(path, shape, config, mesh, fsdp=fsdp))
 
 
 def num_bytes_per_device(
-    shapes: dict[str, tuple[int, ...]], config, mesh: Mesh, itemsize: int, *, fsdp: bool = False
+    shapes: dict[str, tuple[int, ...]],
+    config: ModelConfig,
+    mesh: Mesh,
+    itemsize: int,
+    *,
+    fsdp: bool = False,
 ) -> int:
-    """Bytes of parameters that each device will hold, before anything is loaded."""
+    """Returns the bytes of parameters that each device will hold, before anything is loaded.
+
+    shapes: the parameters' whole shapes by path. itemsize: bytes per number.
+    """
     return itemsize * sum(
         math.prod(param_sharding(path, shape, config, mesh, fsdp=fsdp).shard_shape(shape))
         for path, shape in shapes.items()

@@ -1,7 +1,7 @@
 """Reading safetensors files by slices, straight into the wanted dtype and orientation.
 
-By hand rather than by memory map: pages of a map count as resident memory until they are dropped,
-and loading promises to hold no second copy of the weights.
+Files are read in chunks and not memory-mapped: pages of a map count as resident memory until they
+are dropped, and loading promises to hold no second copy of the weights.
 """
 
 import json
@@ -19,7 +19,7 @@ _DTYPES = {
     "F16": np.float16,
     "BF16": ml_dtypes.bfloat16,
 }
-_CHUNK_BYTES = 8 << 20
+_CHUNK_BYTES = 8 << 20  # read at once
 _LFS_POINTER = b"version https://git-lfs."  # what a clone without Git LFS has in place of a file
 
 
@@ -28,26 +28,29 @@ class StoredTensor(NamedTuple):
 
     path: Path
     name: str
-    dtype: str
+    dtype: str  # as the file spells it, "BF16"
     shape: tuple[int, ...]
-    offset: int
+    offset: int  # of the tensor's first byte, from the beginning of the file
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of one safetensors file, by name; refuses a truncated or foreign file."""
+    """Returns the tensors of one safetensors file by name.
+
+    Raises ValueError for a truncated file and for one that is not a safetensors file.
+    """
     size = os.path.getsize(path)
-    again = "download it again"
+    advice = "download it again"
     with open(path, "rb") as file:
         beginning = file.read(len(_LFS_POINTER))
         if beginning == _LFS_POINTER:
             raise ValueError(
                 f"{path} is a Git LFS pointer, not the file itself: run git lfs pull in its folder,"
-                f" or {again}"
+                f" or {advice}"
             )
         file.seek(8)
         header_size = int.from_bytes(beginning[:8], "little")
         if size < 8 or header_size > size - 8:
-            raise ValueError(f"{path} is truncated or not a safetensors file: {again}")
+            raise ValueError(f"{path} is truncated or not a safetensors file: {advice}")
         try:
             header = json.loads(file.read(header_size))
             header.pop("__metadata__", None)
@@ -58,16 +61,16 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             start = 8 + header_size
             end = start + max((end for *_, end in entries.values()), default=0)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise ValueError(f"{path} is not a safetensors file: {again}") from error
+            raise ValueError(f"{path} is not a safetensors file: {advice}") from error
     if size < end:
-        raise ValueError(f"{path} is truncated: {size} bytes of {end}; {again}")
+        raise ValueError(f"{path} is truncated: {size} bytes of {end}; {advice}")
     stored = {}
     for name, (dtype, shape, first, last) in entries.items():
         known = np.dtype(_DTYPES[dtype]).itemsize if dtype in _DTYPES else None
         if known is not None and last - first != known * math.prod(shape):
             raise ValueError(
                 f"{name} in {path} has {last - first} bytes, which do not fit its shape {shape} in"
-                f" {dtype}: {again}"
+                f" {dtype}: {advice}"
             )
         stored[name] = StoredTensor(path, name, dtype, shape, start + first)
     return stored
@@ -79,9 +82,16 @@ def read_tensor(
     index: tuple[slice, ...] | None = None,
     transpose: bool = False,
 ) -> np.ndarray:
-    """The part `index` (slices over the stored shape) of a 1-D or 2-D tensor, as `dtype`.
+    """Returns a 1-D or 2-D tensor, or a part of it, as `dtype`.
 
     At most a few MiB are held beside the result, whatever the conversion.
+
+    Args:
+      dtype: of the result.
+      index: slices over the stored shape; None reads the whole tensor.
+      transpose: whether to return the part transposed.
+
+    Raises ValueError for a stored dtype that is not read.
     """
     stored = stored_dtype(tensor)
     index = index or tuple(slice(None) for _ in tensor.shape)
@@ -105,7 +115,10 @@ def read_tensor(
 
 
 def stored_dtype(tensor: StoredTensor) -> np.dtype:
-    """The dtype of the tensor's numbers in its file; ValueError where it is none that is read."""
+    """Returns the dtype of the tensor's numbers in its file.
+
+    Raises ValueError for a dtype that is not read.
+    """
     if tensor.dtype not in _DTYPES:
         raise ValueError(
             f"{tensor.name} in {tensor.path} has dtype {tensor.dtype}, "
@@ -117,7 +130,7 @@ def stored_dtype(tensor: StoredTensor) -> np.dtype:
 def equal(first: StoredTensor, second: StoredTensor, dtype) -> bool:
     """Whether two tensors hold the same numbers (NaN equal to NaN) once both are read as `dtype`.
 
-    At most a few MiB of either are held, and reading ends at the first difference.
+    At most a few MiB of either tensor are held, and reading ends at the first chunk that differs.
     """
     if first.shape != second.shape:
         return False
@@ -131,7 +144,7 @@ def equal(first: StoredTensor, second: StoredTensor, dtype) -> bool:
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Uninitialised and 64-byte aligned, so that JAX on CPU takes the buffer without a copy."""
+    """Returns an uninitialised array, aligned to 64 bytes so that JAX on CPUs need not copy it."""
     num_bytes = dtype.itemsize * int(np.prod(shape))
     buffer = np.empty(num_bytes + 64, np.uint8)
     offset = -buffer.ctypes.data % 64

@@ -1,4 +1,4 @@
-"""Text in and out: the tokenizer, chat template or raw prompt, stop ids. Needs no torch."""
+"""Text in and out: the tokenizer, chat templates and raw prompts, stop ids. Needs no torch."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -13,16 +13,19 @@ _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 
 
 def load_tokenizer(folder: str | Path):
-    """The folder's tokenizer, or None where it holds none.
+    """Returns the folder's tokenizer, or None where the folder has no tokenizer files.
 
-    A tokenizer.json is taken at its word. AutoTokenizer of transformers 5 instead rebuilds
-    LlamaTokenizer's (Phi-3's) normaliser from defaults and so swallows one leading space, in 15 of
-    the 47 published Phi-3 vectors; it is used where there are only the older files.
+    A tokenizer.json is read as it stands. AutoTokenizer of transformers 5 would instead rebuild
+    the normaliser of LlamaTokenizer (Phi-3's) from defaults, which loses one leading space in 15 of
+    the 47 published Phi-3 vectors. AutoTokenizer is used where there are only the older files.
+
+    Raises ValueError where the files cannot be read.
     """
     folder = Path(folder)
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         return None
-    # Read at import only: it silences the advice to install PyTorch, which is not needed here.
+    # Silences the advice to install PyTorch, which is not needed here. transformers reads the
+    # variable when it is imported.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -35,7 +38,10 @@ def load_tokenizer(folder: str | Path):
 
 
 def stop_ids(folder: str | Path, hf_config: dict) -> tuple[int, ...]:
-    """All eos ids of generation_config.json, or where it names none, of config.json."""
+    """Returns all eos ids of generation_config.json, or where it names none, of config.json.
+
+    Returns () where neither names any. Raises ValueError for ids that are not whole numbers.
+    """
     path = Path(folder) / "generation_config.json"
     generation = json_file.read(path) if path.is_file() else {}
     for name, source in ((path.name, generation), ("config.json", hf_config)):
@@ -51,23 +57,25 @@ def stop_ids(folder: str | Path, hf_config: dict) -> tuple[int, ...]:
 
 
 class Rendered(str):
-    """A prompt that a chat template has made: whatever special tokens it needs stand in its text.
+    """A prompt that a chat template has made.
 
-    `encode` therefore adds none, as transformers' own `apply_chat_template(tokenize=True)` adds
-    none. Text appended to it is a part of it. JSON makes a plain string of it; see
-    `recorded_prompt`.
+    Its text contains all special tokens that it needs. `encode` therefore adds none, as
+    transformers' own `apply_chat_template(tokenize=True)` adds none. A sum with a string is
+    Rendered too. JSON turns it into a plain string, from which `recorded_prompt` makes it again.
     """
 
-    def __add__(self, more: str) -> "Rendered":
-        return Rendered(str(self) + more)
+    def __add__(self, text: str) -> "Rendered":
+        return Rendered(str(self) + text)
 
 
 def encode(tokenizer, text: str, *, special: bool = True) -> list[int]:
-    """The token ids of a text, with the special tokens that the tokenizer adds to a prompt.
+    """Returns the token ids of a text, with the special tokens that the tokenizer adds to a prompt.
 
-    special: False adds none, as for a completion. None are added to a `Rendered` prompt either,
-        nor to a text that begins with the token that would be put before it (a template that the
-        user has rendered, `<s>[INST] ...`): no prompt begins with two BOS.
+    None are added to a `Rendered` prompt. None are added either to a text that already begins with
+    the token that would be put before it, such as a template that the user has rendered
+    (`<s>[INST] ...`). So no prompt begins with two BOS.
+
+    special: whether to add special tokens at all; a completion has none.
     """
     if isinstance(text, Rendered) or not special:
         return _ids(tokenizer, text, False)
@@ -79,11 +87,15 @@ def encode(tokenizer, text: str, *, special: bool = True) -> list[int]:
 
 
 def _ids(tokenizer, text: str, special: bool) -> list[int]:
+    """Returns the tokenizer's own encoding."""
     return list(tokenizer(str(text), add_special_tokens=special)["input_ids"])
 
 
 def recorded_prompt(record: Mapping[str, Any]) -> Any:
-    """A record's prompt, `Rendered` where its `prompt_style` says that a chat template made it."""
+    """Returns a record's prompt, as `Rendered` where its `prompt_style` names a chat template.
+
+    record: a row of a records file; "prompt" is a text, token ids or a conversation.
+    """
     prompt = record["prompt"]
     style = str(record.get("prompt_style")).split(", ")[-1]  # "chat", or "WORDING, chat"
     is_rendered = isinstance(prompt, str) and style == CHAT
@@ -91,12 +103,12 @@ def recorded_prompt(record: Mapping[str, Any]) -> Any:
 
 
 def has_chat_template(tokenizer) -> bool:
-    """Whether the tokenizer came with a chat template, whatever it is worth."""
+    """Whether the tokenizer came with a chat template, which may or may not be usable."""
     return bool(getattr(tokenizer, "chat_template", None))
 
 
 def format_prompt(tokenizer, message: str, chat: bool = False) -> str:
-    """`message` as it is, or as the user's turn of the tokenizer's chat template."""
+    """Returns `message` as it is, or if `chat`, as the user's turn in the chat template."""
     return render_chat(tokenizer, [{"role": "user", "content": message}]) if chat else message
 
 
@@ -105,11 +117,14 @@ def render_chat(
     messages: Sequence[Mapping[str, Any]],
     remedy: str = "use raw prompts (--chat_template=off)",
 ) -> Rendered:
-    """Messages ({"role": ..., "content": ...}) in the tokenizer's chat template, ready to continue.
+    """Returns messages in the tokenizer's chat template, up to where the assistant's answer begins.
 
-    remedy: what the error tells the reader to do instead.
-    Raises a ValueError of one line, naming the tokenizer's folder, where there is no template, or
-    it cannot be rendered, or leaves out what the last message says.
+    Args:
+      messages: dicts with a "role" and a "content".
+      remedy: what the error tells the reader to do instead.
+
+    Raises ValueError where there is no template, where it cannot be rendered, and where it leaves
+    out the last message. The message is one line and names the tokenizer's folder.
     """
     where = getattr(tokenizer, "name_or_path", "") or "this model"
     if not has_chat_template(tokenizer):

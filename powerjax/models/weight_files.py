@@ -1,7 +1,7 @@
 """Which files of a folder are its model's weights: those that transformers reads.
 
-That is model.safetensors, else the shards that model.safetensors.index.json names; here also
-shards without an index. Whatever else lies in the folder is not read, and named in the log.
+These are model.safetensors, or else the shards that model.safetensors.index.json names. Shards
+without an index are read too. Other safetensors files are not read, and are named in the log.
 """
 
 import itertools
@@ -23,11 +23,13 @@ _CONVERT = "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOL
 
 
 def read_headers(folder: Path, named: str | None = None) -> dict[str, tensor_file.StoredTensor]:
-    """Every tensor of the folder's model, by name.
+    """Returns every tensor of the folder's model, by name.
 
-    named: the file, or the index of shards, that config.json names as `transformers_weights`.
-    Raises FileNotFoundError where there are no weights or a shard is missing, ValueError where a
-    file is damaged or two files hold the same tensor.
+    named: the file or index of shards that config.json names as `transformers_weights`; None where
+        it names none.
+
+    Raises FileNotFoundError where there are no weights or a shard is missing, and ValueError where
+    a file is damaged or two files hold the same tensor.
     """
     names = _names(folder, named)
     missing = sorted(name for name in names if not (folder / name).is_file())
@@ -55,7 +57,10 @@ def read_headers(folder: Path, named: str | None = None) -> dict[str, tensor_fil
 
 
 def _names(folder: Path, named: str | None) -> set[str]:
-    """The names of the files that hold the weights, whether they are there or not."""
+    """Returns the names of the files that hold the weights; some of them may be missing.
+
+    Raises FileNotFoundError where the folder shows no sign of weights, see `_why_none`.
+    """
     if named is not None:
         if not isinstance(named, str) or not named.endswith(
             (".safetensors", ".safetensors.index.json")
@@ -68,7 +73,7 @@ def _names(folder: Path, named: str | None) -> set[str]:
         return {SINGLE}
     if (folder / INDEX).is_file():
         return _indexed(folder / INDEX)
-    counts = {found[1] for path in folder.iterdir() if (found := _SHARD.fullmatch(path.name))}
+    counts = {match[1] for path in folder.iterdir() if (match := _SHARD.fullmatch(path.name))}
     if not counts:
         raise FileNotFoundError(_why_none(folder))
     return {
@@ -79,7 +84,7 @@ def _names(folder: Path, named: str | None) -> set[str]:
 
 
 def _indexed(path: Path) -> set[str]:
-    """The files that an index of shards names."""
+    """Returns the names of the files that an index of shards lists."""
     if not path.is_file():
         raise FileNotFoundError(f"{path.parent} lacks {path.name}: download it again")
     files = json_file.read(path).get("weight_map")
@@ -93,7 +98,7 @@ def _indexed(path: Path) -> set[str]:
 
 
 def _why_none(folder: Path) -> str:
-    """What to say of a folder without weights that can be read."""
+    """Returns the message about a folder without weights that can be read."""
     names = sorted(path.name for path in folder.iterdir())
     pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
     tensors = [name for name in names if name.endswith(".safetensors")]
@@ -130,15 +135,15 @@ def _why_none(folder: Path) -> str:
 
 
 def grouped(names: Iterable[str]) -> str:
-    """Tensor names in few words: `model.layers.2-3.{mlp.up_proj.weight, input_layernorm.weight}`.
+    """Returns tensor names in few words, such as `model.layers.2-3.{mlp.up.weight, norm.weight}`.
 
-    Names that differ in their first number alone are one, with the range of the numbers; those of
-    the same numbers stand in braces.
+    Names that differ only in their first number become one, with the range of the numbers. Names
+    with the same numbers are put together in braces.
     """
     plain, numbers = [], defaultdict(set)
     for name in names:
-        if found := re.fullmatch(r"((?:.*?\.)?)(\d+)\.(.*)", name):
-            numbers[found[1], found[3]].add(int(found[2]))
+        if match := re.fullmatch(r"((?:.*?\.)?)(\d+)\.(.*)", name):
+            numbers[match[1], match[3]].add(int(match[2]))
         else:
             plain.append(name)
     tails = defaultdict(list)
@@ -154,7 +159,7 @@ def grouped(names: Iterable[str]) -> str:
 
 
 def _ranges(numbers: set[int]) -> str:
-    """`0-3,7`."""
+    """Returns `0-3,7` for {0, 1, 2, 3, 7}."""
     parts = []
     for _, run in itertools.groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0]):
         members = [number for _, number in run]

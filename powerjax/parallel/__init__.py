@@ -1,1 +1,1 @@
-"""Processes and devices of one run."""
+"""The processes and devices of one run."""

@@ -1,18 +1,30 @@
-"""The device mesh. Axes: "data" carries rows (chains, examples), "model" splits heads, feed-forward
-and vocabulary.
+"""The device mesh and its two axes.
+
+"data" splits the rows of a batch, which are chains or examples. "model" splits each layer's weights
+by heads, feed-forward and vocabulary.
 """
+
+from collections.abc import Sequence
 
 import jax
 from jax.sharding import AxisType, Mesh
 
 
-def make_mesh(model: int = 1, data: int | None = None, devices=None) -> Mesh:
-    """A ("data", "model") mesh; data=None takes all the devices that are left.
+def make_mesh(
+    model: int = 1, data: int | None = None, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """Returns a ("data", "model") mesh.
 
-    "model" is the inner axis: it stays within a process where it divides the process's devices.
-    Axes are Auto: JAX's default, Explicit, fails in embedding lookups and row scatters.
+    "model" is the inner axis, so it stays within a process if it divides the process's devices.
+    The axes are Auto, because JAX's default, Explicit, fails in embedding lookups and row scatters.
 
-    Raises ValueError if the numbers do not fit the devices, or leave out one of several processes'.
+    Args:
+      model: devices that share each layer's weights.
+      data: copies of the model; None makes as many as the devices hold.
+      devices: None takes all devices of all processes.
+
+    Raises ValueError if model and data do not fit the devices. On the devices of one process some
+    may stay unused; on those of several, data * model has to be all of them.
     """
     devices = jax.devices() if devices is None else list(devices)
     count = len(devices)
@@ -38,14 +50,17 @@ def make_mesh(model: int = 1, data: int | None = None, devices=None) -> Mesh:
 
 
 def local_mesh(model: int = 1, rows_divide: int | None = None) -> Mesh | None:
-    """This machine's devices as a mesh, `model` of them a row; None for one device.
+    """Returns a mesh of this process's devices, or None if that mesh has one device.
 
-    rows_divide: take no more rows than divide this number, as a batch of it has to be shared out.
+    Args:
+      model: devices that share each layer's weights.
+      rows_divide: the size of a batch that the mesh's rows (its "data" axis) share evenly; the mesh
+        gets the most rows that divide it. None makes as many rows as the devices hold.
     """
     devices = jax.local_devices()
     data = None
     if rows_divide is not None:
         most = max(1, len(devices) // model)
         data = next(n for n in range(most, 0, -1) if rows_divide % n == 0)
-    found = make_mesh(model=model, data=data, devices=devices)
-    return found if found.size > 1 else None
+    mesh = make_mesh(model=model, data=data, devices=devices)
+    return mesh if mesh.size > 1 else None

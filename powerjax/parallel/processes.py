@@ -1,4 +1,4 @@
-"""Start-up of a run over several processes."""
+"""Start-up of a run over several processes, and what they do together later."""
 
 import importlib.util
 import logging
@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 class Place(NamedTuple):
     """The place of this process in a run of several."""
 
-    coordinator: str
+    coordinator: str  # "host:port" of process 0
     num_processes: int
-    process_id: int
-    local_devices: list[int] | None = None  # None: all of the host's
+    process_id: int  # from 0
+    local_devices: list[int] | None = None  # ids of this process's devices; None takes all
 
 
 def start(
@@ -32,22 +32,25 @@ def start(
     timeout_s: float = 300,
     must_agree: Mapping[str, object] | None = None,
 ) -> None:
-    """Joins the processes of a run; to be called before anything that touches a device.
+    """Connects this process with the others of its run.
 
-    Without arguments the run is found in the environment: Slurm (srun with several tasks), Open
-    MPI, Cloud TPU pods, GKE, Kubernetes (an indexed Job or a JobSet, with the `kubernetes`
-    package); where there is none, nothing happens.
+    It has to be called before anything that touches a device. Without arguments the run is looked
+    for in the environment: Slurm (srun with several tasks), Open MPI, Cloud TPU pods, GKE,
+    Kubernetes (an indexed Job or a JobSet, with the `kubernetes` package). If there is none, this
+    process runs alone and nothing happens.
 
     Args:
       coordinator: "host:port" of process 0, reachable from every host.
-      num_processes, process_id: how many there are, and which this one is, from 0.
-      timeout_s: how long to wait for the others.
-      must_agree: what has to be equal on all processes beside the version of JAX, such as flags.
+      num_processes: how many processes the run has.
+      process_id: which of them this one is, from 0.
+      timeout_s: how many seconds to wait for the others.
+      must_agree: values that have to be equal on all processes, such as flags, by name. The version
+        of JAX has to be equal in any case.
 
     Raises:
-      ValueError: arguments that do not fit together; processes that differ.
-      OSError: no coordinator, or a process is missing, after timeout_s.
-      RuntimeError: JAX's, after a device was touched.
+      ValueError: the arguments do not fit together, or two processes differ.
+      OSError: after timeout_s there is no coordinator, or a process is missing.
+      RuntimeError: a device was touched before (JAX's error).
     """
     place = find(coordinator, num_processes, process_id, timeout_s=timeout_s)
     if place is None:
@@ -56,8 +59,10 @@ def start(
     jax.distributed.initialize(
         *place[:3],
         local_device_ids=place.local_devices,
-        cluster_detection_method="deactivate",  # it would hide devices, and was asked above
-        initialization_timeout=max(math.ceil(timeout_s), 30),  # all are there: seconds
+        # `find` has called the detection already, and here it would hide devices.
+        cluster_detection_method="deactivate",
+        # All processes have just met, so that connecting takes a few seconds.
+        initialization_timeout=max(math.ceil(timeout_s), 30),
     )
 
 
@@ -68,26 +73,28 @@ def find(
     *,
     timeout_s: float = 300,
 ) -> Place | None:
-    """The place that the arguments of `start`, or the environment, give; None: it runs alone."""
-    given = (coordinator, num_processes, process_id)
-    if given == (None, None, None):
+    """Returns this process's place by the arguments of `start`, or else by the environment.
+
+    Returns None if this process runs alone. Raises ValueError and OSError as `start` does.
+    """
+    if coordinator is None and num_processes is None and process_id is None:
         run = _find_run(timeout_s)
         if run is None:
             return None
         place = Place(*run)
-    elif None in given:
+    elif coordinator is None or num_processes is None or process_id is None:
         raise ValueError(
             "coordinator, num_processes and process_id go together: give all three, or none on "
             "one machine, Slurm, Open MPI, a TPU pod or Kubernetes"
         )
     else:
-        place = Place(*given)
+        place = Place(coordinator, num_processes, process_id)
     check_id(place.num_processes, place.process_id)
     return place
 
 
 def check_id(num_processes: int, process_id: int) -> None:
-    """Raises ValueError if there is no such process."""
+    """Raises ValueError unless process_id is one of 0..num_processes - 1."""
     if num_processes < 1 or not 0 <= process_id < num_processes:
         raise ValueError(
             f"process_id {process_id} of num_processes {num_processes}: ids count from 0 to "
@@ -98,16 +105,20 @@ def check_id(num_processes: int, process_id: int) -> None:
 def meet(
     place: Place, *, timeout_s: float = 300, must_agree: Mapping[str, object] | None = None
 ) -> None:
-    """Returns once all processes are there and agree; arguments and errors as for `start`.
+    """Waits until all processes have come and agree; arguments and errors are those of `start`.
 
-    They are not connected: each runs on its own devices, and outlives the others.
+    Afterwards JAX does not connect them: each computes on its own devices, and goes on if another
+    one dies.
     """
     facts = {"jax": jax.__version__} | {k: str(v) for k, v in (must_agree or {}).items()}
     rendezvous.meet(place.coordinator, place.num_processes, place.process_id, facts, timeout_s)
 
 
 def take_devices(place: Place) -> None:
-    """Of several processes on one host, each sees its own GPUs; before a device is touched."""
+    """Makes only this process's own GPUs visible, if several processes share a host.
+
+    It has to be called before anything that touches a device.
+    """
     if place.local_devices:
         ids = ",".join(map(str, place.local_devices))
         jax.config.update("jax_cuda_visible_devices", ids)
@@ -115,12 +126,12 @@ def take_devices(place: Place) -> None:
 
 
 def is_main() -> bool:
-    """Whether this process writes what is written once."""
+    """Whether this is process 0, which writes the files that a run has only once."""
     return jax.process_index() == 0
 
 
 def barrier(name: str) -> None:
-    """Waits until every process is at the barrier of this name."""
+    """Waits until every process has come to the barrier of this name."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
@@ -128,10 +139,11 @@ def barrier(name: str) -> None:
 
 
 def _find_run(timeout_s: float):
-    """(coordinator, num_processes, process_id, local device ids) of the environment, or None.
+    """Returns (coordinator, num_processes, process_id, local device ids) of the environment.
 
-    JAX's own detection, where there are several processes: asked on one machine, it can wait for
-    processes that nobody starts, as in a Slurm allocation without srun.
+    Returns None if the environment is not that of several processes. Only otherwise is JAX's own
+    detection called. On one machine it could wait for processes that nobody starts, for example in
+    a Slurm allocation without srun.
     """
     env = os.environ
     in_slurm = int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in env
@@ -158,15 +170,16 @@ def _find_run(timeout_s: float):
     if None in run[:3]:
         return None
     if in_slurm and env["SLURM_STEP_NUM_TASKS"] == env.get("SLURM_STEP_NUM_NODES"):
-        return (*run[:3], None)  # one task a node has all its GPUs; JAX would take the first
+        return (*run[:3], None)  # one task per node takes all its GPUs; JAX would take the first
     return run
 
 
 def is_tpu_pod() -> bool:
-    """Whether this is one of several hosts of Cloud TPU."""
+    """Whether this is one of several hosts of a Cloud TPU slice, or of several slices."""
     from jax._src.cloud_tpu_init import running_in_cloud_tpu_vm
 
-    if not running_in_cloud_tpu_vm or "tpu" not in (jax.config.jax_platforms or "tpu"):
+    platforms = getattr(jax.config, "jax_platforms", None)  # JAX adds its options at run time
+    if not running_in_cloud_tpu_vm or "tpu" not in (platforms or "tpu"):
         return False
     hosts = os.environ.get("TPU_PROCESS_ADDRESSES", os.environ.get("TPU_WORKER_HOSTNAMES"))
     if hosts is None:
@@ -175,6 +188,7 @@ def is_tpu_pod() -> bool:
 
 
 def _tpu_metadata(key: str) -> str:
+    """Returns an attribute of this Cloud TPU host from its metadata server, "" if it has none."""
     host = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
     request = urllib.request.Request(
         f"http://{host}/computeMetadata/v1/instance/attributes/{key}",

@@ -14,6 +14,14 @@ from powerjax.models.language_model import LM
 from powerjax.sample import mh, placement, shapes
 from powerjax.sample import slots as slots_lib
 from powerjax.sample.feed import Feed, count_prefix_rows
+
+# Earlier versions had the next six names here.
+from powerjax.sample.memory import pick_num_slots as pick_num_slots
+from powerjax.sample.shapes import LOGIT_ROWS as LOGIT_ROWS
+from powerjax.sample.shapes import bytes_per_slot as bytes_per_slot
+from powerjax.sample.shapes import count_fitting as count_fitting
+from powerjax.sample.shapes import prefill_shape as prefill_shape
+from powerjax.sample.shapes import slots_for as slots_for
 from powerjax.sample.stats import Failed, Finished, Request, Stats
 
 _FIRST_CHUNK = 4  # model steps of the first call

@@ -10,6 +10,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from powerjax.theory.chains import (  # earlier versions had them here
+    empirical_laws as empirical_laws,
+)
+from powerjax.theory.chains import mean_length as mean_length
+from powerjax.theory.chains import run_chains as run_chains
+from powerjax.theory.chains import string_index as string_index
 from powerjax.theory.exact import TabularModel
 from powerjax.theory.roads import (
     TEACHER_STEPS,

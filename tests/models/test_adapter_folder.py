@@ -1,4 +1,4 @@
-"""What PEFT leaves in an adapter's folder beside adapters of layers, and folders of no adapter."""
+"""Adapter folders with more than adapters of layers in them, and folders that are no adapter's."""
 
 import re
 
@@ -11,11 +11,7 @@ from safetensors.numpy import load_file, save_file
 from powerjax import models
 from powerjax.models import checkpoint, lora, peft
 from tests.golden import cases
-from tests.models.test_peft import TARGETS, TOKENS
-from tests.models.test_peft import _adapter as random_adapter
-from tests.models.test_peft import _agrees_with_peft as agrees_with_peft
-from tests.models.test_peft import _fails as fails
-from tests.models.test_peft import _write_adapter as write_adapter
+from tests.models import peft_folders
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 BIAS = "model.layers.0.self_attn.q_proj.bias"
@@ -23,13 +19,16 @@ NORM = "model.layers.1.input_layernorm.weight"
 
 
 def _with(tmp_path, case, tensors, **settings):
-    """Writes a base and an adapter that holds these tensors too, made of the base's arrays."""
+    """Writes a base and an adapter whose file holds `tensors` too; returns the base's folder.
+
+    tensors: by name, each a function of the base's arrays.
+    """
     base = cases.write_checkpoint(case, tmp_path / "base")
-    write_adapter(tmp_path / "adapter", case, **settings)
+    peft_folders.write_adapter(tmp_path / "adapter", case, **settings)
     path = tmp_path / "adapter" / "adapter_model.safetensors"
     arrays = load_file(base / "model.safetensors")
-    more = {f"base_model.model.{name}": make(arrays) for name, make in tensors.items()}
-    save_file(load_file(path) | more, path)
+    extra = {f"base_model.model.{name}": make(arrays) for name, make in tensors.items()}
+    save_file(load_file(path) | extra, path)
     return base
 
 
@@ -54,10 +53,10 @@ def _with(tmp_path, case, tensors, **settings):
 )
 def test_whole_tensors_that_are_the_models_own_change_nothing(case, tensors, settings, tmp_path):
     base = _with(tmp_path, case, tensors, **settings)
-    write_adapter(tmp_path / "plain", case)
+    peft_folders.write_adapter(tmp_path / "plain", case)
     plain = models.load(base, dtype="float32", adapter=tmp_path / "plain")
-    found = models.load(base, dtype="float32", adapter=tmp_path / "adapter")
-    chex.assert_trees_all_equal(found.adapter.params, plain.adapter.params)
+    adapted = models.load(base, dtype="float32", adapter=tmp_path / "adapter")
+    chex.assert_trees_all_equal(adapted.adapter.params, plain.adapter.params)
     models.load(base, dtype="bfloat16", adapter=tmp_path / "adapter")
 
 
@@ -75,19 +74,25 @@ def test_the_models_own_embeddings_rounded_are_named_and_change_nothing(dtype, t
     [
         {"exclude_modules": ["q_proj"]},
         {"layers_to_transform": [0]},
-        {"target_modules": [f"model.layers.0.{target}" for target in TARGETS["qwen2_tied"]]},
+        {
+            "target_modules": [
+                f"model.layers.0.{target}" for target in peft_folders.TARGETS["qwen2_tied"]
+            ]
+        },
     ],
 )
 def test_a_layer_that_the_settings_leave_out_is_named(settings, tmp_path):
     _with(tmp_path, "qwen2_tied", {}, **settings)
-    fails(ValueError, tmp_path, str(tmp_path / "adapter"), "adapts model.layers.", "leave out")
+    peft_folders.check_refusal(
+        ValueError, tmp_path, str(tmp_path / "adapter"), "adapts model.layers.", "leave out"
+    )
 
 
 @pytest.mark.parametrize("value", [5, True, {"q_proj": 1}, ["q_proj", 5]])
 @pytest.mark.parametrize("key", ["target_modules", "exclude_modules"])
 def test_names_of_layers_that_are_none_are_refused(key, value, tmp_path):
     _with(tmp_path, "qwen2_tied", {}, **{key: value})
-    fails(ValueError, tmp_path, str(tmp_path / "adapter"), key, "is damaged")
+    peft_folders.check_refusal(ValueError, tmp_path, str(tmp_path / "adapter"), key, "is damaged")
 
 
 def test_names_of_a_model_in_memory_are_called_that(tmp_path):
@@ -95,7 +100,9 @@ def test_names_of_a_model_in_memory_are_called_that(tmp_path):
     path = tmp_path / "adapter" / "adapter_model.safetensors"
     named = {re.sub(r"(lora_[AB])", r"\1.default", k): v for k, v in load_file(path).items()}
     save_file(named, path)
-    fails(ValueError, tmp_path, "lora_A.default.weight", "in memory", "save_pretrained")
+    peft_folders.check_refusal(
+        ValueError, tmp_path, "lora_A.default.weight", "in memory", "save_pretrained"
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,7 +114,7 @@ def test_names_of_a_model_in_memory_are_called_that(tmp_path):
 )
 def test_a_tensor_of_another_task_is_named(tensors, parts, tmp_path):
     _with(tmp_path, "qwen2_tied", tensors)
-    fails(ValueError, tmp_path, "which Qwen2ForCausalLM does not have", *parts)
+    peft_folders.check_refusal(ValueError, tmp_path, "which Qwen2ForCausalLM does not have", *parts)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +142,9 @@ def test_a_tensor_of_another_task_is_named(tensors, parts, tmp_path):
 )
 def test_what_an_adapter_cannot_do_here_is_said_with_the_way_out(tensors, parts, tmp_path):
     _with(tmp_path, "qwen2_tied", tensors)
-    fails(ValueError, tmp_path, str(tmp_path / "adapter"), "merge_and_unload", *parts)
+    peft_folders.check_refusal(
+        ValueError, tmp_path, str(tmp_path / "adapter"), "merge_and_unload", *parts
+    )
 
 
 def test_embeddings_of_random_weights_have_nothing_to_be_compared_with(tmp_path):
@@ -152,9 +161,11 @@ def test_an_adapter_of_a_model_whose_head_differs(tmp_path):
     lm = models.load(base, dtype="float32", adapter=tmp_path / "adapter")
     merged = lm.merged()
     checkpoint.save(tmp_path / "merged", merged.config, merged.params)
-    again = models.load(tmp_path / "merged", dtype="float32")
-    np.testing.assert_array_equal(again.params["lm_head"]["kernel"], arrays[HEAD].T)
-    np.testing.assert_allclose(again.logits(TOKENS), lm.logits(TOKENS), atol=1e-4)
+    reloaded = models.load(tmp_path / "merged", dtype="float32")
+    np.testing.assert_array_equal(reloaded.params["lm_head"]["kernel"], arrays[HEAD].T)
+    np.testing.assert_allclose(
+        reloaded.logits(peft_folders.TOKENS), lm.logits(peft_folders.TOKENS), atol=1e-4
+    )
 
 
 def test_peft_agrees_about_a_model_whose_head_differs(tmp_path, parity, record_property):
@@ -163,9 +174,9 @@ def test_peft_agrees_about_a_model_whose_head_differs(tmp_path, parity, record_p
     arrays[HEAD] = arrays[EMBEDDINGS][::-1].copy()
     save_file(arrays, base / "model.safetensors", metadata={"format": "pt"})
     lm = models.load(base, dtype="float32")
-    peft.save(tmp_path / "adapter", random_adapter(lm.config, lora.TARGETS), lm.config)
-    found = models.load(base, dtype="float32", adapter=tmp_path / "adapter")
-    agrees_with_peft(found, base, tmp_path / "adapter", record_property)
+    peft.save(tmp_path / "adapter", peft_folders.random_adapter(lm.config, lora.TARGETS), lm.config)
+    adapted = models.load(base, dtype="float32", adapter=tmp_path / "adapter")
+    peft_folders.check_against_peft(adapted, base, tmp_path / "adapter", record_property)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +196,7 @@ def test_a_folder_that_is_no_adapters_says_what_it_is(files, parts, tmp_path):
     for name in files:
         (tmp_path / "adapter" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "adapter" / name).write_text("{}")
-    fails(FileNotFoundError, tmp_path, str(tmp_path / "adapter"), *parts)
+    peft_folders.check_refusal(FileNotFoundError, tmp_path, str(tmp_path / "adapter"), *parts)
 
 
 def test_an_adapters_id_is_not_downloaded(tmp_path):

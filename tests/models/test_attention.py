@@ -1,4 +1,4 @@
-"""Attention and the cache: visibility by position alone, rows independent."""
+"""Attention and the cache: visibility depends on the position alone, and rows are independent."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def _arrays(num_tokens, dtype=np.float32, seed=0):
 
 
 def _plain(q, k, v, positions):
-    """Head by head and query by query, in float64."""
+    """Returns attention in float64, computed head by head and query by query."""
     out = np.zeros(q.shape)
     for b, t, n in np.ndindex(q.shape[:3]):
         visible = positions[b, t] + 1
@@ -38,14 +38,14 @@ def test_against_plain_softmax(num_tokens):
     q, k, v = _arrays(num_tokens)
     starts = np.array([[0], [3], [6]])
     positions = starts + np.arange(num_tokens)
-    found = attention(q, k, v, positions)
-    np.testing.assert_allclose(found, _plain(q, k, v, positions), atol=2e-6)
+    result = attention(q, k, v, positions)
+    np.testing.assert_allclose(result, _plain(q, k, v, positions), atol=2e-6)
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("num_tokens", [S, 256])
 def test_keys_and_values_that_are_not_finite_spoil_the_queries_that_see_them(broken, num_tokens):
-    """And no others, in their row or in any other; 256 tokens take two blocks of queries."""
+    """They spoil no others in any row. 256 tokens make two blocks of queries."""
     rng = np.random.default_rng(0)
     q = rng.standard_normal((B, num_tokens, N, H)).astype(np.float32)
     k, v = rng.standard_normal((2, B, K, num_tokens, H)).astype(np.float32)
@@ -53,17 +53,20 @@ def test_keys_and_values_that_are_not_finite_spoil_the_queries_that_see_them(bro
     clean = np.asarray(attention(q, k, v, positions, whole=True))
     v[1, 0, 7, 3], v[1, 0, 9, 0], k[1, 0, 10, 2] = broken, np.nan, broken
     v[2, 1, num_tokens - 1, 0] = broken
-    found = np.asarray(attention(q, k, v, positions, whole=True))
-    np.testing.assert_array_equal(found[0], clean[0])
-    np.testing.assert_array_equal(found[1, :7], clean[1, :7])
-    np.testing.assert_array_equal(found[1, :, N // K :], clean[1, :, N // K :])  # other kv head
-    np.testing.assert_array_equal(found[2, :-1], clean[2, :-1])
-    assert not np.isfinite(found[1, 7:, : N // K]).any()
-    assert not np.isfinite(found[2, -1, N // K :]).any()
+    result = np.asarray(attention(q, k, v, positions, whole=True))
+    np.testing.assert_array_equal(result[0], clean[0])
+    np.testing.assert_array_equal(result[1, :7], clean[1, :7])
+    np.testing.assert_array_equal(result[1, :, N // K :], clean[1, :, N // K :])  # other kv head
+    np.testing.assert_array_equal(result[2, :-1], clean[2, :-1])
+    assert not np.isfinite(result[1, 7:, : N // K]).any()
+    assert not np.isfinite(result[2, -1, N // K :]).any()
 
 
 def _softmax(q, k, v):
-    """Whole sequences with all T x T scores at once, in float32; letters as in causal.py."""
+    """Returns attention of whole sequences with all T x T scores at once, in float32.
+
+    Letters as in causal.py.
+    """
     q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
     scores = jnp.einsum("bkgth,bksh->bkgts", q, k, precision="highest") / q.shape[-1] ** 0.5
     visible = jnp.tril(jnp.ones(scores.shape[-2:], bool))
@@ -76,7 +79,7 @@ def _softmax(q, k, v):
 def test_whole_sequences_in_blocks_are_plain_softmax_and_so_are_their_gradients(
     num_tokens, num_blocks, dtype, bound, monkeypatch
 ):
-    """2 kv heads of 3 query heads each; errors relative, of the tensor as a whole."""
+    """2 kv heads have 3 query heads each. Errors are relative to the whole tensor's norm."""
     monkeypatch.setattr(causal, "_BLOCK", 4)  # small, because compiling is what takes time
     assert len(causal._blocks(num_tokens)) == num_blocks
     rng = np.random.default_rng(num_tokens)
@@ -92,9 +95,9 @@ def test_whole_sequences_in_blocks_are_plain_softmax_and_so_are_their_gradients(
         gradients, out = jax.grad(along, argnums=(0, 1, 2), has_aux=True)(*qkv)
         return out, *gradients
 
-    found = jax.jit(value_and_gradients, static_argnums=0)(causal.causal_attention)
+    result = jax.jit(value_and_gradients, static_argnums=0)(causal.causal_attention)
     expected = value_and_gradients(_softmax)
-    for name, x, exact in zip(("out", "d_q", "d_k", "d_v"), found, expected, strict=True):
+    for name, x, exact in zip(("out", "d_q", "d_k", "d_v"), result, expected, strict=True):
         assert x.dtype == dtype
         x, exact = np.asarray(x, np.float64), np.asarray(exact, np.float64)
         assert np.linalg.norm(x - exact) <= bound * np.linalg.norm(exact), name
@@ -104,15 +107,27 @@ def test_blocks_are_a_partition_of_any_length():
     for num_tokens in (1, 127, 128, 129, 130, 258, 384, 1000, 1023, 1024, 4096, 4100):
         blocks = causal._blocks(num_tokens)
         assert [i for block in blocks for i in range(num_tokens)[block]] == list(range(num_tokens))
-    assert len(causal._blocks(1024)) == 8 and len(causal._blocks(1000)) == 8
+
+
+def test_blocks_are_halved_while_long_and_even():
+    for num_tokens, size in (
+        (1024, 128),
+        (4096, 512),
+        (1000, 125),
+        (192, 96),
+        (130, 65),
+        (129, 129),
+    ):
+        blocks = causal._blocks(num_tokens)
+        assert {block.stop - block.start for block in blocks} == {size}
 
 
 def test_whole_goes_by_query_heads_in_the_order_of_the_others():
-    """The switch of `attention` lays out [B,T,N,H] for the blocks as it does for the cache."""
+    """`attention` orders the query heads for whole sequences as it does for a cache."""
     q, k, v = _arrays(S)
     positions = np.tile(np.arange(S), (B, 1))
-    found = attention(q, k, v, positions, whole=True)
-    np.testing.assert_allclose(found, _plain(q, k, v, positions), atol=2e-6)
+    result = attention(q, k, v, positions, whole=True)
+    np.testing.assert_allclose(result, _plain(q, k, v, positions), atol=2e-6)
 
 
 def test_slots_past_the_position_do_not_matter():
@@ -137,11 +152,11 @@ def test_cudnn_agrees_with_xla(num_tokens):
     k, v = (jnp.asarray(rng.standard_normal((B, 2, 16, 64)), jnp.bfloat16) for _ in range(2))
     last = np.array([[0], [7], [15]])
     positions = last if num_tokens == 1 else np.tile(np.arange(16), (B, 1))
-    found, expected = (
+    result, expected = (
         np.asarray(attention(q, k, v, positions, implementation=name), np.float32)
         for name in ("cudnn", "xla")
     )
-    np.testing.assert_allclose(found, expected, atol=2e-2)
+    np.testing.assert_allclose(result, expected, atol=2e-2)
 
 
 def test_write_layer_goes_by_row_and_drops_the_rest():
@@ -149,8 +164,8 @@ def test_write_layer_goes_by_row_and_drops_the_rest():
     k_cache, v_cache = (rng.standard_normal((B, K, S, H)).astype(np.float32) for _ in range(2))
     k, v = (rng.standard_normal((B, 2, K, H)).astype(np.float32) for _ in range(2))
     positions = np.array([[0, 1], [7, 3], [S - 1, S]])  # the last is outside
-    found = write_layer(jnp.asarray(k_cache), jnp.asarray(v_cache), k, v, positions)
-    for cache, new, out in zip((k_cache, v_cache), (k, v), found, strict=True):
+    result = write_layer(jnp.asarray(k_cache), jnp.asarray(v_cache), k, v, positions)
+    for cache, new, out in zip((k_cache, v_cache), (k, v), result, strict=True):
         expected = cache.copy()
         for b, t in np.ndindex(positions.shape):
             if positions[b, t] < S:
@@ -159,19 +174,19 @@ def test_write_layer_goes_by_row_and_drops_the_rest():
 
 
 def test_fresh_cache_of_a_whole_sequence(tiny_qwen):
-    """Without a cache the K/V handed back are those that a cached pass writes."""
+    """Without a cache the K/V returned are those that a pass with a cache writes."""
     tokens = np.arange(10).reshape(2, 5)
     positions = np.tile(np.arange(5), (2, 1))
     apply, params = jax.jit(tiny_qwen.model().apply), {"params": tiny_qwen.params}
     hidden, fresh = apply(params, tokens, positions)
-    given = init_cache(tiny_qwen.config, 2, 5)
-    cached_hidden, cached = apply(params, tokens, positions, given)
+    empty = init_cache(tiny_qwen.config, 2, 5)
+    cached_hidden, cached = apply(params, tokens, positions, empty)
     np.testing.assert_allclose(hidden, cached_hidden, atol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), fresh, cached)
 
 
 def test_a_cache_of_whole_tpu_lanes_changes_nothing(tiny_qwen, monkeypatch):
-    """Heads of 8 stored as 128: prompts written, decoded over, and what stands past a head."""
+    """Heads of 8 numbers are stored as 128; prompts are written and tokens decoded after them."""
     tokens = np.random.default_rng(0).integers(1, 97, (3, 12))
     positions = np.tile(np.arange(12), (3, 1))
     params = {"params": tiny_qwen.params}
@@ -198,8 +213,8 @@ def test_a_cache_of_whole_tpu_lanes_changes_nothing(tiny_qwen, monkeypatch):
 def test_a_tpus_cache_has_whole_lanes_and_is_counted_so(platform, head_dim, width):
     config = models.ModelConfig(97, 32, 64, 2, 4, 2, head_dim)
     assert cache_lib.head_width(head_dim, platform) == width
-    found = cache_lib.bytes_per_token(config, "bfloat16", platform)
-    assert found == 2 * 2 * 2 * width * 2  # keys and values, layers, heads, two bytes
+    result = cache_lib.bytes_per_token(config, "bfloat16", platform)
+    assert result == 2 * 2 * 2 * width * 2  # keys and values, layers, heads, two bytes
 
 
 def test_init_cache_shape():

@@ -1,4 +1,4 @@
-"""Loading and saving Hugging Face checkpoints: every tensor in its place, every fault named."""
+"""Loading and saving Hugging Face checkpoints: tensors land in their place, faults are named."""
 
 import json
 import subprocess
@@ -9,18 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from powerjax import models
 from powerjax.models import checkpoint
 from powerjax.models.layout import tensors
 from tests.golden import cases
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A small tied Qwen2 checkpoint, to be damaged."""
-    return cases.write_checkpoint("qwen2_tied", tmp_path / "model")
+from tests.models.model_folders import check_refusal, rewrite
 
 
 def _flat(params):
@@ -47,26 +42,26 @@ def test_save_gives_the_file_back(case, shard_bytes, tmp_path):
     checkpoint.save(out, lm.config, lm.params, stop_ids=(3, 5), shard_bytes=shard_bytes)
     shards = sorted(out.glob("*.safetensors"))
     assert (len(shards) > 1) == (shard_bytes < 1 << 30)
-    found = {name: x for shard in shards for name, x in load_file(shard).items()}
+    result = {name: x for shard in shards for name, x in load_file(shard).items()}
     expected = load_file(tmp_path / "in" / "model.safetensors")
-    assert found.keys() == expected.keys()
+    assert result.keys() == expected.keys()
     for name in expected:
-        np.testing.assert_array_equal(found[name], expected[name])
-    again = models.load(out, dtype="float32")
-    assert again.config == lm.config and again.stop_ids == (3, 5)
-    jax.tree.map(np.testing.assert_array_equal, again.params, lm.params)
+        np.testing.assert_array_equal(result[name], expected[name])
+    reloaded = models.load(out, dtype="float32")
+    assert reloaded.config == lm.config and reloaded.stop_ids == (3, 5)
+    jax.tree.map(np.testing.assert_array_equal, reloaded.params, lm.params)
 
 
 @pytest.mark.parametrize("stored", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("wanted", ["float32", "bfloat16", "float16"])
-def test_dtypes(stored, wanted, folder):
+@pytest.mark.parametrize("loaded_dtype", ["float32", "bfloat16", "float16"])
+def test_dtypes(stored, loaded_dtype, folder):
     full = models.load(folder, dtype="float32")
     checkpoint.save(folder, full.config, full.params, dtype=stored)
-    lm = models.load(folder, dtype=wanted)
-    assert lm.dtype == wanted
+    lm = models.load(folder, dtype=loaded_dtype)
+    assert lm.dtype == loaded_dtype
     for path, x in _flat(lm.params).items():
-        assert x.dtype == wanted
-        expected = np.asarray(_flat(full.params)[path]).astype(stored).astype(wanted)
+        assert x.dtype == loaded_dtype
+        expected = np.asarray(_flat(full.params)[path]).astype(stored).astype(loaded_dtype)
         np.testing.assert_array_equal(np.asarray(x), expected)
 
 
@@ -81,20 +76,20 @@ def test_shards_without_an_index(folder, tmp_path):
     lm = models.load(folder, dtype="float32")
     checkpoint.save(tmp_path / "out", lm.config, lm.params, shard_bytes=20_000)
     (tmp_path / "out" / "model.safetensors.index.json").unlink()
-    again = models.load(tmp_path / "out", dtype="float32")
-    jax.tree.map(np.testing.assert_array_equal, again.params, lm.params)
+    reloaded = models.load(tmp_path / "out", dtype="float32")
+    jax.tree.map(np.testing.assert_array_equal, reloaded.params, lm.params)
 
 
 def test_random_weights_need_only_a_config(tmp_path):
     hf = cases.CASES["qwen2_untied"] | {"initializer_range": 0.1, "eos_token_id": 7}
     (tmp_path / "config.json").write_text(json.dumps(hf))
     first = models.load(tmp_path, random_weights=True, seed=3)
-    again = models.load(tmp_path, random_weights=True, seed=np.int64(3))
+    second = models.load(tmp_path, random_weights=True, seed=np.int64(3))
     for alias in (3 + 2**32, 3 - 2**32):
         with pytest.raises(ValueError, match=f"seed is {alias}: it must be .* to 4294967295"):
             models.load(tmp_path, random_weights=True, seed=alias)
     other = models.load(tmp_path, random_weights=True, seed=4)
-    jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
+    jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
     assert first.stop_ids == (7,) and first.tokenizer is None
     seen = set()
     for path, x in _flat(first.params).items():
@@ -111,103 +106,86 @@ def test_random_weights_need_only_a_config(tmp_path):
     assert len(seen) == 1 + 3 * 7 + 1  # no two tensors share their draws
 
 
-def _fails(error, *parts, **kwargs):
-    """load(**kwargs) raises `error` in one line that names every part."""
-    with pytest.raises(error) as caught:
-        models.load(**kwargs)
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in parts:
-        assert part in message
-    return message
-
-
 def test_missing_shard_of_an_index(folder, tmp_path):
     lm = models.load(folder, dtype="float32")
     checkpoint.save(tmp_path / "out", lm.config, lm.params, shard_bytes=20_000)
     names = sorted(p.name for p in (tmp_path / "out").glob("*.safetensors"))
     (tmp_path / "out" / names[1]).unlink()
-    _fails(FileNotFoundError, names[1], "1 of", name_or_folder=tmp_path / "out")
+    check_refusal(FileNotFoundError, names[1], "1 of", name_or_folder=tmp_path / "out")
     (tmp_path / "out" / "model.safetensors.index.json").unlink()
-    _fails(FileNotFoundError, names[1], name_or_folder=tmp_path / "out")
+    check_refusal(FileNotFoundError, names[1], name_or_folder=tmp_path / "out")
 
 
 @pytest.mark.parametrize("keep", [4, 100, -1])
 def test_truncated_file(folder, keep):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    _fails(ValueError, "model.safetensors", "truncated", name_or_folder=folder)
+    check_refusal(ValueError, "model.safetensors", "truncated", name_or_folder=folder)
 
 
 def test_not_a_safetensors_file(folder):
     header = b"not json"
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
-    _fails(ValueError, "not a safetensors file", name_or_folder=folder)
-
-
-def _rewrite(folder, change):
-    arrays = load_file(folder / "model.safetensors")
-    change(arrays)
-    save_file(arrays, folder / "model.safetensors")
+    check_refusal(ValueError, "not a safetensors file", name_or_folder=folder)
 
 
 def test_missing_tensor(folder):
-    _rewrite(folder, lambda arrays: arrays.pop("model.layers.1.mlp.up_proj.weight"))
-    _fails(ValueError, "model.layers.1.mlp.up_proj.weight", name_or_folder=folder)
+    rewrite(folder, lambda arrays: arrays.pop("model.layers.1.mlp.up_proj.weight"))
+    check_refusal(ValueError, "model.layers.1.mlp.up_proj.weight", name_or_folder=folder)
 
 
 def test_wrong_shape(folder):
     name = "model.layers.0.self_attn.k_proj.weight"
-    _rewrite(folder, lambda arrays: arrays.update({name: arrays[name][:-1]}))
-    _fails(ValueError, name, "(15, 32)", "(16, 32)", name_or_folder=folder)
+    rewrite(folder, lambda arrays: arrays.update({name: arrays[name][:-1]}))
+    check_refusal(ValueError, name, "(15, 32)", "(16, 32)", name_or_folder=folder)
 
 
 def test_quantised_tensor(folder):
     name = "model.norm.weight"
-    _rewrite(folder, lambda arrays: arrays.update({name: arrays[name].astype(np.int8)}))
-    _fails(ValueError, name, "I8", name_or_folder=folder)
+    rewrite(folder, lambda arrays: arrays.update({name: arrays[name].astype(np.int8)}))
+    check_refusal(ValueError, name, "I8", name_or_folder=folder)
 
 
 def test_unknown_architecture(folder):
     hf = cases.CASES["qwen2_tied"] | {"architectures": ["MambaForCausalLM"]}
     (folder / "config.json").write_text(json.dumps(hf))
-    _fails(ValueError, "MambaForCausalLM", "Qwen2ForCausalLM", name_or_folder=folder)
+    check_refusal(ValueError, "MambaForCausalLM", "Qwen2ForCausalLM", name_or_folder=folder)
 
 
 def test_config_without_a_needed_key(folder):
     hf = {k: v for k, v in cases.CASES["qwen2_tied"].items() if k != "num_hidden_layers"}
     (folder / "config.json").write_text(json.dumps(hf))
-    _fails(ValueError, "num_hidden_layers", name_or_folder=folder)
+    check_refusal(ValueError, "num_hidden_layers", name_or_folder=folder)
 
 
 def test_damaged_or_absent_config(folder):
     (folder / "config.json").write_text("{")
-    _fails(ValueError, "config.json", "JSON", name_or_folder=folder)
+    check_refusal(ValueError, "config.json", "JSON", name_or_folder=folder)
     (folder / "config.json").unlink()
-    _fails(FileNotFoundError, "config.json", name_or_folder=folder)
+    check_refusal(FileNotFoundError, "config.json", name_or_folder=folder)
 
 
 @pytest.mark.parametrize("name", ["generation_config.json", "model.safetensors.index.json"])
 def test_damaged_json(name, folder):
     (folder / name).write_text('{"weight_map": {')
-    if "index" in name:  # beside one whole file, an index is not read
+    if "index" in name:  # an index beside one whole file is not read
         (folder / "model.safetensors").unlink()
-    _fails(ValueError, name, "JSON", name_or_folder=folder)
+    check_refusal(ValueError, name, "JSON", name_or_folder=folder)
 
 
 def test_no_weights(folder):
     (folder / "model.safetensors").unlink()
-    _fails(FileNotFoundError, "random_weights=True", name_or_folder=folder)
+    check_refusal(FileNotFoundError, "random_weights=True", name_or_folder=folder)
 
 
 def test_unknown_dtype(folder):
-    _fails(ValueError, "int8", "float32", name_or_folder=folder, dtype="int8")
-    _fails(ValueError, "float33", name_or_folder=folder, dtype="float33")
+    check_refusal(ValueError, "int8", "float32", name_or_folder=folder, dtype="int8")
+    check_refusal(ValueError, "float33", name_or_folder=folder, dtype="float33")
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "owner/name/more"])
 def test_no_such_folder(name):
-    _fails(FileNotFoundError, name, "no such folder", name_or_folder=name)
+    check_refusal(FileNotFoundError, name, "no such folder", name_or_folder=name)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +194,7 @@ def test_no_such_folder(name):
 )
 def test_a_file_for_a_folder(name, part, tmp_path):
     (tmp_path / name).write_bytes(b"GGUF")
-    _fails(FileNotFoundError, name, part, name_or_folder=tmp_path / name)
+    check_refusal(FileNotFoundError, name, part, name_or_folder=tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -235,47 +213,50 @@ def test_a_folder_that_is_no_model_s_says_what_it_is(files, parts, tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     error = ValueError if "config.json" in files else FileNotFoundError
-    _fails(error, str(tmp_path), *parts, name_or_folder=tmp_path)
+    check_refusal(error, str(tmp_path), *parts, name_or_folder=tmp_path)
 
 
 def test_a_damaged_number_is_named_with_its_folder(folder):
     hf = cases.CASES["qwen2_tied"] | {"rms_norm_eps": "1e-06"}
     (folder / "config.json").write_text(json.dumps(hf))
-    _fails(ValueError, str(folder), "rms_norm_eps is '1e-06'", name_or_folder=folder)
+    check_refusal(ValueError, str(folder), "rms_norm_eps is '1e-06'", name_or_folder=folder)
 
 
 def test_hub_out_of_reach(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    _fails(FileNotFoundError, "owner/name", "HF_HUB_OFFLINE", name_or_folder="owner/name")
+    check_refusal(FileNotFoundError, "owner/name", "HF_HUB_OFFLINE", name_or_folder="owner/name")
 
 
 def test_hub_id(monkeypatch, folder):
-    asked = {}
+    request = {}
 
     def snapshot_download(name, **kwargs):
-        asked.update(kwargs, name=name)
+        request.update(kwargs, name=name)
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     assert models.load("owner/name", revision="v2").name == "owner/name"
-    assert asked["name"] == "owner/name" and asked["revision"] == "v2"
-    assert "*.safetensors" in asked["allow_patterns"]
+    assert request["name"] == "owner/name" and request["revision"] == "v2"
+    assert "*.safetensors" in request["allow_patterns"]
     models.load("owner/name", random_weights=True)
-    assert "*.safetensors" not in asked["allow_patterns"]
+    assert "*.safetensors" not in request["allow_patterns"]
 
 
 def test_peak_memory(tmp_path, record_property):
-    """No second copy: 45 M parameters, 90 MB as bfloat16, loaded as float32 (180 MB)."""
+    """Loading holds no second copy of the weights.
+
+    The model has 45 M parameters, 90 MB as bfloat16, and is loaded as float32, 180 MB.
+    """
     config = models.ModelConfig(20_000, 768, 2048, 4, 12, 4, 64, tie_word_embeddings=True)
     checkpoint.save(tmp_path, config, checkpoint.random_params(config, "bfloat16"))
     command = [sys.executable, "-m", "benchmarks.loading", f"--folder={tmp_path}"]
     out = subprocess.run(
         [*command, "--measure=float32"], check=True, capture_output=True, text=True
     )
-    found = json.loads(out.stdout.splitlines()[-1])
-    record_property("peak above / loaded bytes", round(found["above"] / found["loaded"], 2))
-    assert found["above"] <= 1.2 * found["loaded"] + 20e6
+    result = json.loads(out.stdout.splitlines()[-1])
+    record_property("peak above / loaded bytes", round(result["above"] / result["loaded"], 2))
+    assert result["above"] <= 1.2 * result["loaded"] + 20e6
 
 
 @pytest.mark.parametrize("case", cases.CASES)

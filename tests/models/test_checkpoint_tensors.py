@@ -10,32 +10,23 @@ from safetensors.numpy import load_file
 from powerjax import models
 from powerjax.models import checkpoint
 from powerjax.parallel.mesh import make_mesh
-from tests.golden import cases
-from tests.models.test_checkpoint import _fails as fails
-from tests.models.test_checkpoint import _rewrite as rewrite
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A small tied Qwen2 checkpoint."""
-    return cases.write_checkpoint("qwen2_tied", tmp_path / "model")
-
+from tests.models.model_folders import check_refusal, rewrite
 
 HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
 TOKENS = np.arange(40).reshape(2, 20)
 
 
 def _with_own_head(folder):
-    """The tied checkpoint with a head that its config.json does not expect; returns its arrays."""
+    """Adds a head that config.json does not expect to the tied checkpoint; returns its arrays."""
     rewrite(folder, lambda arrays: arrays.update({HEAD: arrays[EMBEDDINGS][::-1].copy()}))
     return load_file(folder / "model.safetensors")
 
 
 def _only_line(caplog, *parts):
-    (said,) = [record.getMessage() for record in caplog.records]
+    (message,) = [record.getMessage() for record in caplog.records]
     for part in parts:
-        assert part in said
-    assert "\n" not in said
+        assert part in message
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("row", [0, -1])
@@ -70,13 +61,13 @@ def test_a_head_that_differs_below_the_dtype_stays_tied(folder):
 def test_a_tied_file_that_holds_the_head_alone_is_read(folder):
     plain = models.load(folder, dtype="float32")
     rewrite(folder, lambda arrays: arrays.update({HEAD: arrays.pop(EMBEDDINGS)}))
-    again = models.load(folder, dtype="float32")
-    jax.tree.map(np.testing.assert_array_equal, again.params, plain.params)
+    reloaded = models.load(folder, dtype="float32")
+    jax.tree.map(np.testing.assert_array_equal, reloaded.params, plain.params)
 
 
 def test_a_head_of_another_shape_is_refused(folder):
     rewrite(folder, lambda arrays: arrays.update({HEAD: arrays[EMBEDDINGS][:-1].copy()}))
-    fails(ValueError, HEAD, "(60, 32)", "(61, 32)", name_or_folder=folder)
+    check_refusal(ValueError, HEAD, "(60, 32)", "(61, 32)", name_or_folder=folder)
 
 
 @pytest.mark.parametrize("fsdp", [False, True])
@@ -97,13 +88,13 @@ def test_a_head_that_differs_is_saved_and_read_again(shard_bytes, folder, tmp_pa
     checkpoint.save(tmp_path / "out", lm.config, lm.params, shard_bytes=shard_bytes)
     assert not json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"]
     shards = sorted((tmp_path / "out").glob("*.safetensors"))
-    found = {name: x for shard in shards for name, x in load_file(shard).items()}
-    np.testing.assert_array_equal(found[HEAD], arrays[HEAD])
-    np.testing.assert_array_equal(found[EMBEDDINGS], arrays[EMBEDDINGS])
+    result = {name: x for shard in shards for name, x in load_file(shard).items()}
+    np.testing.assert_array_equal(result[HEAD], arrays[HEAD])
+    np.testing.assert_array_equal(result[EMBEDDINGS], arrays[EMBEDDINGS])
     caplog.clear()
-    again = models.load(tmp_path / "out", dtype="float32")
-    assert again.config == lm.config and not caplog.records
-    jax.tree.map(np.testing.assert_array_equal, again.params, lm.params)
+    reloaded = models.load(tmp_path / "out", dtype="float32")
+    assert reloaded.config == lm.config and not caplog.records
+    jax.tree.map(np.testing.assert_array_equal, reloaded.params, lm.params)
 
 
 def test_transformers_has_the_same_logits_of_a_head_that_differs(folder, tmp_path, parity):
@@ -113,16 +104,16 @@ def test_transformers_has_the_same_logits_of_a_head_that_differs(folder, tmp_pat
     _with_own_head(folder)
     lm = models.load(folder, dtype="float32")
     checkpoint.save(tmp_path / "out", lm.config, lm.params)
-    found = lm.logits(TOKENS)
+    result = lm.logits(TOKENS)
     for read in (folder, tmp_path / "out"):
         model = AutoModelForCausalLM.from_pretrained(read, dtype=torch.float32).eval()
         with torch.no_grad():
             expected = model(torch.from_numpy(TOKENS)).logits.numpy()
-        np.testing.assert_allclose(found, expected, atol=1e-4)
+        np.testing.assert_allclose(result, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         (
             ["model.layers.0.self_attn.q_norm.weight", "model.layers.1.self_attn.q_norm.weight"],
@@ -134,17 +125,17 @@ def test_transformers_has_the_same_logits_of_a_head_that_differs(folder, tmp_pat
         (["model.layers.2.self_attn.q_proj.weight_scale"], "q_proj.weight_scale"),
     ],
 )
-def test_tensors_that_are_not_read_are_named_in_one_line(names, said, folder, caplog):
+def test_tensors_that_are_not_read_are_named_in_one_line(names, message, folder, caplog):
     plain = models.load(folder, dtype="float32")
     rewrite(folder, lambda arrays: arrays.update({n: np.ones(2, np.float32) for n in names}))
     lm = models.load(folder, dtype="float32")
     jax.tree.map(np.testing.assert_array_equal, lm.params, plain.params)
-    _only_line(caplog, str(folder), "Qwen2ForCausalLM", "3 layers", said)
+    _only_line(caplog, str(folder), "Qwen2ForCausalLM", "3 layers", message)
 
 
 def test_constants_of_older_files_are_not_worth_a_line(folder, caplog):
     names = [f"model.layers.{i}.self_attn.rotary_emb.inv_freq" for i in range(3)]
-    more = {name: np.ones(4, np.float32) for name in (*names, "model.rotary_emb.inv_freq")}
-    rewrite(folder, lambda arrays: arrays.update(more))
+    constants = {name: np.ones(4, np.float32) for name in (*names, "model.rotary_emb.inv_freq")}
+    rewrite(folder, lambda arrays: arrays.update(constants))
     models.load(folder)
     assert not caplog.records

@@ -1,4 +1,4 @@
-"""ModelConfig and rope against the published config.json files and their own formulas."""
+"""ModelConfig and rope against published config.json files and against their formulas."""
 
 import dataclasses
 import json
@@ -50,8 +50,8 @@ def test_transformers_5_key_names(case):
 
 
 def test_rope_parameters_by_type_of_layer_count_if_they_are_alike():
-    one = {"rope_type": "default", "rope_theta": 5e5}
-    hf = cases.CASES["qwen2_tied"] | {"rope_parameters": {"full": one, "sliding": dict(one)}}
+    rope = {"rope_type": "default", "rope_theta": 5e5}
+    hf = cases.CASES["qwen2_tied"] | {"rope_parameters": {"full": rope, "sliding": dict(rope)}}
     assert ModelConfig.from_hf(hf).rope.theta == 5e5
 
 
@@ -125,9 +125,9 @@ _LONGROPE = cases.CASES["phi3_longrope_long"]["rope_scaling"]
 def test_a_damaged_value_is_named_with_what_it_is(key, value):
     with pytest.raises(ValueError, match=key) as caught:
         ModelConfig.from_hf(cases.CASES["qwen2_tied"] | {key: value})
-    said = str(caught.value)
-    assert "config.json is damaged" in said and "\n" not in said and len(said) < 200
-    assert len(repr(value)) > 30 or repr(value) in said
+    message = str(caught.value)
+    assert "config.json is damaged" in message and "\n" not in message and len(message) < 200
+    assert len(repr(value)) > 30 or repr(value) in message
 
 
 @pytest.mark.parametrize("value", [1e-40, 4e38, 10**400, math.inf])
@@ -161,8 +161,8 @@ def test_a_damaged_value_of_the_rope_is_named(holder, key, value):
 def test_unknown_settings_of_the_rope_are_no_layers(key):
     hf = {k: v for k, v in cases.CASES["qwen2_tied"].items() if k != "rope_theta"}
     known = {"rope_theta": 5000, "rope_type": "default"}
-    found = ModelConfig.from_hf(hf | {key: known | {"note": {"by": "me"}, "mrope_section": [1]}})
-    assert found == ModelConfig.from_hf(hf | {key: known})
+    config = ModelConfig.from_hf(hf | {key: known | {"note": {"by": "me"}, "mrope_section": [1]}})
+    assert config == ModelConfig.from_hf(hf | {key: known})
 
 
 def test_rope_scaling_comes_before_rope_parameters_as_in_transformers():

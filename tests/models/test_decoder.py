@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from powerjax import models
-from powerjax.models import decoder, rope
+from powerjax.models import layers, rope
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.5])
@@ -49,11 +49,11 @@ def test_by_row_has_the_gradient_of_its_product():
     rng = np.random.default_rng(0)
     x, factor = rng.standard_normal((2, 3, 8)), rng.standard_normal((2, 3, 1))
     with jax.enable_x64(True):
-        found, expected = (
+        result, expected = (
             jax.grad(lambda x, factor, f=f: jnp.sum(jnp.sin(f(x, factor))), argnums=(0, 1))(
                 jnp.asarray(x), jnp.asarray(factor)
             )
-            for f in (decoder.by_row, jnp.multiply)
+            for f in (layers.by_row, jnp.multiply)
         )
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(result, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-12)

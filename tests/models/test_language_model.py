@@ -1,4 +1,4 @@
-"""LM: logits, score, their buckets, and what they refuse."""
+"""LM: its logits and scores, the shapes they are compiled for, and what they refuse."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from powerjax import models
-from powerjax.models import language_model
+from powerjax.models import scoring
 from tests.golden import cases
 
 
@@ -30,32 +30,32 @@ def test_logits_ignore_padding(tiny_qwen):
     tokens = rng.integers(0, 97, (3, 20))
     lengths = np.array([20, 7, 13])
     padded = np.where(np.arange(20) < lengths[:, None], tokens, -1)  # pad ids may be anything
-    found = tiny_qwen.logits(padded, lengths)
-    assert found.shape == (3, 20, 97) and found.dtype == jnp.float32
+    result = tiny_qwen.logits(padded, lengths)
+    assert result.shape == (3, 20, 97) and result.dtype == jnp.float32
     other = np.where(padded < 0, 5, padded)
-    np.testing.assert_array_equal(found, tiny_qwen.logits(other, lengths))
-    for row, n in zip(found, lengths, strict=True):
+    np.testing.assert_array_equal(result, tiny_qwen.logits(other, lengths))
+    for row, n in zip(result, lengths, strict=True):
         assert not np.asarray(row[n:]).any()
 
 
 def test_a_row_in_a_batch_has_the_logits_it_has_alone(tiny_qwen):
-    """In float64, so that 1e-5 is about the model and not about rounding in another shape."""
+    """The test is in float64, where rounding in another shape is far below the bound."""
     rng = np.random.default_rng(0)
     tokens, lengths = rng.integers(0, 97, (3, 20)), np.array([20, 7, 13])
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), tiny_qwen.params)
         lm = dataclasses.replace(tiny_qwen, params=wide, dtype=jnp.float64)
-        found = lm.logits(tokens, lengths)
-        assert found.dtype == jnp.float64
-        for row, real, n in zip(found, tokens, lengths, strict=True):
+        result = lm.logits(tokens, lengths)
+        assert result.dtype == jnp.float64
+        for row, real, n in zip(result, tokens, lengths, strict=True):
             np.testing.assert_allclose(row[:n], lm.logits(real[None, :n])[0], rtol=0, atol=1e-12)
 
 
 def test_score_is_log_softmax(tiny_qwen):
     sizes = [(3, 5), (9, 1), (20, 0), (2, 30), (40, 17), (1, 1)]
     prompts, completions = _pairs(1, sizes)
-    found = tiny_qwen.score(prompts, completions)
-    for prompt, completion, scores in zip(prompts, completions, found, strict=True):
+    result = tiny_qwen.score(prompts, completions)
+    for prompt, completion, scores in zip(prompts, completions, result, strict=True):
         assert scores.dtype == np.float32 and len(scores) == len(completion)
         if completion:
             expected = _expected_score(tiny_qwen, prompt, completion)
@@ -65,25 +65,25 @@ def test_score_is_log_softmax(tiny_qwen):
 def test_score_in_chunks_of_the_vocabulary(tiny_qwen, monkeypatch):
     prompts, completions = _pairs(2, [(5, 40), (8, 33)])
     whole = tiny_qwen.score(prompts, completions)
-    monkeypatch.setattr(language_model, "_SCORE_LOGITS", 97 * 9)  # 8 rows of logits at a time
-    fresh = jax.jit(language_model._token_log_probs.__wrapped__, static_argnums=0)
-    monkeypatch.setattr(language_model, "_token_log_probs", fresh)
-    for found, expected in zip(tiny_qwen.score(prompts, completions), whole, strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-6)
+    monkeypatch.setattr(scoring, "_SCORE_LOGITS", 97 * 9)  # 8 rows of logits at a time
+    fresh = jax.jit(scoring._token_log_probs.__wrapped__, static_argnums=0)
+    monkeypatch.setattr(scoring, "_token_log_probs", fresh)
+    for result, expected in zip(tiny_qwen.score(prompts, completions), whole, strict=True):
+        np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
 def test_score_of_many_rows_keeps_their_order(tiny_qwen, monkeypatch):
     prompts, completions = _pairs(3, [(1 + i % 7, 1 + (i * 5) % 11) for i in range(40)])
     whole = tiny_qwen.score(prompts, completions)
-    monkeypatch.setattr(language_model, "_SCORE_ROWS", 4)
-    for found, expected in zip(tiny_qwen.score(prompts, completions), whole, strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+    monkeypatch.setattr(scoring, "_SCORE_ROWS", 4)
+    for result, expected in zip(tiny_qwen.score(prompts, completions), whole, strict=True):
+        np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
 def test_one_trace_per_shape_bucket(tiny_qwen, monkeypatch):
-    hidden = language_model._hidden.__wrapped__
+    hidden = scoring._hidden.__wrapped__
     monkeypatch.setattr(
-        language_model,
+        scoring,
         "_hidden",
         jax.jit(chex.assert_max_traces(hidden, n=2), static_argnums=0),
     )
@@ -98,7 +98,7 @@ def test_one_trace_per_shape_bucket(tiny_qwen, monkeypatch):
 
 
 def test_longrope_choice(tmp_path):
-    """By the longest row for logits, by the sequence for score, or as the caller says."""
+    """The longest row decides for logits, each sequence for score, unless the caller does."""
     lm = models.load(cases.write_checkpoint("phi3_longrope_long", tmp_path), dtype="float32")
     tokens = np.arange(1, 21)[None]  # 20 tokens, more than the original 16
     short = lm.logits(tokens[:, :10])[0]
@@ -119,9 +119,9 @@ def test_half_precision_stays_near(tiny_qwen):
     for dtype in ("bfloat16", "float16"):
         params = jax.tree.map(lambda x, dtype=dtype: x.astype(dtype), tiny_qwen.params)
         lm = dataclasses.replace(tiny_qwen, params=params, dtype=dtype)
-        found = lm.logits(tokens)
-        assert found.dtype == jnp.float32
-        assert np.abs(found - full).max() < 0.05 * np.abs(full).max()
+        result = lm.logits(tokens)
+        assert result.dtype == jnp.float32
+        assert np.abs(result - full).max() < 0.05 * np.abs(full).max()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Adapters as a pytree: their start, their place, merging, and sampling with them."""
+"""Adapters as a pytree: fresh ones, their place on a mesh, merging, and sampling with them."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ SETTINGS = lora.LoraConfig(rank=4, alpha=8)
 
 
 def _student(lm, scale=0.1):
-    """The model with a random adapter that changes what it says."""
+    """Returns the model with a random adapter that changes its logits."""
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda x: jnp.asarray(scale * rng.standard_normal(x.shape), jnp.float32),
@@ -32,7 +32,7 @@ def _mask(rows=4, rate=0.05, module="layers_0/mlp/up_proj"):
 
 
 def _both(first, second):
-    """In standard deviations, how far two dropped sets are from meeting by chance alone."""
+    """Returns how far the overlap of two dropped sets is from chance, in standard deviations."""
     return abs((first & second).mean() - 0.05**2) / (0.05**2 / first.size) ** 0.5
 
 
@@ -45,7 +45,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_what_dropout_keeps_is_scaled_in_full_precision(dtype):
-    """Ones in, through A and B of ones: 0 or 1 / 0.95 each, whatever the dtype of x."""
+    """Ones through the identity as A and B give 0 or 1 / 0.95, whatever the dtype of x."""
     eye = jnp.eye(6)
     y = lora.low_rank(jnp.ones((4, 50, 6), dtype), eye, eye, jax.lax.Precision.HIGHEST, _mask())
     assert y.dtype == jnp.float32
@@ -53,7 +53,7 @@ def test_what_dropout_keeps_is_scaled_in_full_precision(dtype):
 
 
 def test_dropped_numbers_have_nothing_to_do_with_each_other():
-    """Of another layer, another row, or elsewhere in the row."""
+    """Neither those of other layers or rows, nor those elsewhere in the row."""
     dropped = ~np.asarray(_mask().kept((4, 200, 301)))
     other = ~np.asarray(_mask(module="layers_1/mlp/up_proj").kept((4, 200, 301)))
     assert _both(dropped, other) < 5
@@ -89,12 +89,14 @@ def test_the_low_rank_product_has_the_gradients_of_autodiff(rate, dtype):
         return lora.low_rank(x, a, b, precision, mask)
 
     np.testing.assert_array_equal(ours(x, a, b), plain(x, a, b))
-    found, wanted = (
+    result, expected = (
         jax.grad(lambda *args, f=f: jnp.vdot(f(*args), weight), argnums=(0, 1, 2))(x, a, b)
         for f in (ours, plain)
     )
-    chex.assert_trees_all_equal_shapes_and_dtypes(found, wanted)
-    chex.assert_trees_all_close(found, wanted, rtol=1e-5 if dtype == "float32" else 1e-2, atol=1e-5)
+    chex.assert_trees_all_equal_shapes_and_dtypes(result, expected)
+    chex.assert_trees_all_close(
+        result, expected, rtol=1e-5 if dtype == "float32" else 1e-2, atol=1e-5
+    )
 
 
 def test_a_begins_as_peft_draws_it_and_b_at_zero(tiny_qwen):
@@ -153,25 +155,25 @@ def test_every_sampler_takes_an_adapter_without_a_merge(tiny_qwen, sampler, monk
         options |= dict(block_size=12, num_mcmc_steps=2)
     draw = getattr(sample, sampler)
     prompts = [[5, 7, 11], [20, 3]]
-    found = draw(student, prompts, **options)
+    result = draw(student, prompts, **options)
     merged = draw(student.merged(), prompts, **options)
     plain = draw(tiny_qwen, prompts, **options)
-    assert [c.tokens for c in found] == [c.tokens for c in merged]
-    assert [c.tokens for c in found] != [c.tokens for c in plain]
-    scores = student.score([prompts[c.prompt_index] for c in found], [c.tokens for c in found])
-    for completion, score in zip(found, scores, strict=True):
+    assert [c.tokens for c in result] == [c.tokens for c in merged]
+    assert [c.tokens for c in result] != [c.tokens for c in plain]
+    scores = student.score([prompts[c.prompt_index] for c in result], [c.tokens for c in result])
+    for completion, score in zip(result, scores, strict=True):
         np.testing.assert_allclose(completion.log_probs, score, atol=1e-4)
 
 
 def test_a_small_models_adapter_is_merged_for_the_run(tiny_qwen):
-    """So its programs are the base's; not where merging would round it, nor in a large model."""
+    """The run then uses the base's programs. A large model, or one that rounds, is not merged."""
     student = _student(tiny_qwen)
     options = dict(max_new_tokens=12, num_samples=4, num_slots=8, progress=False)
     merged = sample.standard(student.merged(), [[5, 7, 11], [20, 3]], **options)
     programs = slots.run._cache_size()
-    found = sample.standard(student, [[5, 7, 11], [20, 3]], **options)
+    result = sample.standard(student, [[5, 7, 11], [20, 3]], **options)
     assert slots.run._cache_size() == programs
-    assert [c.tokens for c in found] == [c.tokens for c in merged]
+    assert [c.tokens for c in result] == [c.tokens for c in merged]
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), tiny_qwen.params)
     rounded = _student(models.LM(tiny_qwen.config, half, dtype=jnp.bfloat16))
     assert workers._with_small_adapter_merged(rounded) is rounded
@@ -194,6 +196,6 @@ def test_bfloat16_weights_take_a_float32_adapter(tiny_qwen):
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), tiny_qwen.params)
     student = _student(models.LM(tiny_qwen.config, half, dtype=jnp.bfloat16))
     tokens = np.arange(24).reshape(2, 12)
-    found, exact = student.logits(tokens), _student(tiny_qwen).logits(tokens)
+    result, exact = student.logits(tokens), _student(tiny_qwen).logits(tokens)
     assert student.merged().params["layers_0"]["mlp"]["up_proj"]["kernel"].dtype == jnp.bfloat16
-    assert 1e-3 < float(jnp.abs(found - exact).max()) < 0.15 * float(jnp.abs(exact).max())
+    assert 1e-3 < float(jnp.abs(result - exact).max()) < 0.15 * float(jnp.abs(exact).max())

@@ -1,4 +1,4 @@
-"""The decoder against transformers, in float32: golden files always, live with --parity."""
+"""The decoder against transformers in float32: by golden files always, live with --parity."""
 
 import functools
 
@@ -25,49 +25,49 @@ def _step(model, params, tokens, positions, cache):
 
 
 def _prefilled(lm, rows, length):
-    """The model for runs of `length`, logits and a cache that has seen rows[B,T]."""
+    """Returns the model for runs of `length`, logits, and a cache that has seen rows[B,T]."""
     model = lm.model(lm.config.long_context(length))
     positions = np.broadcast_to(np.arange(rows.shape[1]), rows.shape)
     cache = init_cache(lm.config, len(rows), length, jnp.float32)
     return model, *_step(model, lm.params, rows, positions, cache)
 
 
-def _decode_with_rewinds(lm, given):
-    """[steps,B,V]: each row is fed one token a step, after its past or rewound into it."""
-    padded = given.rows[:, : max(cases.LENGTHS)]
-    model, _, cache = _prefilled(lm, padded, given.rows.shape[1])
-    found = []
-    for tokens, positions in zip(given.step_tokens, given.step_positions, strict=True):
+def _decode_with_rewinds(lm, inputs):
+    """Returns [steps,B,V]; a step feeds each row one token, after its past or rewound into it."""
+    padded = inputs.rows[:, : max(cases.LENGTHS)]
+    model, _, cache = _prefilled(lm, padded, inputs.rows.shape[1])
+    result = []
+    for tokens, positions in zip(inputs.step_tokens, inputs.step_positions, strict=True):
         logits, cache = _step(model, lm.params, tokens[:, None], positions[:, None], cache)
-        found.append(np.asarray(logits[:, 0]))
-    return np.stack(found)
+        result.append(np.asarray(logits[:, 0]))
+    return np.stack(result)
 
 
-def _greedy(lm, given):
-    """[prompts,64]: the whole unequal batch at once, each row at its own positions."""
-    lengths = given.start_lengths
-    padded = given.rows[:, : max(lengths)]
+def _greedy(lm, inputs):
+    """Returns [prompts,64], decoded as one batch of rows at positions of their own."""
+    lengths = inputs.start_lengths
+    padded = inputs.rows[:, : max(lengths)]
     model, logits, cache = _prefilled(lm, padded, max(lengths) + cases.NUM_GREEDY)
     tokens = np.argmax(np.asarray(logits)[np.arange(len(lengths)), lengths - 1], -1)
-    found = [tokens]
+    result = [tokens]
     for i in range(cases.NUM_GREEDY - 1):
         logits, cache = _step(model, lm.params, tokens[:, None], (lengths + i)[:, None], cache)
         tokens = np.argmax(np.asarray(logits[:, 0]), -1)
-        found.append(tokens)
-    return np.stack(found, 1)
+        result.append(tokens)
+    return np.stack(result, 1)
 
 
-def _check(folder, given, expected, record_property):
+def _check(folder, inputs, expected, record_property):
     lm = models.load(folder, dtype="float32")
-    single = np.concatenate([lm.logits(prompt[None])[0] for prompt in given.prompts])
-    lengths = given.start_lengths
-    batch = np.asarray(lm.logits(given.rows[:, : max(lengths)], lengths))
+    single = np.concatenate([lm.logits(prompt[None])[0] for prompt in inputs.prompts])
+    lengths = inputs.start_lengths
+    batch = np.asarray(lm.logits(inputs.rows[:, : max(lengths)], lengths))
     batch = np.concatenate([row[:n] for row, n in zip(batch, lengths, strict=True)])
-    found = {"single": single, "batch": batch, "steps": _decode_with_rewinds(lm, given)}
-    worst = {name: float(np.abs(found[name] - expected[name]).max()) for name in found}
+    result = {"single": single, "batch": batch, "steps": _decode_with_rewinds(lm, inputs)}
+    worst = {name: float(np.abs(result[name] - expected[name]).max()) for name in result}
     record_property("max|dlogit|", ", ".join(f"{k} {v:.1e}" for k, v in worst.items()))
     assert max(worst.values()) <= TOLERANCE
-    np.testing.assert_array_equal(_greedy(lm, given), expected["greedy"])
+    np.testing.assert_array_equal(_greedy(lm, inputs), expected["greedy"])
 
 
 def test_golden(case, tmp_path, record_property):
@@ -78,5 +78,5 @@ def test_golden(case, tmp_path, record_property):
 
 def test_live(case, tmp_path, record_property, parity):
     cases.write_checkpoint(case, tmp_path, LIVE_SEED)
-    given = cases.inputs(LIVE_SEED)
-    _check(tmp_path, given, reference(tmp_path, given), record_property)
+    inputs = cases.inputs(LIVE_SEED)
+    _check(tmp_path, inputs, reference(tmp_path, inputs), record_property)

@@ -1,4 +1,4 @@
-"""Prompts and completions become token ids at one door: what it takes, and what it refuses."""
+"""Prompts and completions as token ids: what is accepted, and what is refused."""
 
 import dataclasses
 
@@ -51,8 +51,8 @@ def narrow(tiny):
     ],
 )
 def test_token_ids_of_every_kind_are_ints(tiny_qwen, value):
-    found = prompts.encode(tiny_qwen, value)
-    assert found == [5, 6] and all(type(token) is int for token in found)
+    tokens = prompts.encode(tiny_qwen, value)
+    assert tokens == [5, 6] and all(type(token) is int for token in tokens)
 
 
 def test_several_prompts_may_come_in_arrays_and_generators(tiny):
@@ -121,10 +121,10 @@ def test_what_is_no_prompt_is_one_line_in_sampling_and_scoring(chat, values, wor
 
 
 def test_what_a_tokenizer_returns_is_refused_by_name(tiny):
-    one = tiny.tokenizer("1+1=")
-    for given in (tiny.tokenizer(["1+1=", "2"]), one, [one], [one, one]):
+    encoding = tiny.tokenizer("1+1=")
+    for value in (tiny.tokenizer(["1+1=", "2"]), encoding, [encoding], [encoding, encoding]):
         with pytest.raises(ValueError, match=r"give its \['input_ids'\] alone"):
-            sample.standard(tiny, given, **SMALL)
+            sample.standard(tiny, value, **SMALL)
     assert prompts.encode_all(tiny, tiny.tokenizer(["1+1="])["input_ids"])
 
 
@@ -160,7 +160,7 @@ def test_scoring_names_what_is_too_long(tiny):
 
 
 def test_text_with_tokens_past_the_embeddings_is_refused_everywhere(narrow):
-    """A lookup past the end would be clamped, and the student would learn the wrong token."""
+    """JAX would clamp a lookup past the end, and the student would learn the wrong token."""
     calls = {
         "prompt 0": lambda: sample.standard(narrow, ["zz"], **SMALL),
         "prompt 1": lambda: narrow.score(["1", "zz"], ["1", "1"]),

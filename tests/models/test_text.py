@@ -1,4 +1,4 @@
-"""Tokenizers: the published vectors, chat or raw prompts, stop ids; and all of it without torch."""
+"""Tokenizers against published vectors, chat or raw prompts, stop ids, all without torch."""
 
 import json
 import re
@@ -16,7 +16,7 @@ VECTORS = (("Qwen2.5-0.5B", "qwen2"), ("phi-3-mini", "phi-3"))
 
 @pytest.fixture(params=VECTORS, ids=[name for name, _ in VECTORS])
 def tokenizer_and_vectors(request, data_dir):
-    """A real tokenizer, and llama.cpp's (text, ids) pairs for it."""
+    """A published tokenizer, and llama.cpp's (text, ids) pairs for it."""
     name, vectors = request.param
     base = data_dir / "tokenizers" / "llama.cpp-vectors" / f"ggml-vocab-{vectors}.gguf"
     with open(f"{base}.inp", encoding="utf-8", newline="") as file:
@@ -35,12 +35,12 @@ def test_published_vectors(tokenizer_and_vectors, record_property):
 
 
 def test_vectors_after_saving_the_tokenizer(tokenizer_and_vectors, tmp_path):
-    """The folder that save_pretrained writes is read by another class; the ids are the same."""
+    """Another class reads the folder that save_pretrained writes, and gives the same ids."""
     tokenizer, vectors = tokenizer_and_vectors
     tokenizer.save_pretrained(tmp_path)
-    again = text.load_tokenizer(tmp_path)
+    reloaded = text.load_tokenizer(tmp_path)
     for string, ids in vectors:
-        assert again(string)["input_ids"] == ids
+        assert reloaded(string)["input_ids"] == ids
 
 
 def test_round_trip(tokenizer_and_vectors):
@@ -120,18 +120,18 @@ def test_a_rendered_template_has_the_bos_that_stands_in_it(adds_bos, tmp_path):
 
 
 def test_a_template_without_bos_is_encoded_without_one(tmp_path):
-    """As transformers' own apply_chat_template(tokenize=True) does."""
+    """transformers' own apply_chat_template(tokenize=True) does the same."""
     folder = tokenizer_folder.write(
         tmp_path, chat_template=TEMPLATE.removeprefix("{{ bos_token }}")
     )
     tokenizer = text.load_tokenizer(folder)
     prompt = text.format_prompt(tokenizer, "hi", chat=True)
-    theirs = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}])["input_ids"]
-    assert text.encode(tokenizer, prompt) == theirs == [OPEN, H, I, CLOSE]
+    reference = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}])["input_ids"]
+    assert text.encode(tokenizer, prompt) == reference == [OPEN, H, I, CLOSE]
     plain = {"prompt": "[hi]"}
     assert text.encode(tokenizer, text.recorded_prompt(plain)) == [BOS, OPEN, H, I, CLOSE]
     recorded = text.recorded_prompt(plain | {"prompt_style": "chat"})
-    assert text.encode(tokenizer, recorded) == theirs
+    assert text.encode(tokenizer, recorded) == reference
 
 
 def test_raw_prompts_keep_what_the_tokenizer_adds(tmp_path):
@@ -169,8 +169,8 @@ def test_a_template_that_cannot_be_used_is_one_line(template, part, tmp_path):
     tokenizer = text.load_tokenizer(tokenizer_folder.write(tmp_path, chat_template=template))
     with pytest.raises(ValueError, match=re.escape(part)) as caught:
         text.format_prompt(tokenizer, "hi", chat=True)
-    said = str(caught.value)
-    assert str(tmp_path) in said and "--chat_template=off" in said and "\n" not in said
+    message = str(caught.value)
+    assert str(tmp_path) in message and "--chat_template=off" in message and "\n" not in message
     assert text.format_prompt(tokenizer, "hi") == "hi"
 
 
@@ -195,7 +195,7 @@ def test_damaged_tokenizer(tmp_path):
 
 
 def test_without_torch(data_dir):
-    """Loads and encodes in a process where torch is not to be found, and prints no advice."""
+    """A process that cannot find torch loads a tokenizer, encodes, and prints no advice."""
     folder = data_dir / "tokenizers" / "phi-3-mini"
     program = f"""
 import importlib.util, sys

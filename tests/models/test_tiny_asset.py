@@ -20,7 +20,7 @@ def lm():
 
 @pytest.fixture(scope="module")
 def examples():
-    """(problem, completion) of held-out problems, both styles."""
+    """(problem, completion) of 200 held-out problems, in both styles of completion."""
     rng = random.Random(0)
     problems = arithmetic.problems("test", 200)
     return [(problem, arithmetic.completion(problem, rng)) for problem in problems]
@@ -95,7 +95,7 @@ def test_auto_tokenizer_agrees(lm, examples):
 
 
 def test_worked_steps_are_easy_and_terse_answers_are_not(lm, examples):
-    """What Prop. 1 needs: two likely styles, a peaked and a diffuse one."""
+    """Prop. 1 needs two likely styles, a peaked one (worked steps) and a diffuse one (terse)."""
     worked = [_worked(problem) for problem, _ in examples]
     terse = [rf" \boxed{{{problem.answer}}}" for problem, _ in examples]
     prompts = [problem.prompt for problem, _ in examples]
@@ -113,7 +113,7 @@ def test_worked_steps_are_easy_and_terse_answers_are_not(lm, examples):
 
 
 def _worked(problem) -> str:
-    """The completion that writes every step."""
+    """Returns the completion that writes every step."""
     text, value = "", problem.meta["start"]
     for operation, operand in problem.meta["steps"]:
         result = arithmetic.apply(value, operation, operand)
@@ -123,7 +123,7 @@ def _worked(problem) -> str:
 
 
 def _result_places(lm, text: str) -> list[int]:
-    """Where in the completion's tokens the digits after each = stand."""
+    """Returns the places of the digits after each =, counted in the completion's tokens."""
     places, inside = [], False
     for place, token in enumerate(lm.encode(text)):
         piece = lm.decode([token])
@@ -153,14 +153,16 @@ def test_transformers_gives_equal_logits(lm, examples, parity):
     import torch
     import transformers
 
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32).eval()
+    reference = transformers.AutoModelForCausalLM.from_pretrained(
+        FOLDER, dtype=torch.float32
+    ).eval()
     sequences = [lm.encode(problem.prompt + completion) for problem, completion in examples[:16]]
     lengths = [len(ids) for ids in sequences]
     tokens = np.zeros((len(sequences), max(lengths)), np.int32)
     for row, ids in enumerate(sequences):
         tokens[row, : len(ids)] = ids
-    ours = np.asarray(lm.logits(tokens, lengths))
+    logits = np.asarray(lm.logits(tokens, lengths))
     for row, ids in enumerate(sequences):
         with torch.no_grad():
-            expected = theirs(torch.tensor([ids])).logits[0].numpy()
-        assert np.abs(ours[row, : len(ids)] - expected).max() < 1e-4
+            expected = reference(torch.tensor([ids])).logits[0].numpy()
+        assert np.abs(logits[row, : len(ids)] - expected).max() < 1e-4

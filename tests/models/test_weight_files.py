@@ -1,4 +1,4 @@
-"""Which files of a folder are its model's, and what is said of those that are not."""
+"""Which files of a folder are its model's weights, and messages about the other files."""
 
 import json
 import shutil
@@ -15,19 +15,13 @@ from tests.golden import cases
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """A small tied Qwen2 checkpoint in one file."""
-    return cases.write_checkpoint("qwen2_tied", tmp_path / "model")
-
-
-@pytest.fixture
 def expected(folder):
     """The checkpoint's parameters."""
     return models.load(folder, dtype="float32").params
 
 
 def _other(path, scale=2.0):
-    """Other weights under the same tensors' names."""
+    """Writes other weights, under the same tensors' names, to `path`."""
     arrays = load_file(path.parent / "model.safetensors")
     save_file({name: scale * x for name, x in arrays.items()}, path)
 
@@ -37,7 +31,7 @@ def _same(params, expected):
 
 
 def _shards(folder, size=20_000):
-    """The same weights as shards with an index, in place of the one file."""
+    """Replaces the one file by shards with an index, which hold the same weights."""
     lm = models.load(folder, dtype="float32")
     (folder / "model.safetensors").unlink()
     checkpoint.save(folder, lm.config, lm.params, shard_bytes=size)
@@ -62,8 +56,8 @@ def test_other_safetensors_files_are_not_read_and_named(name, shards, folder, ex
         _shards(folder)
         caplog.clear()
     _same(models.load(folder, dtype="float32").params, expected)
-    (said,) = [record.getMessage() for record in caplog.records]
-    assert name in said and str(folder) in said and "\n" not in said
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert name in message and str(folder) in message and "\n" not in message
 
 
 def test_one_file_comes_before_an_index(folder, expected, tmp_path):
@@ -88,9 +82,9 @@ def test_transformers_reads_the_same_files(folder, expected, parity):
     _other(folder / "model_ema.safetensors")
     index = {"metadata": {}, "weight_map": {"model.norm.weight": "model_ema.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    found = theirs.model.norm.weight.detach().numpy()
-    np.testing.assert_array_equal(found, expected["norm"]["scale"])
+    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    scale = reference.model.norm.weight.detach().numpy()
+    np.testing.assert_array_equal(scale, expected["norm"]["scale"])
     _same(models.load(folder, dtype="float32").params, expected)
 
 

@@ -1,6 +1,6 @@
-"""Loads checkpoints on a mesh of eight CPU devices and prints, as JSON, what test_mesh.py asserts.
+"""Loads checkpoints on a mesh of eight CPU devices; prints, as JSON, what test_mesh.py asserts.
 
-A process of its own: eight host devices would change threading for every other test.
+It is a process of its own, because eight host devices would change threading for every other test.
 
     XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.parallel.mesh_worker DIR...
 """
@@ -22,7 +22,7 @@ from powerjax.plan import probe
 
 
 def compare(folder: str, model_axis: int) -> dict:
-    """One checkpoint on the mesh against the same on one device."""
+    """Compares one checkpoint on the mesh with the same one on one device."""
     plain = models.load(folder, dtype="float32")
     grid = mesh.make_mesh(model=model_axis)
     lm = models.load(folder, dtype="float32", mesh=grid)

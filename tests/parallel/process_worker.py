@@ -3,7 +3,7 @@
     XLA_FLAGS=--xla_force_host_platform_device_count=4 \
       python -m tests.parallel.process_worker FOLDER ADDRESS PROCESS_ID FILE
 
-To a file, because gloo prints to standard output.
+It writes to a file because gloo prints to standard output.
 """
 
 import json
@@ -28,10 +28,10 @@ def main(folder: str, address: str, process_id: str) -> dict:
     lm = models.load(folder, dtype="float32", mesh=grid, fsdp=True)
     alone = models.load(folder, dtype="float32")  # on one device of this process
     plain = traverse_util.flatten_dict(alone.params, sep="/")
-    mine = traverse_util.flatten_dict(lm.params, sep="/")
+    params = traverse_util.flatten_dict(lm.params, sep="/")
     equal = all(
         np.array_equal(shard.data, np.asarray(plain[path])[shard.index])
-        for path, x in mine.items()
+        for path, x in params.items()
         for shard in x.addressable_shards
     )
     table = np.arange(12.0, dtype=np.float32).reshape(4, 3)
@@ -42,7 +42,7 @@ def main(folder: str, address: str, process_id: str) -> dict:
     same_fingerprint = lm.fingerprint == alone.fingerprint
     processes.barrier("end")
     shapes = {path: tensor.shape for path, tensor in tensors(lm.config).items()}
-    held = {sum(x.addressable_shards[i].data.nbytes for x in mine.values()) for i in range(4)}
+    held = {sum(x.addressable_shards[i].data.nbytes for x in params.values()) for i in range(4)}
     return {
         "is_main": processes.is_main(),
         "num_devices": jax.device_count(),

@@ -1,4 +1,4 @@
-"""Start-up of several processes, the mesh, and the parameter table on eight CPU devices."""
+"""Start-up of several processes, the mesh, and parameters on eight CPU devices."""
 
 import json
 import math
@@ -35,40 +35,40 @@ def loaded(tmp_path_factory):
     command = [sys.executable, "-m", "tests.parallel.mesh_worker", *map(str, folders.values())]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    return {(c, n): found[f"{f} {n}"] for c, f in folders.items() for n in (2, 4)}, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    return {(c, n): result[f"{f} {n}"] for c, f in folders.items() for n in (2, 4)}, done.stderr
 
 
 @pytest.mark.parametrize("model_axis", [2, 4])
 @pytest.mark.parametrize("case", ["qwen2_untied", "phi3_partial"])
 def test_load_on_a_mesh(case, model_axis, loaded):
-    found = loaded[0][case, model_axis]
-    assert found["axes"] == {"data": 8 // model_axis, "model": model_axis}
-    assert found["equal_params"] and found["equal_random"] and found["same_fingerprint"]
-    assert found["logits"] <= 1e-4 and found["scores"] <= 1e-4
-    assert found["bytes_device_0"] == found["bytes_planned"]
-    plan = found["plan"]
-    assert plan["weights"] == found["bytes_planned"]
+    result = loaded[0][case, model_axis]
+    assert result["axes"] == {"data": 8 // model_axis, "model": model_axis}
+    assert result["equal_params"] and result["equal_random"] and result["same_fingerprint"]
+    assert result["logits"] <= 1e-4 and result["scores"] <= 1e-4
+    assert result["bytes_device_0"] == result["bytes_planned"]
+    plan = result["plan"]
+    assert plan["weights"] == result["bytes_planned"]
     # Beside its two caches of 40 positions, a slot has two prompts in the queue, 16 positions each.
-    caches, vocab_size = found["bytes_of_caches"], cases.CASES[case]["vocab_size"]
+    caches, vocab_size = result["bytes_of_caches"], cases.CASES[case]["vocab_size"]
     logits = 4 * shapes.LOGIT_ROWS * vocab_size
     assert plan["slot"] == caches + caches // (2 * 40) * 2 * 16 + logits
     assert plan["rows"] == 8 // model_axis
-    shards = found["shards"]
+    shards = result["shards"]
     hf = cases.CASES[case]
     hidden, ffw = hf["hidden_size"], hf["intermediate_size"]
     assert shards["layers_1/mlp/up_proj/kernel"] == [hidden, ffw // model_axis]
     assert shards["layers_1/mlp/down_proj/kernel"] == [ffw // model_axis, hidden]
-    # Two kv heads do not divide by four: attention is then replicated.
+    # Four devices cannot share two kv heads: attention is then replicated.
     parts = 1 if hf["num_key_value_heads"] % model_axis else model_axis
     assert shards["layers_0/self_attn/q_proj/kernel"] == [hidden, hidden // parts]
     assert shards["layers_0/self_attn/o_proj/kernel"] == [hidden // parts, hidden]
-    assert shards["embed_tokens/embedding"] == [61, hidden]  # 61 divides by nothing
+    assert shards["embed_tokens/embedding"] == [61, hidden]  # no axis divides 61
 
 
 def test_replication_is_logged(loaded):
-    said = "layers_*/self_attn is replicated: 4 heads, 2 kv heads"
-    assert loaded[1].count(said) == 1
+    message = "layers_*/self_attn is replicated: 4 heads, 2 kv heads"
+    assert loaded[1].count(message) == 1
     assert "embed_tokens/embedding is replicated: dimension 61" in loaded[1]
 
 
@@ -122,7 +122,7 @@ def test_fsdp_leaves_each_device_its_share_of_seven_b(data, model):
         plain = sharding.param_spec(path, shape, SEVEN_B, grid)
         if len(shape) == 1 or data == 1:
             assert spec == plain
-        elif model > 1:  # both axes, "model" where it was
+        elif model > 1:  # split over both axes, by "model" where it was before
             assert set(spec) == {"data", "model"}
             assert spec.index("model") == plain.index("model")
 
@@ -134,7 +134,7 @@ def test_fsdp_of_what_model_does_not_divide():
     assert sharding.param_spec(
         "layers_0/self_attn/k_proj/kernel", (64, 24), config, grid, fsdp=True
     ) == P("data", None)
-    # 97 divides by nothing, 64 by 2.
+    # The axes divide neither 97 nor 63, and divide 64.
     assert sharding.param_spec("embed_tokens/embedding", (97, 64), config, grid, fsdp=True) == P(
         None, "data"
     )
@@ -160,21 +160,21 @@ def processes(tmp_path_factory):
 
 
 def test_two_processes_are_one_mesh(processes):
-    assert [found["is_main"] for found in processes] == [True, False]
-    for found in processes:
-        assert found["num_devices"] == 8
-        assert found["model_within_a_process"]
-        assert found["total"] == [18.0, 22.0, 26.0]
+    assert [result["is_main"] for result in processes] == [True, False]
+    for result in processes:
+        assert result["num_devices"] == 8
+        assert result["model_within_a_process"]
+        assert result["total"] == [18.0, 22.0, 26.0]
 
 
 def test_two_processes_load_each_their_shards(processes):
-    for found in processes:
-        assert found["equal"] and found["same_fingerprint"]
-        assert found["bytes"] == found["planned"] < found["planned_without"] / 2
+    for result in processes:
+        assert result["equal"] and result["same_fingerprint"]
+        assert result["bytes"] == result["planned"] < result["planned_without"] / 2
 
 
 def start(*arguments, **environment):
-    """The exit status and standard error of a process that starts and says so."""
+    """Returns exit status and standard error of a new process that calls `start`."""
     program = (
         "import sys; from powerjax.parallel import processes;"
         " processes.start(*eval(sys.argv[1]), timeout_s=1)"
@@ -190,15 +190,15 @@ def start(*arguments, **environment):
 
 
 def test_an_unreachable_coordinator_is_an_error_of_python_not_an_abort():
-    status, said = start(f"127.0.0.1:{free_port()}", 2, 1)
+    status, message = start(f"127.0.0.1:{free_port()}", 2, 1)
     assert status == 1
-    assert said.splitlines()[-1].startswith("OSError: no coordinator at 127.0.0.1:")
+    assert message.splitlines()[-1].startswith("OSError: no coordinator at 127.0.0.1:")
 
 
 def test_a_lone_process_zero_is_an_error_of_python_not_an_abort():
-    status, said = start(f"127.0.0.1:{free_port()}", 2, 0)
+    status, message = start(f"127.0.0.1:{free_port()}", 2, 0)
     assert status == 1
-    assert said.splitlines()[-1].startswith("OSError: process 1 of 2 did not come")
+    assert message.splitlines()[-1].startswith("OSError: process 1 of 2 did not come")
 
 
 @pytest.mark.parametrize(
@@ -235,19 +235,19 @@ SLURM = {
 
 
 @pytest.mark.parametrize(
-    ("changed", "found"),
+    ("changed", "result"),
     [
-        ({}, ("gpu03:61517", 2, 1, None)),  # one task a node: all of the node's devices
+        ({}, ("gpu03:61517", 2, 1, None)),  # one task per node: all of the node's devices
         ({"SLURM_STEP_NUM_NODES": "1", "SLURM_LOCALID": "1"}, ("gpu03:61517", 2, 1, [1])),
         ({"SLURM_STEP_NUM_TASKS": "1"}, None),
         ({"SLURM_STEP_NUM_TASKS": None}, None),  # in the batch script, without srun
     ],
 )
-def test_a_run_is_found_in_slurm(changed, found, monkeypatch):
+def test_a_run_is_found_in_slurm(changed, result, monkeypatch):
     for name, value in (SLURM | changed).items():
         if value is not None:
             monkeypatch.setenv(name, value)
-    assert processes_lib._find_run(1.0) == found
+    assert processes_lib._find_run(1.0) == result
 
 
 def test_no_run_is_found_on_one_machine():
@@ -259,6 +259,6 @@ def test_no_run_is_found_on_one_machine():
 
 
 def test_two_slurm_tasks_wait_for_each_other_only_so_long():
-    status, said = start(**SLURM | {"SLURM_STEP_NODELIST": "localhost"})
+    status, message = start(**SLURM | {"SLURM_STEP_NODELIST": "localhost"})
     assert status == 1
-    assert "OSError: no coordinator at localhost:61517 within 1 s" in said
+    assert "OSError: no coordinator at localhost:61517 within 1 s" in message

@@ -1,4 +1,4 @@
-"""Processes that meet before JAX connects them, played by threads: who is told what."""
+"""The meeting of processes before JAX connects them, with threads in their place."""
 
 import socket
 import threading
@@ -15,15 +15,18 @@ def free_port() -> int:
 
 
 def play(*processes, timeout_s=10.0):
-    """What `meet` ended in for each (process_id, num_processes, facts): an error or None."""
+    """Runs `meet` for each (process_id, num_processes, facts) in a thread of its own.
+
+    Returns (error type, message) or None for each, and the address.
+    """
     address = f"127.0.0.1:{free_port()}"
-    found = [None] * len(processes)
+    outcomes = [None] * len(processes)
 
     def one(slot, process_id, num_processes, facts):
         try:
             rendezvous.meet(address, num_processes, process_id, facts, timeout_s)
         except (ValueError, OSError) as error:
-            found[slot] = error
+            outcomes[slot] = error
 
     threads = [
         threading.Thread(target=one, args=(slot, *process))
@@ -33,13 +36,13 @@ def play(*processes, timeout_s=10.0):
         thread.start()
     for thread in threads:
         thread.join()
-    assert all("\n" not in str(error) for error in found)
-    return [error and (type(error), str(error)) for error in found], address
+    assert all("\n" not in str(error) for error in outcomes)
+    return [error and (type(error), str(error)) for error in outcomes], address
 
 
 def test_all_come():
-    found, _ = play((2, 3, {"seed": "1"}), (0, 3, {"seed": "1"}), (1, 3, {"seed": "1"}))
-    assert found == [None] * 3
+    outcomes, _ = play((2, 3, {"seed": "1"}), (0, 3, {"seed": "1"}), (1, 3, {"seed": "1"}))
+    assert outcomes == [None] * 3
 
 
 def test_one_process_needs_no_other():
@@ -47,19 +50,19 @@ def test_one_process_needs_no_other():
 
 
 def test_a_missing_process_is_named_to_all():
-    found, address = play((0, 4, {}), (2, 4, {}), timeout_s=1.0)
-    assert found[0] == found[1]
-    kind, line = found[0]
+    outcomes, address = play((0, 4, {}), (2, 4, {}), timeout_s=1.0)
+    assert outcomes[0] == outcomes[1]
+    kind, line = outcomes[0]
     assert kind is OSError
     assert line.startswith(f"processes 1, 3 of 4 did not come to the coordinator {address} within")
 
 
 def test_no_coordinator():
     started = time.monotonic()
-    found, address = play((1, 2, {}), timeout_s=1.0)
+    outcomes, address = play((1, 2, {}), timeout_s=1.0)
     assert time.monotonic() - started < 3
-    assert found[0][0] is OSError
-    assert f"no coordinator at {address} within 1 s (Connection refused)" in found[0][1]
+    assert outcomes[0][0] is OSError
+    assert f"no coordinator at {address} within 1 s (Connection refused)" in outcomes[0][1]
 
 
 def test_an_unknown_host_is_no_coordinator():
@@ -68,32 +71,32 @@ def test_an_unknown_host_is_no_coordinator():
 
 
 @pytest.mark.parametrize(
-    ("theirs", "line"),
+    ("other", "line"),
     [
         ((1, 2, {"jax": "0.9"}), "process 1 has jax 0.9, process 0 has 0.10"),
         ((1, 2, {}), "process 1 has jax None, process 0 has 0.10"),
         ((1, 3, {"jax": "0.10"}), "process 1 has num_processes 3, process 0 has 2"),
     ],
 )
-def test_differences_are_named_to_all(theirs, line, monkeypatch):
+def test_differences_are_named_to_all(other, line, monkeypatch):
     monkeypatch.setattr(rendezvous, "_LINGER_S", 0.5)
-    found, _ = play((0, 2, {"jax": "0.10"}), theirs)
-    assert found[0] == found[1] == (ValueError, f"{line}: start all of them alike")
+    outcomes, _ = play((0, 2, {"jax": "0.10"}), other)
+    assert outcomes[0] == outcomes[1] == (ValueError, f"{line}: start all of them alike")
 
 
 def test_two_of_the_same_id(monkeypatch):
     monkeypatch.setattr(rendezvous, "_LINGER_S", 0.5)
-    found, _ = play((0, 3, {}), (1, 3, {}), (1, 3, {}))
-    assert set(found) == {
+    outcomes, _ = play((0, 3, {}), (1, 3, {}), (1, 3, {}))
+    assert set(outcomes) == {
         (ValueError, "two processes have process_id 1: count them from 0 up"),
     }
 
 
 def test_all_hear_that_process_zero_counts_fewer(monkeypatch):
     monkeypatch.setattr(rendezvous, "_LINGER_S", 1.0)
-    found, _ = play((0, 2, {}), (1, 3, {}), (2, 3, {}))
-    assert len(set(found)) == 1
-    assert "has num_processes 3, process 0 has 2" in found[0][1]
+    outcomes, _ = play((0, 2, {}), (1, 3, {}), (2, 3, {}))
+    assert len(set(outcomes)) == 1
+    assert "has num_processes 3, process 0 has 2" in outcomes[0][1]
 
 
 @pytest.mark.parametrize("order", [(1, 2), (2, 1)])

@@ -1,11 +1,14 @@
 """adapter_config.json of a PEFT folder: its settings, checked, and the layers they name."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from powerjax.models import json_file, weight_files
 
-# Settings that change what an adapter computes and are not implemented: None, False or empty here.
+# Settings that change what an adapter computes and are not supported: each has to be None, False or
+# empty.
 _UNSUPPORTED = (
     "use_dora",
     "fan_in_fan_out",
@@ -20,7 +23,7 @@ _UNSUPPORTED = (
     "kasa_config",
     "monteclora_config",
 )
-# Initialisations that take A B out of the weights, for which the adapter's file then makes up.
+# Initialisations that subtract the first A B from the weights, so that the adapter fits no others.
 _CHANGES_WEIGHTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 CONFIG, WEIGHTS = weight_files.ADAPTER_CONFIG, weight_files.ADAPTER
 MERGE = (
@@ -29,11 +32,11 @@ MERGE = (
 )
 
 
-def read(folder: Path) -> dict:
-    """The settings of a LoRA adapter that can be computed here.
+def read(folder: Path) -> dict[str, Any]:
+    """Returns the contents of the folder's adapter_config.json, a LoRA adapter's.
 
-    Raises FileNotFoundError where the folder is no adapter's, ValueError where the settings are
-    damaged or ask for something that is not supported; both say what to do.
+    Raises FileNotFoundError where the folder is not an adapter's, and ValueError where the settings
+    are damaged or ask for something that is not supported. Both say what to do.
     """
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
@@ -51,19 +54,22 @@ def read(folder: Path) -> dict:
         used.append(f"init_lora_weights {settings['init_lora_weights']!r}")
     if used:
         raise ValueError(f"{folder} uses {', '.join(used)}, which is not supported: {MERGE}")
-    _check_numbers(settings, str(folder / CONFIG))
+    _check_values(settings, str(folder / CONFIG))
     return settings
 
 
-def _check_numbers(settings: dict, file: str) -> None:
-    """Refuses numbers of the settings that are none; a missing rank or alpha too."""
-    read = {"r": json_file.whole_number, "lora_alpha": json_file.number}
-    for key, check in read.items():
+def _check_values(settings: dict[str, Any], file: str) -> None:
+    """Raises ValueError for a value of a wrong type or size, and where rank or alpha is missing."""
+    checks: tuple[tuple[str, str, Callable[..., float | None]], ...] = (
+        ("r", "rank_pattern", json_file.whole_number),
+        ("lora_alpha", "alpha_pattern", json_file.number),
+    )
+    for key, _, check in checks:
         if check(settings, key, file=file) is None:
             raise ValueError(f"{file} has no {key}: is it a PEFT adapter's?")
     json_file.number(settings, "lora_dropout", file=file, zero=True, most=1.0)
     json_file.switch(settings, "use_rslora", file=file)
-    for key, check in (("rank_pattern", read["r"]), ("alpha_pattern", read["lora_alpha"])):
+    for _, key, check in checks:
         patterns = settings.get(key) or {}
         if not isinstance(patterns, dict):
             raise json_file.damaged(file, key, patterns, "an object of patterns")
@@ -82,7 +88,7 @@ def _check_numbers(settings: dict, file: str) -> None:
 
 
 def _why_no_adapter(folder: Path, name: str) -> str:
-    """What to say of a folder that lacks one of the two files."""
+    """Returns the message about a folder that lacks `name`, one of the two files of an adapter."""
     if folder.is_file():
         return f"{folder} is a file: give the adapter's folder"
     if not folder.is_dir():
@@ -112,13 +118,16 @@ def _why_no_adapter(folder: Path, name: str) -> str:
     return f"{folder} has no {name}: is it a PEFT adapter's folder?"
 
 
-def is_target(folder: Path, settings: dict, module: str) -> bool:
-    """Whether the settings name the module, as peft's check_target_module_exists has it."""
+def is_target(folder: Path, settings: dict[str, Any], module: str) -> bool:
+    """Whether the settings name the module, by the rules of peft's check_target_module_exists.
 
-    def named(by) -> bool:
-        if isinstance(by, str):
-            return bool(_pattern(folder, by).fullmatch(module))
-        return any(module == name or module.endswith(f".{name}") for name in by or ())
+    module: a name in the checkpoint, such as "model.layers.0.mlp.up_proj".
+    """
+
+    def named(names: str | list[str] | None) -> bool:
+        if isinstance(names, str):
+            return bool(_pattern(folder, names).fullmatch(module))
+        return any(module == name or module.endswith(f".{name}") for name in names or ())
 
     if named(settings.get("exclude_modules")):
         return False
@@ -127,21 +136,25 @@ def is_target(folder: Path, settings: dict, module: str) -> bool:
         return True
     layers = settings.get("layers_to_transform")
     layers = [layers] if isinstance(layers, int) else layers
-    index = int(re.search(r"\.(\d+)\.", module)[1])
-    if layers and not isinstance(targets, str) and index not in layers:
+    index = re.search(r"\.(\d+)\.", module)
+    if layers and not isinstance(targets, str) and (index is None or int(index[1]) not in layers):
         return False
     return named(targets)
 
 
-def _pattern(folder: Path, text: str) -> re.Pattern:
+def _pattern(folder: Path, text: str) -> re.Pattern[str]:
+    """Compiles a pattern of the settings. Raises ValueError that names the file if it is none."""
     try:
         return re.compile(text)
     except re.error as error:
         raise ValueError(f"{folder / CONFIG}: {text!r} is no pattern ({error})") from None
 
 
-def by_pattern(folder: Path, settings: dict, key: str, module: str, default):
-    """The value of the pattern that fits the module's name, as peft's get_pattern_key does."""
+def by_pattern(folder: Path, settings: dict[str, Any], key: str, module: str, default):
+    """Returns the value whose pattern fits the module's name, as peft's get_pattern_key finds it.
+
+    key: "rank_pattern" or "alpha_pattern". default: the value where no pattern fits.
+    """
     for pattern, value in (settings.get(key) or {}).items():
         if _pattern(folder, rf"(.*\.)?({pattern})$").match(module):
             return value
