@@ -169,7 +169,7 @@ def loops_apart(job: Job) -> Prepare:
         slots, results, head = _run(
             dataclasses.replace(lm, params=variables["params"]), job, slots, queue, max_steps
         )
-        return slots, results._replace(count=results.count[None]), head[None]
+        return slots, results._replace(size=results.size[None]), head[None]
 
     program = jax.jit(
         jax.shard_map(
@@ -244,7 +244,7 @@ def _drive(call, slots, feeds, shares) -> Drawn:
         queue = feeds[0].queue() if len(feeds) == 1 else _stack(feeds)
         slots, results, head = call(slots, queue, max_steps)
         results, head, busy = jax.device_get((results, head, slots.busy))
-        heads, counts = np.atleast_1d(head), np.atleast_1d(results.count)
+        heads, counts = np.atleast_1d(head), np.atleast_1d(results.size)
         room = len(results.length) // len(feeds)
         for i, (feed, share) in enumerate(zip(feeds, shares, strict=True)):
             feed.taken(int(heads[i]))

@@ -86,7 +86,7 @@ def generate(
             ends.hand_out()
             # --- wait for the device, and read what it did ---
             head, tally, count, busy, position = jax.device_get(
-                (head, tally, results.count, slots.busy, slots_lib.write_position(slots))
+                (head, tally, results.size, slots.busy, slots_lib.write_position(slots))
             )
             ended = time.perf_counter()
             stats.add_call(tally)

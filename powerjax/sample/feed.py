@@ -3,6 +3,7 @@
 import collections
 import functools
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -111,22 +112,20 @@ class Feed:
         requests = [self._requests[number] for number, _ in entries]
         prompts = [self._prompts[r.prompt_index] for r in requests]
 
-        def column(values: Iterable[int]) -> np.ndarray:
-            return np.array([*values, *[0] * pad], np.int32)
+        def column(values: Iterable[int]) -> jax.Array:
+            return cast(
+                jax.Array, np.array([*values, *[0] * pad], np.int32)
+            )  # a leaf of a jit call
 
+        keys = np.array([r.key for r in requests], np.uint32).reshape(-1, 2)
         return slots_lib.Queue(
             prefix=self._prefix,
             prefix_row=column(row for _, row in entries),
             prompt_length=column(len(p) for p in prompts),
             prompt_last=column(p[-1] for p in prompts),
-            key=np.concatenate(
-                [
-                    np.array([r.key for r in requests], np.uint32).reshape(-1, 2),
-                    np.zeros((pad, 2), np.uint32),
-                ]
-            ),
+            key=cast(jax.Array, np.concatenate([keys, np.zeros((pad, 2), np.uint32)])),
             request=column(number for number, _ in entries),
-            size=np.int32(len(entries)),
+            size=cast(jax.Array, np.int32(len(entries))),
         )
 
     def taken(self, count: int) -> None:
@@ -155,7 +154,7 @@ def _prefill(
       rows: int32 [B], the rows to write; a row past the end is not written.
     """
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    fresh = model.apply(variables, jnp.maximum(tokens, 0), positions)[1]
+    fresh = cast(KVCache, model.apply(variables, jnp.maximum(tokens, 0), positions)[1])
     values = tuple(_finite(v, tokens >= 0) for v in fresh.v)
     prefix = write_prompts(prefix, rows, fresh._replace(v=values))
     if model.mesh is None:

@@ -204,11 +204,14 @@ def _next(
         step=pick(jnp.where(extends, 0, step), chain.step),
         done=done,
     )
-    stays = {
-        name: jnp.where(chain.done | done, getattr(chain, name), getattr(following, name))
-        for name in ("cut", "position", "token", "stage", "step")
-    }
-    return following._replace(**stays)
+    stay = lambda before, after: jnp.where(chain.done | done, before, after)  # noqa: E731
+    return following._replace(
+        cut=stay(chain.cut, following.cut),
+        position=stay(chain.position, following.position),
+        token=stay(chain.token, following.token),
+        stage=stay(chain.stage, following.stage),
+        step=stay(chain.step, following.step),
+    )
 
 
 def _stage_end(stage: Array, settings: Settings) -> Array:

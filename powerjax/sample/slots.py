@@ -69,7 +69,7 @@ class Queue(NamedTuple):
 
 
 class Results(NamedTuple):
-    """Chains that ended in a call, valid below `count`. Each call makes new arrays for them."""
+    """Chains that ended in a call, valid below `size`. Each call makes new arrays for them."""
 
     tokens: Array  # int32 [O, M]
     log_p: Array  # [O, M]
@@ -81,7 +81,7 @@ class Results(NamedTuple):
     accepted: Array  # int32 [O]
     rejected_early: Array  # int32 [O]
     failed: Array  # bool [O], whether the chain ended without a completion
-    count: Array  # int32 []
+    size: Array  # int32 []
 
 
 class Tally(NamedTuple):
@@ -302,13 +302,13 @@ def _collect(results: Results, slots: Slots, row: Array) -> Results:
         rejected_early=slots.rejected_early,
         failed=slots.failed,
     )
-    at = jnp.where(finished, results.count, results.length.shape[0])  # past the end: dropped
+    at = jnp.where(finished, results.size, results.length.shape[0])  # past the end: dropped
     return Results(
         **{
             name: getattr(results, name).at[at].set(value[row], mode="drop")
             for name, value in values.items()
         },
-        count=results.count + finished,
+        size=results.size + finished,
     )
 
 
@@ -378,5 +378,5 @@ def _empty_results(room: int, max_tokens: int, slots: Slots) -> Results:
         accepted=zero,
         rejected_early=zero,
         failed=jnp.zeros(room, bool),
-        count=jnp.int32(0),
+        size=jnp.int32(0),
     )

@@ -83,8 +83,9 @@ class Stats:
         self.moves += int(tally.stage_moves.sum())
         self.moves_accepted += int(tally.stage_accepted.sum())
         reached = int(np.max(np.nonzero(tally.stage_moves)[0], initial=-1)) + 1
-        self.stage_moves = _sum_by_stage(self.stage_moves, tally.stage_moves[:reached])
-        self.stage_accepted = _sum_by_stage(self.stage_accepted, tally.stage_accepted[:reached])
+        moves, accepted = np.asarray(tally.stage_moves), np.asarray(tally.stage_accepted)
+        self.stage_moves = _sum_by_stage(self.stage_moves, moves[:reached])
+        self.stage_accepted = _sum_by_stage(self.stage_accepted, accepted[:reached])
 
     @property
     def slot_occupancy(self) -> float | None:

@@ -13,7 +13,6 @@ import numpy as np
 from powerjax.theory.chains import (  # earlier versions had them here
     empirical_laws as empirical_laws,
 )
-from powerjax.theory.chains import mean_length as mean_length
 from powerjax.theory.chains import run_chains as run_chains
 from powerjax.theory.chains import string_index as string_index
 from powerjax.theory.exact import TabularModel
@@ -24,6 +23,7 @@ from powerjax.theory.roads import (
     rl_curves,
     sampling_curves,
 )
+from powerjax.theory.roads import mean_length as mean_length
 
 ALPHA = 4.0
 NUM_STEPS = 96
