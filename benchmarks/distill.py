@@ -3,7 +3,7 @@
     python -m benchmarks.distill [--only=a,b,c,d]
 
 (a) tokens per second of the step against PEFT + torch, a Qwen2 of 25 M parameters, the same rows
-and settings, ours accumulated as `data.grid` divides them, theirs in whichever way is fastest
+and settings, ours accumulated as `batches.grid` divides them, theirs in whichever way is fastest
 (needs torch and peft); (b) step time against sequence length; (c) what dropout and recomputation
 cost and save; (d) what an adapter costs in sampling, merged and not. About twenty minutes on two
 cores. What fits which chip is benchmarks/tpu_compile.py's to say.
@@ -25,7 +25,7 @@ from absl import app, flags
 from benchmarks.lora_steps import Ours, Peft
 from benchmarks.shapes import QWEN_HALF_B
 from powerjax import models, sample
-from powerjax.distill import data
+from powerjax.distill import batches
 from powerjax.models import checkpoint, lora
 from powerjax.sample import workers
 
@@ -91,7 +91,7 @@ def against_peft() -> None:
     lm = small_model()
     for rows, length in ROWS:
         for remat in (True, False):
-            ours = data.grid(length, batch_size=rows, data_size=1)
+            ours = batches.grid(length, batch_size=rows, data_size=1)
             divisions = sorted({(rows, 1), (1, rows), ours})
             runs = {
                 split: Peft(torch_copy(lm), (*split, length), remat=remat) for split in divisions
@@ -112,7 +112,7 @@ def against_length() -> None:
     lm = small_model()
     took = {}
     for length in (128, 256, 512, 1024, 2048):
-        shape = (*data.grid(length, batch_size=2048 // length, data_size=1), length)
+        shape = (*batches.grid(length, batch_size=2048 // length, data_size=1), length)
         took[length] = medians({"": Ours(lm, shape)})[""]
         row(
             f"(b) microseconds a token, 25M, {2048 // length} rows of {length}",

@@ -28,7 +28,7 @@ from pathlib import Path
 from absl import flags
 
 from powerjax import cli, models, records, report, runs
-from powerjax.distill import loop
+from powerjax.distill import checkpoints
 from powerjax.evaluation import Result, paper
 from powerjax.models import checkpoint
 from powerjax.parallel import mesh
@@ -269,7 +269,7 @@ def plan(lm: models.LM, job: Job, todo: Sequence[Row]) -> None:
     learning = {}
     if any(row.model == "Distilled" for row in todo):
         steps = EPOCHS * math.ceil(len(job.lessons) / BATCH_SIZE)
-        done = loop.last_step(job.folder / "student") or 0
+        done = checkpoints.last_step(job.folder / "student") or 0
         if steps > done:
             learning = {
                 "steps": steps - done,

@@ -19,6 +19,7 @@ _PACKAGE = "powerjax."
 MOVED: dict[str, tuple[str, ...]] = {
     "capacity": ("plan.roofline",),
     "comparison": ("report.comparison",),
+    "distill.data": ("distill.corpus", "distill.batches"),
     "estimates": ("evaluation.estimates",),
     "evaluate": ("evaluation.summary", "evaluation.estimates"),
     "fields": ("records.fields",),

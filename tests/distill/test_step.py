@@ -12,8 +12,8 @@ import optax
 import pytest
 from flax import traverse_util
 
-from powerjax import models
-from powerjax.distill import data, loss, step
+from powerjax import distill, models
+from powerjax.distill import batches, loss, step
 from powerjax.models import causal, checkpoint, lora
 from powerjax.parallel import mesh as mesh_lib
 from powerjax.records import scalars
@@ -180,9 +180,9 @@ def test_a_token_that_training_never_feeds_may_be_damaged(one, tiny_qwen, value)
     embed = {"embed_tokens": {"embedding": table}}
     damaged = dataclasses.replace(lm, params={**lm.params, **embed})
     rows = ([5, 6, 7], [8, 9, 0]), ([11], [12] * 20 + [0]), ([13] * 9, [14])
-    examples = [data.Example(str(i), *row) for i, row in enumerate(rows)]
-    batch = data.make_batch(
-        data.Corpus(examples, 64), np.arange(3), batch_size=8, data_size=1, tokens_per_device=64
+    examples = [distill.Example(str(i), *row) for i, row in enumerate(rows)]
+    batch = batches.make_batch(
+        distill.Corpus(examples, 64), np.arange(3), batch_size=8, data_size=1, tokens_per_device=64
     )
     assert batch.tokens.shape[0] == 4  # two steps of the four have no example at all
     run = step.make_step(lm, SMALL, ADAM, one)
