@@ -95,6 +95,21 @@ def define_task(rows: str) -> Holder[str]:
     )
 
 
+def define_setup(default: str, names: list[str]) -> Holder[str]:
+    """Defines --task for the paper's pairs of a test set and a training set.
+
+    names: the keys of `runs.setups.SETUPS`.
+    """
+    return flags.DEFINE_enum(
+        "task",
+        default,
+        names,
+        "What the models are tested on, and what the student is trained on. math: MATH500; 500 of"
+        " MATH's other problems. code: HumanEval; MBPP. gpqa: GPQA-Diamond; the other questions of"
+        " GPQA's main set. arithmetic: word problems for the embedded model; others like them.",
+    )
+
+
 def define_data_dir() -> Holder[str | None]:
     """Defines --data_dir."""
     return flags.DEFINE_string(

@@ -36,7 +36,8 @@ from experiments import flags as shared
 from powerjax import cli, evaluation, models, records, runs
 from powerjax.parallel import mesh, processes
 from powerjax.records import lock, shards
-from powerjax.report import cells, endings
+from powerjax.report import endings
+from powerjax.report.cells import speed
 from powerjax.runs import collect
 from powerjax.tasks import Task, registry
 
@@ -259,7 +260,7 @@ def _merge(folder: Path, wanted: list[shards.Chain], stats) -> tuple[list, Path 
         if not gathered.missing:
             return gathered.records, shards.write(folder, gathered)
     if stats is not None:
-        print(cells.speed(stats))
+        print(speed(stats))
     print(
         f"this share is done; {len(gathered.missing)} of {len(wanted)} completions are other"
         f" processes', and the last to end makes {folder / shards.WHOLE}"

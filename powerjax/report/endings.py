@@ -9,7 +9,7 @@ from typing import Any
 
 from powerjax.distill import Corpus, Trained
 from powerjax.evaluation import Summary
-from powerjax.report import cells
+from powerjax.report.cells import law, nats, percent, speed
 
 Lines = dict[str, str | None]
 
@@ -35,19 +35,19 @@ def sampled(
     lines = {
         "records": str(path),
         "completions": f"{summary.num_problems} problems x {n}",
-        "accuracy": cells.percent(summary.accuracy),
-        "self-reward": f"{cells.nats(summary.self_reward)} nats a token",
+        "accuracy": percent(summary.accuracy),
+        "self-reward": f"{nats(summary.self_reward)} nats a token",
     }
     if n > 1:
-        lines[f"best of {n}: accuracy"] = cells.percent(summary.best_of_n_accuracy)
-        lines[f"best of {n}: self-reward"] = cells.nats(summary.best_of_n_self_reward)
+        lines[f"best of {n}: accuracy"] = percent(summary.best_of_n_accuracy)
+        lines[f"best of {n}: self-reward"] = nats(summary.best_of_n_self_reward)
     if summary.acceptance_rate is not None:
         lines["acceptance"] = f"{summary.acceptance_rate:.3f}"
     lines["length"] = f"{summary.num_tokens:.1f} tokens, {summary.finished:.0%} ended in EOS"
     lines["forward tokens"] = f"{summary.forward_tokens:.1f} a completion"
     if stats is not None:
-        lines["speed"] = cells.speed(stats)
-    return lines | {"law": cells.law(sampler, settings)}
+        lines["speed"] = speed(stats)
+    return lines | {"law": law(sampler, settings)}
 
 
 def trained(corpus: Corpus, result: Trained, batch_size: int) -> Lines:
@@ -67,9 +67,9 @@ def trained(corpus: Corpus, result: Trained, batch_size: int) -> Lines:
     if result.first_loss is not None:  # None: the run was done before, without its metrics.jsonl
         lines["loss"] = f"{result.first_loss:.4f} at first, {result.last_loss:.4f} at last"
     if result.num_done:
-        speed = result.num_tokens / result.seconds
+        tokens_per_s = result.num_tokens / result.seconds
         lines["speed"] = (
-            f"{speed:,.0f} tokens/s ({result.num_tokens:,} tokens in {result.seconds:.1f} s,"
+            f"{tokens_per_s:,.0f} tokens/s ({result.num_tokens:,} tokens in {result.seconds:.1f} s,"
             " compilation included)"
         )
     return lines
