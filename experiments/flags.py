@@ -274,12 +274,15 @@ def define_epochs() -> Holder[int]:
     )
 
 
-def define_out(default: str | None, what: str = "The folder of the run") -> Holder[Any]:
+def define_out(
+    default: str | None, what: str = "The folder of the run", note: str = ""
+) -> Holder[Any]:
     """Defines --out.
 
-    what: the subject of the text. A default of None is --out's own business to explain.
+    what: the subject of the text. note: a further sentence, with a space before it.
     """
-    return flags.DEFINE_string("out", default, f"{what}, which is made if it does not exist.")
+    text = f"{what}, which is made if it does not exist.{note}"
+    return flags.DEFINE_string("out", default, text)
 
 
 def define_progress() -> Holder[bool]:

@@ -164,7 +164,7 @@ def measure(lm: models.LM, problems: list[Problem], row: Row, folder: Path) -> e
 
 
 def _collect(lm, problems, row: Row, folder: Path) -> tuple[evaluation.Result, str]:
-    """Returns the row's result, and as text the seconds it took, or `kept` if nothing was lacking."""
+    """Returns the row's result, and the seconds it took, as text: `kept` if nothing was lacking."""
     result, stats = runs.measure(
         lm,
         problems,
