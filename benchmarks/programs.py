@@ -27,7 +27,7 @@ from powerjax.models.cache import init_cache
 from powerjax.models.layout import tensors
 from powerjax.models.lora import LoraConfig
 from powerjax.plan.hardware import CHIPS, Chip
-from powerjax.sample import engine, mh, placement, slots
+from powerjax.sample import feed, memory, mh, placement, shapes, slots
 
 MODELS = {"Qwen2.5-7B": QWEN_7B, "Phi-3.5-mini": PHI_35_MINI}
 
@@ -142,8 +142,8 @@ def slot_loop(
     lm, home = _engine(config, mesh)
     if num_slots is None:
         free = chip.memory_bytes - _num_bytes(lm.params)
-        with mock.patch.object(engine, "_free_bytes", lambda device: free):
-            num_slots = engine.pick_num_slots(lm, prompt, max_new_tokens, 1 << 20)
+        with mock.patch.object(memory, "free_bytes", lambda device: free):
+            num_slots = memory.pick_num_slots(lm, prompt, max_new_tokens, 1 << 20)
     settings = mh.settings(
         block_size=192,
         num_mcmc_steps=10,
@@ -194,8 +194,8 @@ def prefill(
 ) -> Program:
     """One batch of prompts, on the first row of the mesh."""
     lm, home = _engine(config, mesh)
-    rows = engine._PREFILL_ROWS
-    traced = engine._prefill.trace(
+    rows = shapes.PREFILL_ROWS
+    traced = feed._prefill.trace(
         placement.module(lm, False),
         lm.variables,
         _prefix(lm, num_slots, prompt, home.cache),
@@ -214,7 +214,7 @@ def _engine(config: ModelConfig, mesh: Mesh) -> tuple[LM, placement.Home]:
 
 def _prefix(lm: LM, num_slots: int, prompt: int, place: NamedSharding):
     """The queue's prompts, each of its own chain (the most there can be)."""
-    rows = num_slots + engine._PREFILL_ROWS + 1
+    rows = num_slots + shapes.PREFILL_ROWS + 1
     empty = jax.eval_shape(lambda: init_cache(lm.config, rows, prompt, lm.dtype, place))
     return _place(empty, place)
 

@@ -190,8 +190,8 @@ prompts = [p.prompt for p in arithmetic.problems("test", num=128, seed=0)]
 first = []
 sample.power(lm, prompts, block_size=64, max_new_tokens=64, progress=False,
              on_finish=lambda c: first.append(time.time()))
-from powerjax.sample import engine, slots
-print(first[0] - began, time.time() - began, slots.run._cache_size(), engine._prefill._cache_size(),
+from powerjax.sample import feed, slots
+print(first[0] - began, time.time() - began, slots.run._cache_size(), feed._prefill._cache_size(),
       compiled[0])
 """
     printed = subprocess.run(

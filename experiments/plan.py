@@ -22,7 +22,7 @@ from powerjax import cli
 from powerjax.evaluation import paper
 from powerjax.models import ModelConfig, checkpoint, json_file
 from powerjax.plan import hardware, roofline, workload
-from powerjax.plan.workload import Stage
+from powerjax.plan.workload import Workload
 from powerjax.runs import setups
 from powerjax.runs.setups import SETUPS
 
@@ -129,7 +129,7 @@ def choose(layouts: list[roofline.Layout]) -> roofline.Layout:
     return roofline.best(chosen)
 
 
-def to_do(setup: setups.Setup, num_test: int, num_train: int) -> list[Stage]:
+def to_do(setup: setups.Setup, num_test: int, num_train: int) -> list[Workload]:
     """Returns what is sampled: the teacher first, then the rows of the table."""
     rows = setups.rows(
         max_new_tokens=setup.max_new_tokens,
@@ -140,7 +140,7 @@ def to_do(setup: setups.Setup, num_test: int, num_train: int) -> list[Stage]:
     )
     rows.sort(key=lambda row: row.name != setups.TEACHER)
     return [
-        row.stage(row.settings["num_samples"] * (num_train if i == 0 else num_test))
+        row.workload(row.settings["num_samples"] * (num_train if i == 0 else num_test))
         for i, row in enumerate(rows)
     ]
 
@@ -184,7 +184,7 @@ def say_memory(
 def say_stages(
     machine: hardware.Hardware,
     chosen: roofline.Layout,
-    stages: list[Stage],
+    stages: list[Workload],
     student: roofline.Training,
     num_train: int,
 ) -> None:
@@ -197,7 +197,7 @@ def say_stages(
     )
     lines, total = [], 0.0
     for stage in stages:
-        length = stage.max_new_tokens if stage.endless else _MEAN_LENGTH.value
+        length = stage.max_new_tokens if stage.is_endless else _MEAN_LENGTH.value
         tokens = [stage.forward_tokens(n) for n in (length, stage.max_new_tokens)]
         seconds = [chosen.seconds(stage.num_chains, n) / _EFFICIENCY.value for n in tokens]
         total += seconds[0]

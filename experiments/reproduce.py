@@ -56,8 +56,8 @@ _QUICK = flags.DEFINE_bool(
 _REVISION = shared.define_revision()
 _DATA_DIR = shared.define_data_dir()
 _LIMIT = shared.define_limit(
-    "Take only the first so many problems of the test set, and as many of the training set. Default:"
-    " all; 1000 and 2000 for the arithmetic task; fewer with --quick.",
+    "Take only the first so many problems of the test set and of the training set. Default: all;"
+    " 1000 and 2000 for the arithmetic task; fewer with --quick.",
     lower_bound=2,
 )
 _OUT = shared.define_out(None, note=" Default: runs/MODEL-TASK.")

@@ -3,7 +3,7 @@
 from benchmarks import shapes
 from benchmarks.accelerator import decode, timing, training
 from powerjax.plan import hardware, roofline
-from powerjax.sample import engine
+from powerjax.sample import memory
 
 
 def measure(report, dry_run: bool) -> None:
@@ -28,7 +28,7 @@ def measure(report, dry_run: bool) -> None:
         num_chains=1 << 20,
     )[0]
     lm = shapes.random_lm(config, "bfloat16")
-    chosen = engine.pick_num_slots(lm, longest, size.max_new_tokens, 1 << 20)
+    chosen = memory.pick_num_slots(lm, longest, size.max_new_tokens, 1 << 20)
     report.add("slots by experiments.plan", layout.num_slots, "slots", note)
     ratio = f"{chosen / max(1, layout.num_slots):.2f}x the plan's"
     report.add("slots that the engine takes here", chosen, "slots", ratio)

@@ -59,7 +59,11 @@ MOVED: dict[str, tuple[str, ...]] = {
     "tasks.statements": ("tasks.answers.statements",),
 }
 # (old module, name) -> the name now, where that changed too.
-RENAMED = {("launch", "grid"): "local_mesh", ("pipeline", "student"): "train_student"}
+RENAMED = {
+    ("launch", "grid"): "local_mesh",
+    ("pipeline", "student"): "train_student",
+    ("planning", "Stage"): "Workload",
+}
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):

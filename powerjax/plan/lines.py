@@ -4,43 +4,53 @@ import math
 from collections.abc import Sequence
 
 from powerjax.plan.probe import Memory, Probe
-from powerjax.plan.workload import Stage, duration
+from powerjax.plan.workload import Workload, duration
 
 
 def describe(
-    stages: Sequence[Stage],
+    workloads: Sequence[Workload],
     probe: Probe,
-    found: Memory,
+    memory: Memory,
     *,
     steps: int = 0,
     step_s: float = 0.0,
 ) -> list[str]:
-    """The plan's lines: memory, a line a stage, and the whole."""
-    num_slots = -(-probe.num_slots // found.rows)
-    size = _bytes(found.weights + num_slots * found.slot)
+    """The lines of a plan: memory, the probe, a line per workload, and the sum.
+
+    Args:
+      workloads: what there is to draw.
+      probe: what a few seconds of sampling showed.
+      memory: of one device.
+      steps: optimizer steps of the student; 0 leaves its line out.
+      step_s: seconds that one of them takes.
+    """
+    num_slots = -(-probe.num_slots // memory.rows)
+    at_most = _bytes(memory.weights + num_slots * memory.slot)
+    free = "" if memory.free is None else f"; {_bytes(memory.free)} are free now"
     lines = [
-        f"memory on each device: weights {_bytes(found.weights)}, and {_bytes(found.slot)} for each"
-        f" of {num_slots} slots (two caches of up to {found.positions:,} positions, logits, a share"
-        f" of the queue of prompts):"
-        f" at most {size}" + ("" if found.free is None else f"; {_bytes(found.free)} are free now"),
+        f"memory on each device: weights {_bytes(memory.weights)}, and {_bytes(memory.slot)} for"
+        f" each of {num_slots} slots (two caches of up to {memory.positions:,} positions, logits, a"
+        f" share of the queue of prompts): at most {at_most}{free}",
         f"probe: {probe.tokens_per_s:,.0f} tokens/s ({probe.num_tokens:,} tokens in"
-        f" {probe.seconds:.1f} s); " + _lengths(probe),
+        f" {probe.seconds:.1f} s); {_lengths(probe)}",
         f"{'still to do':28}{'chains':>9}{'forward tokens':>18}{'at most':>18}{'time':>10}",
     ]
-    total = most = whole = 0.0
-    for stage in stages:
-        most_tokens = stage.max_new_tokens
-        length = most_tokens if stage.endless else probe.length_within(most_tokens)
-        expected, longest = map(stage.forward_tokens, (length, most_tokens))
-        took = expected / probe.tokens_per_s
-        tokens = f"{expected:>18,.0f}{longest:>18,.0f}"
-        lines.append(f"{stage.name:28}{stage.num_chains:>9,}{tokens}{duration(took):>10}")
-        total, most, whole = total + expected, most + longest, whole + took
+    tokens = most = seconds = 0.0
+    for work in workloads:
+        longest = work.max_new_tokens
+        length = longest if work.is_endless else probe.length_within(longest)
+        expected, bound = work.forward_tokens(length), work.forward_tokens(longest)
+        time = duration(expected / probe.tokens_per_s)
+        lines.append(
+            f"{work.name:28}{work.num_chains:>9,}{expected:>18,.0f}{bound:>18,.0f}{time:>10}"
+        )
+        tokens, most = tokens + expected, most + bound
+        seconds += expected / probe.tokens_per_s
     if steps:
-        took, each = steps * step_s, f"{step_s:.2g} s each"
-        lines.append(f"{'student':28}{'':>9}{f'{steps:,} steps':>18}{each:>18}{duration(took):>10}")
-        whole += took
-    lines.append(f"{'in all':28}{'':>9}{total:>18,.0f}{most:>18,.0f}{duration(whole):>10}")
+        count, each, time = f"{steps:,} steps", f"{step_s:.2g} s each", duration(steps * step_s)
+        lines.append(f"{'student':28}{'':>9}{count:>18}{each:>18}{time:>10}")
+        seconds += steps * step_s
+    lines.append(f"{'in all':28}{'':>9}{tokens:>18,.0f}{most:>18,.0f}{duration(seconds):>10}")
     return lines
 
 

@@ -17,8 +17,8 @@ from powerjax.distill import step as step_lib
 from powerjax.models import LM
 from powerjax.models.lora import LoraConfig
 from powerjax.parallel import mesh as mesh_lib
-from powerjax.sample import draws, engine, mh, placement, workers
-from powerjax.sample.memory import free_bytes
+from powerjax.sample import draws, engine, placement, shapes, spec, workers
+from powerjax.sample import memory as memory_lib
 
 _PROBE_S = 5.0  # aim: a probe of the sampler, its compilation left out
 _PROBE_STEPS = 48  # at least, so that short completions are seen to end
@@ -66,8 +66,8 @@ def memory(lm: LM, longest_prompt: int, max_new_tokens: int) -> Memory:
     weights = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
     device = placement.devices(lm)[0]
     lengths = longest_prompt, max_new_tokens
-    slot = engine.bytes_per_slot(lm.config, lm.dtype, *lengths, device.platform, lm.mesh)
-    free = free_bytes(device)
+    slot = shapes.bytes_per_slot(lm.config, lm.dtype, *lengths, device.platform, lm.mesh)
+    free = memory_lib.free_bytes(device)
     return Memory(weights, slot, sum(lengths), free, placement.num_rows(lm))
 
 
@@ -89,20 +89,9 @@ def probe_sampling(
     chains = [(p, s) for p in range(len(tokens)) for s in range(num_samples)]
     keys = draws.chain_keys(0, [f"probe-{p}" for p, _ in chains], [s for _, s in chains])
     requests = [engine.Request(p, s, key) for (p, s), key in zip(chains, keys, strict=True)]
-    settings = mh.settings(
-        1.0,
-        None,
-        block_size=max_new_tokens,
-        num_mcmc_steps=0,
-        max_new_tokens=max_new_tokens,
-        stop_ids=lm.stop_ids,
-        stop="eos",
-        early_rejection=True,
-        kernel="exact",
-        top_k=None,
-    )
+    settings = spec.Standard(max_new_tokens=max_new_tokens).kernel_settings(lm.stop_ids)
     if num_slots is None:
-        num_slots = engine.pick_num_slots(lm, longest, max_new_tokens, len(chains))
+        num_slots = memory_lib.pick_num_slots(lm, longest, max_new_tokens, len(chains))
     one, *others = placement.rows(lm)
     count = 1 + len(others) if others else workers.count_workers(one, num_slots)
 

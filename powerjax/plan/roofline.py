@@ -2,7 +2,7 @@
 
 From a config.json and the chip's data sheet alone. The roofline is a floor: a model step reads the
 weights and all slots' caches once and does each product once, at the chip's peak; a share of it is
-what programs reach. What a run will draw is `planning.Stage`'s to say.
+what programs reach. What a run will draw is `workload.Workload`'s to say.
 """
 
 import math
@@ -18,7 +18,7 @@ from powerjax.models.config import ModelConfig
 from powerjax.models.layout import tensors
 from powerjax.models.lora import LoraConfig
 from powerjax.plan.hardware import Hardware
-from powerjax.sample import engine
+from powerjax.sample import shapes as shapes_lib
 
 # Of a GPU's memory JAX gets what launch/ asks for; a TPU's figure is of what programs get.
 _GPU_SHARE = 0.95
@@ -131,12 +131,12 @@ def _layout(axis, config, hardware, longest_prompt, max_new_tokens, num_chains, 
     grid = AbstractMesh((1, axis), ("data", "model"))
     shapes = {path: tensor.shape for path, tensor in tensors(c).items()}
     weights = sharding.num_bytes_per_device(shapes, c, grid, dtype.itemsize)
-    slot = engine.bytes_per_slot(c, dtype, longest_prompt, max_new_tokens, platform, grid)
+    slot = shapes_lib.bytes_per_slot(c, dtype, longest_prompt, max_new_tokens, platform, grid)
     buffers = _prefill_bytes(c, axis, longest_prompt, dtype.itemsize)
     engines = hardware.count // axis
     free = room(hardware) - weights - buffers
-    num_slots = engine.count_fitting(free, slot, platform) if free >= slot else 0
-    num_slots = min(num_slots, engine.slots_for(math.ceil(num_chains / engines)))
+    num_slots = shapes_lib.count_fitting(free, slot, platform) if free >= slot else 0
+    num_slots = min(num_slots, shapes_lib.slots_for(math.ceil(num_chains / engines)))
     # The embedding's table is looked up, not read, unless it is the head as well.
     read = {p: s for p, s in shapes.items() if c.tie_word_embeddings or "embed_tokens" not in p}
     read_bytes = sharding.num_bytes_per_device(read, c, grid, dtype.itemsize)
@@ -146,7 +146,7 @@ def _layout(axis, config, hardware, longest_prompt, max_new_tokens, num_chains, 
     window = longest_prompt + max_new_tokens
     heads = c.num_heads // (axis if "model" in cache_sharding(c, grid).spec else 1)
     cache = bytes_per_token(c, dtype, platform, grid) * window
-    logits = engine.LOGIT_ROWS * 4 * c.vocab_size
+    logits = shapes_lib.LOGIT_ROWS * 4 * c.vocab_size
     flops = 2 * products + 4 * c.num_layers * heads * c.head_dim * window
     step = chip.roofline_s(num_slots * flops, read_bytes + num_slots * (cache + logits))
     if axis > 1:
@@ -156,7 +156,7 @@ def _layout(axis, config, hardware, longest_prompt, max_new_tokens, num_chains, 
 
 def _prefill_bytes(c: ModelConfig, axis: int, longest_prompt: int, itemsize: int) -> int:
     """One layer's activations of a batch of prompts, and one block of its scores in float32."""
-    rows, width = engine.prefill_shape(longest_prompt)
+    rows, width = shapes_lib.prefill_shape(longest_prompt)
     wide = 4 * c.hidden_size + 3 * c.intermediate_size // axis
     scores = 2 * 4 * -(-c.num_heads // axis) * min(width, max(128, width // 8))
     return rows * width * (wide * itemsize + scores)

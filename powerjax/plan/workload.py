@@ -1,43 +1,38 @@
-"""What a run has still to draw: chains, tokens and hours of each stage."""
-
-from __future__ import annotations
+"""What a run has still to draw, in chains and tokens."""
 
 import dataclasses
-import math
 
-import numpy as np
+from powerjax.sample import spec
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
-    """Chains that a run has still to draw.
+class Workload:
+    """Chains of one sampler that a run has still to draw.
 
-    horizon: every stage of a chain runs (stop="horizon").
-    endless: completions run to their longest, as those of random weights do.
+    Attributes:
+      name: what a plan calls it.
+      sampler: the sampler, which knows what a chain costs.
+      num_chains: how many chains there are to draw.
+      is_endless: whether completions run to max_new_tokens, as those of random weights do.
     """
 
     name: str
+    sampler: spec.Sampler
     num_chains: int
-    max_new_tokens: int
-    block_size: int
-    num_mcmc_steps: int = 0
-    horizon: bool = False
-    endless: bool = False
+    is_endless: bool = False
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens of the longest completion."""
+        return self.sampler.max_new_tokens
 
     def forward_tokens(self, length: float) -> float:
-        """Tokens fed to the model in all, for completions of `length` tokens.
-
-        A move draws its cut uniformly, so it proposes half of what is there (Algorithm 2).
-        """
-        length = min(length, self.max_new_tokens)
-        reached = self.max_new_tokens if self.horizon else length
-        ends = np.arange(1, math.ceil(reached / self.block_size) + 1) * self.block_size
-        proposed = (np.minimum(ends, length) + 1) / 2
-        return self.num_chains * (length + self.num_mcmc_steps * float(proposed.sum()))
+        """Tokens fed to the model over all chains, for completions of `length` tokens."""
+        return self.num_chains * self.sampler.forward_tokens(length)
 
 
 def duration(seconds: float) -> str:
-    """`53 s`, `12 min`, `3.4 h`."""
+    """Seconds for readers: `53 s`, `12 min`, `3.4 h`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from powerjax.evaluation import Estimate, Summary
+from powerjax.sample import spec
 
 
 def percent(accuracy: Estimate | None) -> str | None:
@@ -19,23 +20,8 @@ def nats(reward: Estimate) -> str:
 
 
 def law(sampler: str, settings: Mapping[str, Any]) -> str:
-    """Which law completions made with these keywords of a sampler are from."""
-    within = f", of the {settings['top_k']} likeliest tokens" if settings.get("top_k") else ""
-    if sampler == "standard":
-        return f"the model's own{within}"
-    if sampler == "temperature":
-        return f"each token at temperature {settings['temperature']:g}{within}"
-    steps = f"{settings['num_mcmc_steps']} moves a stage"
-    if sampler == "power_inf":
-        return f"none, an ascent of the likelihood ({steps})"
-    if settings["kernel"] == "karan2026":
-        return f"kernel=karan2026, the published code's rule: not pi^alpha ({steps})"
-    target = f"pi^{settings['alpha']:g}{within}"
-    if settings["block_size"] >= settings["max_new_tokens"]:
-        return f"{target}; one stage: exact as moves grow ({steps})"
-    if settings["stop"] == "horizon":
-        return f"{target}; stop=horizon: exact as moves grow ({steps})"
-    return f"stop=eos, the published schedule: not {target}, even in the limit ({steps})"
+    """The law of the completions that a sampler makes with these keywords, as a phrase."""
+    return spec.of(sampler, settings).describe_law()
 
 
 def header(n: int) -> list[str]:

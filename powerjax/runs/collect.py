@@ -1,20 +1,24 @@
 """Sampling of a task's problems into a file of records."""
 
-from collections.abc import Collection, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from powerjax import records, sample
 from powerjax.models import LM
 from powerjax.records import identity, shards
-from powerjax.sample import engine
+from powerjax.sample import job, memory
 from powerjax.tasks import Problem, Task, without_text
+
+Chain = tuple[int, int]  # index of the problem, sample index
 
 
 def model_name(lm: LM, random_weights: bool = False) -> str:
-    """The model's name in records: a folder's last part, a Hugging Face id as it is.
+    """The model's name in records: a folder's last part, or a Hugging Face id as it is.
 
-    A student is `base+adapter`; an adapter's folder called just adapter goes by its parent's name.
+    A student is called `base+adapter`. Where its adapter's folder is called just "adapter", the
+    parent folder's name stands for it. random_weights adds `-randw`.
     """
     name = Path(lm.name).resolve().name if Path(lm.name).is_dir() else lm.name
     name = f"{name}-randw" if random_weights else name
@@ -25,7 +29,10 @@ def model_name(lm: LM, random_weights: bool = False) -> str:
 
 
 def problems(task: Task, settings: Mapping[str, Any]) -> list[Problem]:
-    """The problems a run is about, by its flags: model, split, limit, data_dir."""
+    """The problems that a run is about, by its flags: model, split, limit, data_dir.
+
+    Raises ValueError where the task has no such split.
+    """
     options = {"data_dir": settings["data_dir"], "limit": settings["limit"]}
     if (split := settings["split"]) is not None:
         if split not in task.splits:
@@ -48,93 +55,106 @@ def collect(
     share: shards.Share = shards.Share(),  # noqa: B008, immutable
     elsewhere: Collection[records.Record] = (),
     progress: bool = True,
-):
-    """Draws the completions that `file` lacks, each appended as its chain finishes.
+) -> sample.Stats | None:
+    """Draws the completions that `file` lacks, and appends each one as its chain finishes.
 
-    They are graded where the task's grader is quick; the text of secret problems is left out.
+    Where the task's grader is quick, completions are graded before they are appended. The text of
+    secret problems is left out of their records.
 
     Args:
       model: the model's name in the records.
       sampler: the name of a function of `powerjax.sample`.
       settings: that function's keywords.
-      label: the sampler's name in the record's id, where one file's samplers differ in settings.
-      share: this process's part, if there are several.
+      label: the sampler's name in record ids, where one file's samplers differ in settings alone.
+      share: this process's part, where there are several processes.
       elsewhere: the records that other files of the run hold.
+      progress: whether a bar is shown.
 
-    Returns the sampler's stats, or None if nothing was lacking.
+    Returns the sampler's stats, or None where nothing was lacking.
 
     Raises ValueError where a record of one of these chains was drawn from another law.
     """
-    chains = [(i, j) for i in range(len(problems)) for j in range(settings["num_samples"])]
-    if not chains:
+    drawing, options = job.parse(sampler, settings)
+    names = _chain_names(problems, options, task.name, model, label or sampler)
+    if not names:
         return None
-    stated = {**_stated_settings(lm, problems[0], sampler, settings), "model": model}
 
-    def name(problem: Problem, sample_index: int) -> str:
-        return records.record_id(
-            task=task.name,
+    def law(style: str) -> dict[str, Any]:
+        """What a record states of its law; `style` is how the problem was put to the model."""
+        return job.stated_settings(lm, drawing, options.seed, style) | {"model": model}
+
+    laws = {style: law(style) for style in {problem.style for problem in problems}}
+    existing = {records.chain_name(record): record for record in (*elsewhere, *file.records)}
+    for (i, _), name in names.items():
+        if name in existing:
+            _check_law(existing[name], laws[problems[i].style], file.path)
+    own = {chain for chain, name in names.items() if share.owns(name)}
+    lacking = {chain for chain in own if names[chain] not in existing}
+    if not lacking:
+        return None
+    if share.num_processes > 1 and options.num_slots is None:
+        num_slots = _num_slots(lm, problems, drawing.max_new_tokens, len(own))
+        options = dataclasses.replace(options, num_slots=num_slots)
+    options = dataclasses.replace(
+        options,
+        ids=[problem.id for problem in problems],
+        on_finish=_appender(file, problems, task, laws, label),
+        skip=lambda i, j: (i, j) not in lacking,
+        progress=progress,
+    )
+    return job.draw(lm, [problem.prompt for problem in problems], drawing, options).stats
+
+
+def _chain_names(
+    problems: Sequence[Problem], options: job.Options, task: str, model: str, label: str
+) -> dict[Chain, str]:
+    """The name of each chain of a run, which is its record's id without the hash of the law.
+
+    Records made before ids had a hash are found by it, and so is the process that makes the record.
+    """
+    return {
+        (i, j): records.record_id(
+            task=task,
             problem_id=problem.id,
             model=model,
-            sampler=label or sampler,
-            seed=settings["seed"],
-            sample_index=sample_index,
+            sampler=label,
+            seed=options.seed,
+            sample_index=j,
         )
+        for i, problem in enumerate(problems)
+        for j in range(options.num_samples)
+    }
 
-    def law(problem: Problem) -> dict[str, Any]:
-        return stated | {"prompt_style": problem.style}
 
-    # A chain goes by its id without the hash: records made before ids had one are found by it, and
-    # it decides which process makes the record, as it did then.
-    names = {(i, j): name(problems[i], j) for i, j in chains}
-    made = {records.chain_name(record): record for record in (*elsewhere, *file.records)}
-    mine = {chain for chain in chains if share.owns(names[chain])}
-    for i, j in chains:
-        if (record := made.get(names[i, j])) is not None:
-            _check_law(record, law(problems[i]), file.path)
-            mine.discard((i, j))
+def _appender(
+    file: records.RecordFile,
+    problems: Sequence[Problem],
+    task: Task,
+    laws: Mapping[str, dict[str, Any]],
+    label: str | None,
+) -> Callable[[sample.Completion], None]:
+    """A function that appends the record of a completion, graded where the task is quick."""
 
-    def keep(completion: sample.Completion) -> None:
+    def append(completion: sample.Completion) -> None:
         problem = problems[completion.prompt_index]
         correct, extracted = None, None
         if completion.text is not None and task.quick:
             correct, extracted = task.grade(problem, completion.text)
         record = {
-            **sample.as_record(completion, law(problem), task.name, label),
+            **sample.as_record(completion, laws[problem.style], task.name, label),
             "prompt": problem.prompt,
             "correct": correct,
             "extracted_answer": extracted,
         }
         file.append(without_text(problem, record))
 
-    if not mine:
-        return None
-    if share.num_processes > 1 and settings.get("num_slots") is None:
-        own = sum(map(share.owns, names.values()))
-        settings = settings | {"num_slots": _num_slots(lm, problems, settings, own)}
-    return getattr(sample, sampler)(
-        lm,
-        [problem.prompt for problem in problems],
-        ids=[problem.id for problem in problems],
-        on_finish=keep,
-        skip=lambda i, j: (i, j) not in mine,
-        progress=progress,
-        **settings,
-    ).stats
+    return append
 
 
-def _num_slots(lm: LM, problems: Sequence[Problem], settings: dict[str, Any], own: int) -> int:
-    """Those that the sampler would choose if the process's own chains were the whole job."""
+def _num_slots(lm: LM, problems: Sequence[Problem], max_new_tokens: int, num_chains: int) -> int:
+    """The slots that the sampler would choose if the process's own chains were the whole job."""
     longest = max(len(lm.encode(problem.prompt)) for problem in problems)
-    return engine.pick_num_slots(lm, longest, settings["max_new_tokens"], own)
-
-
-def _stated_settings(
-    lm: LM, problem: Problem, sampler: str, settings: dict[str, Any]
-) -> dict[str, Any]:
-    """What the sampler itself says of a run with these keywords, found by drawing nothing."""
-    return getattr(sample, sampler)(
-        lm, [problem.prompt], skip=lambda *_: True, progress=False, **settings
-    ).settings
+    return memory.pick_num_slots(lm, longest, max_new_tokens, num_chains)
 
 
 def _check_law(record: records.Record, law: dict[str, Any], path: Path) -> None:

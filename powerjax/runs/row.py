@@ -8,9 +8,10 @@ from typing import Any
 
 from powerjax import evaluation, records
 from powerjax.models import LM
-from powerjax.plan import workload
+from powerjax.plan.workload import Workload
 from powerjax.records import stage_counts
 from powerjax.runs import collect, grading
+from powerjax.sample import spec
 from powerjax.tasks import Problem, Task
 
 
@@ -54,22 +55,14 @@ class Row:
         made = records.read(path) if path.exists() else []
         return len(problems) * self.settings["num_samples"] - len(self.own(made, problems))
 
-    def to_do(self, folder: Path, problems: Sequence[Problem]) -> workload.Stage:
-        """What it lacks, for a plan."""
-        return self.stage(self.lacking(folder, problems))
+    def to_do(self, folder: Path, problems: Sequence[Problem]) -> Workload:
+        """What is still to draw of the row, for a plan."""
+        return self.workload(self.lacking(folder, problems))
 
-    def stage(self, num_chains: int) -> workload.Stage:
-        """So many of its chains, for a plan."""
-        s = self.settings
-        return workload.Stage(
-            self.label,
-            num_chains,
-            s["max_new_tokens"],
-            s.get("block_size", s["max_new_tokens"]),
-            s.get("num_mcmc_steps", 0),
-            s.get("stop") == "horizon",
-            self.model == "RandW",
-        )
+    def workload(self, num_chains: int) -> Workload:
+        """`num_chains` of the row's chains, for a plan."""
+        sampler = spec.of(self.sampler, self.settings)
+        return Workload(self.label, sampler, num_chains, is_endless=self.model == "RandW")
 
 
 def measure(

@@ -4,11 +4,13 @@ from powerjax.sample import draws, mh, weights
 from powerjax.sample.completions import Completion, Completions, as_record
 from powerjax.sample.failures import ChainsFailed
 from powerjax.sample.samplers import best_of_n, power, power_inf, standard, temperature
+from powerjax.sample.stats import Stats
 
 __all__ = [
     "ChainsFailed",
     "Completion",
     "Completions",
+    "Stats",
     "as_record",
     "best_of_n",
     "draws",

@@ -58,10 +58,8 @@ def seed(value: Any) -> int:
     return whole("seed", value, -(2**63), 2**64 - 1)
 
 
-def check_stop(lm: LM, stop: str) -> None:
-    """The stop rule exists, and the model can end a completion."""
-    if stop not in ("eos", "horizon"):
-        raise ValueError(f"stop must be 'eos' or 'horizon', not {stop!r}")
+def check_stop_ids(lm: LM) -> None:
+    """Raises ValueError where the model names no token that ends a completion."""
     if not lm.stop_ids:
         raise ValueError(
             f"{lm.name or 'the model'} names no EOS token, so no completion would end: add"

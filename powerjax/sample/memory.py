@@ -1,5 +1,9 @@
-"""How much memory is free for a run: a device's own, or the host's that a CPU computes in."""
+"""How much memory is free for a run, and how many slots fit into it.
 
+Free memory is a device's own, or the host's that a CPU computes in.
+"""
+
+import logging
 import re
 import subprocess
 import sys
@@ -8,10 +12,38 @@ from pathlib import Path
 
 import jax
 
+from powerjax.models.language_model import LM
+from powerjax.sample import placement, shapes
+
+log = logging.getLogger(__name__)
+
 # Names in a cgroup's folder, of versions 2 and 1: limits, what is used, and the part of it that
 # holds files, which the kernel gives up first.
 _CGROUP_2 = (("memory.max", "memory.high"), "memory.current", "inactive_file")
 _CGROUP_1 = (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
+
+
+def pick_num_slots(lm: LM, longest_prompt: int, max_new_tokens: int, num_chains: int) -> int:
+    """How many slots a run has, over all its engines.
+
+    There is an engine for each row of the mesh. An engine gets as many slots as fit the free memory
+    of the fullest device, but no more than its share of the chains, rounded up
+    (`shapes.slots_for`),
+    and no more than pays (64 on a CPU).
+    """
+    devices, rows = placement.devices(lm), placement.num_rows(lm)
+    lengths = longest_prompt, max_new_tokens
+    per_slot = shapes.bytes_per_slot(lm.config, lm.dtype, *lengths, devices[0].platform, lm.mesh)
+    free = [free_bytes(device) for device in devices]
+    known = [count for count in free if count is not None]
+    fitting = shapes.STEP
+    if len(known) < len(free):
+        log.warning(
+            "%s does not say how much memory it has free: %d slots", devices[0], shapes.STEP
+        )
+    else:
+        fitting = shapes.count_fitting(min(known), per_slot, devices[0].platform)
+    return rows * min(fitting, shapes.slots_for(-(-num_chains // rows)))
 
 
 def free_bytes(device: jax.Device) -> int | None:

@@ -1,19 +1,16 @@
-"""The samplers: power, power_inf, standard, temperature, best_of_n. One engine, five laws."""
+"""The samplers as functions: power, power_inf, standard, temperature, best_of_n.
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+Each puts its keywords into a value of `spec`, which `job.draw` then draws from.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import numpy as np
-
-from powerjax.models import prompts as prompts_lib
 from powerjax.models.language_model import LM
-from powerjax.records.progress import progress_bar
-from powerjax.sample import draws, engine, inputs, mh, workers
+from powerjax.sample import inputs, job
 from powerjax.sample.completions import Completion, Completions
-from powerjax.sample.failures import ChainsFailed
+from powerjax.sample.job import Prompt
 
-Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
 OnFinish = Callable[[Completion], None]
 Skip = Callable[[int, int], bool]
 
@@ -87,30 +84,8 @@ def power(
       ChainsFailed: a ValueError that names the chains whose logits were not finite, and holds the
         other chains' completions. It comes after all of them are finished.
     """
-    alpha, temperature = inputs.power(alpha, temperature)
-    if kernel not in ("exact", "karan2026"):
-        raise ValueError(f"kernel must be 'exact' or 'karan2026', not {kernel!r}")
-    return _run(
-        lm,
-        prompts,
-        sampler="power",
-        alpha=alpha,
-        temperature=temperature,
-        block_size=block_size,
-        num_mcmc_steps=num_mcmc_steps,
-        max_new_tokens=max_new_tokens,
-        num_samples=num_samples,
-        seed=seed,
-        ids=ids,
-        top_k=top_k,
-        num_slots=num_slots,
-        stop=stop,
-        kernel=kernel,
-        early_rejection=early_rejection,
-        progress=progress,
-        on_finish=on_finish,
-        skip=skip,
-    )
+    # Longer than a screen of code should be: its keywords and what they mean are one screen.
+    return _draw("power", **locals())
 
 
 def power_inf(
@@ -137,28 +112,7 @@ def power_inf(
     A stochastic ascent towards y* (Eq. 2) with proposals of the base at `temperature`. Arguments,
     result and errors as for `power`.
     """
-    temperature = inputs.positive(temperature)
-    return _run(
-        lm,
-        prompts,
-        sampler="power_inf",
-        alpha=math.inf,
-        temperature=temperature,
-        block_size=block_size,
-        num_mcmc_steps=num_mcmc_steps,
-        max_new_tokens=max_new_tokens,
-        num_samples=num_samples,
-        seed=seed,
-        ids=ids,
-        top_k=top_k,
-        num_slots=num_slots,
-        stop=stop,
-        kernel="power_inf",
-        early_rejection=early_rejection,
-        progress=progress,
-        on_finish=on_finish,
-        skip=skip,
-    )
+    return _draw("power_inf", **locals())
 
 
 def standard(lm: LM, prompts: Sequence[Prompt], **options: Any) -> Completions:
@@ -167,15 +121,14 @@ def standard(lm: LM, prompts: Sequence[Prompt], **options: Any) -> Completions:
     Options: max_new_tokens, num_samples, seed, ids, top_k, num_slots, progress, on_finish, skip;
     result and errors as for `power`.
     """
-    return _plain(lm, prompts, "standard", 1.0, **options)
+    return _draw("standard", lm, prompts, **options)
 
 
 def temperature(
     lm: LM, prompts: Sequence[Prompt], *, temperature: float = 0.25, **options: Any
 ) -> Completions:
     """Token-level temperature sampling: Eq. 5, alpha = 1/temperature. Options of `standard`."""
-    temperature = inputs.positive(temperature)
-    return _plain(lm, prompts, "temperature", temperature, **options)
+    return _draw("temperature", lm, prompts, temperature=temperature, **options)
 
 
 def best_of_n(
@@ -206,187 +159,7 @@ def best_of_n(
     return out
 
 
-def _plain(
-    lm,
-    prompts,
-    sampler,
-    temperature,
-    *,
-    max_new_tokens: int = 3072,
-    num_samples: int = 1,
-    seed: int = 0,
-    ids=None,
-    top_k: int | None = None,
-    num_slots: int | None = None,
-    progress: bool = True,
-    on_finish: OnFinish | None = None,
-    skip: Skip | None = None,
-) -> Completions:
-    return _run(
-        lm,
-        prompts,
-        sampler=sampler,
-        alpha=1.0 / temperature,
-        temperature=temperature,
-        block_size=max_new_tokens,
-        num_mcmc_steps=0,
-        max_new_tokens=max_new_tokens,
-        num_samples=num_samples,
-        seed=seed,
-        ids=ids,
-        top_k=top_k,
-        num_slots=num_slots,
-        stop="eos",
-        kernel="exact",
-        early_rejection=True,
-        progress=progress,
-        on_finish=on_finish,
-        skip=skip,
-    )
-
-
-def _run(
-    lm: LM,
-    prompts,
-    *,
-    sampler,
-    alpha,
-    temperature,
-    block_size,
-    num_mcmc_steps,
-    max_new_tokens,
-    num_samples,
-    seed,
-    ids,
-    top_k,
-    num_slots,
-    stop,
-    kernel,
-    early_rejection,
-    progress,
-    on_finish,
-    skip,
-) -> Completions:
-    max_new_tokens = inputs.whole("max_new_tokens", max_new_tokens, 1, mh.MAX_NEW_TOKENS)
-    block_size = inputs.whole("block_size", block_size, 1)
-    num_mcmc_steps = inputs.whole("num_mcmc_steps", num_mcmc_steps, 0)
-    num_samples = inputs.whole("num_samples", num_samples, 1)
-    num_slots = inputs.whole_or_none("num_slots", num_slots, 1)
-    top_k = inputs.whole_or_none("top_k", top_k, 1)
-    seed = inputs.seed(seed)
-    inputs.check_stop(lm, stop)
-    prompts = prompts_lib.separate(prompts)
-    tokens = inputs.prompt_tokens(lm, prompts, max_new_tokens)
-    names = inputs.names(ids, len(tokens))
-    chains = [(p, s) for p in range(len(tokens)) for s in range(num_samples)]
-    keys = draws.chain_keys(seed, [names[p] for p, _ in chains], [s for _, s in chains])
-    requests = [
-        engine.Request(p, s, key)
-        for (p, s), key in zip(chains, keys, strict=True)
-        if skip is None or not skip(p, s)
-    ]
-    settings = mh.settings(
-        1 / temperature if kernel == "power_inf" else alpha,
-        temperature,
-        block_size=min(block_size, max_new_tokens),
-        num_mcmc_steps=num_mcmc_steps,
-        max_new_tokens=max_new_tokens,
-        stop_ids=lm.stop_ids,
-        stop=stop,
-        early_rejection=early_rejection,
-        kernel=kernel,
-        top_k=top_k,
-    )
-    label = dict(
-        model=lm.name,
-        sampler=sampler,
-        alpha=_plain_alpha(sampler, alpha),
-        temperature=_proposal_temperature(sampler, alpha, temperature, settings),
-        seed=seed,
-        block_size=block_size,
-        num_mcmc_steps=num_mcmc_steps,
-        stop=stop,
-        kernel=kernel,
-        max_new_tokens=max_new_tokens,
-        top_k=top_k,
-        prompt_style=prompts_lib.style(prompts),
-        **lm.identity,
-    )
-    if num_slots is None:
-        # By all chains of the job, so that a resumed run has the slots it had, where as much memory
-        # is free.
-        num_slots = engine.pick_num_slots(lm, max(map(len, tokens)), max_new_tokens, len(chains))
-
-    items: list[Completion] = []
-    failed: list[engine.Request] = []
-
-    def collect(finished: engine.Finished) -> None:
-        item = _completion(lm, finished, names, prompts)
-        items.append(item)
-        if on_finish is not None:
-            on_finish(item)
-
-    stats = engine.Stats(num_slots=num_slots)
-    with progress_bar(total=len(requests), desc=sampler, unit="chain", show=progress) as bar:
-        # Each prompt's own length chooses longrope's factors, whoever else is in the run.
-        for long_context in (False, True):
-            mine = [
-                lm.config.long_context(len(row) + max_new_tokens) == long_context for row in tokens
-            ]
-            part = [r for r in requests if mine[r.prompt_index]]
-            if part:
-                stats = stats + workers.generate(
-                    lm,
-                    [row if m else [] for row, m in zip(tokens, mine, strict=True)],
-                    part,
-                    settings,
-                    num_slots=num_slots,
-                    long_context=long_context,
-                    on_finish=collect,
-                    on_fail=failed.append,
-                    bar=bar,
-                )
-    completions = Completions(items, stats, label)
-    if failed:
-        chains = sorted((request.prompt_index, request.sample_index) for request in failed)
-        raise ChainsFailed([(names[p], s) for p, s in chains], completions, lm.dtype)
-    return completions
-
-
-def _plain_alpha(sampler: str, alpha: float) -> float | str:
-    """alpha as a record states it; JSON has no infinity."""
-    return {"power_inf": "inf", "standard": 1.0, "temperature": 1.0}.get(sampler, float(alpha))
-
-
-def _proposal_temperature(
-    sampler: str, alpha: float, temperature: float | None, settings: mh.Settings
-) -> float:
-    """The temperature as a record states it: 1/alpha where the proposal's exponent is alpha."""
-    if sampler == "power" and settings.inv_temperature == settings.alpha:
-        return 1 / float(alpha)
-    return float(temperature)
-
-
-def _completion(lm: LM, finished: engine.Finished, names, prompts: list) -> Completion:
-    request, tokens = finished.request, finished.tokens.tolist()
-    log_prob = float(np.sum(finished.log_p, dtype=np.float64))
-    text = None
-    if lm.tokenizer is not None:
-        text = lm.decode(tokens[:-1] if finished.ended else tokens)
-    return Completion(
-        text=text,
-        tokens=tokens,
-        log_probs=finished.log_p,
-        log_prob=log_prob,
-        self_reward=log_prob / len(tokens),
-        finish_reason="eos" if finished.ended else "length",
-        acceptance_rate=(
-            finished.num_accepted / finished.num_moves if finished.num_moves else None
-        ),
-        num_forward_tokens=finished.num_forward_tokens,
-        num_early_rejections=finished.num_rejected_early,
-        id=names[request.prompt_index],
-        prompt_index=request.prompt_index,
-        sample_index=request.sample_index,
-        prompt_style=prompts_lib.style([prompts[request.prompt_index]]),
-    )
+def _draw(name: str, lm: LM, prompts: Sequence[Prompt], **keywords: Any) -> Completions:
+    """Draws by the sampler `name`, with the keywords of its function."""
+    sampler, options = job.parse(name, keywords)
+    return job.draw(lm, prompts, sampler, options)

@@ -1,8 +1,11 @@
 """What an engine is asked for, what it hands back, and what it counts on the way."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
+
+from powerjax.sample.slots import Tally
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +64,21 @@ class Stats:
     host_s: float = 0.0
     prefill_s: float = 0.0
 
+    def add_call(self, tally: Tally) -> None:
+        """Adds what one call of the slots did."""
+        self.model_steps += int(tally.steps)
+        self.num_forward_tokens += int(tally.busy)
+        self.slot_steps_waiting += int(tally.waiting_slots)
+        self.slot_steps_waiting_busy += int(tally.waiting_busy)
+        self.tokens_proposed += int(tally.proposed)
+        self.tokens_accepted += int(tally.accepted)
+        self.moves_rejected_early += int(tally.rejected_early)
+        self.moves += int(tally.stage_moves.sum())
+        self.moves_accepted += int(tally.stage_accepted.sum())
+        reached = int(np.max(np.nonzero(tally.stage_moves)[0], initial=-1)) + 1
+        self.stage_moves = _sum_by_stage(self.stage_moves, tally.stage_moves[:reached])
+        self.stage_accepted = _sum_by_stage(self.stage_accepted, tally.stage_accepted[:reached])
+
     @property
     def slot_occupancy(self) -> float | None:
         """Busy slot-steps over all slot-steps while prompts waited; None if none ever waited.
@@ -92,9 +110,7 @@ class Stats:
         for field in dataclasses.fields(Stats):
             a, b = getattr(self, field.name), getattr(other, field.name)
             if isinstance(a, list):
-                width = max(len(a), len(b))
-                pad = lambda x: np.pad(np.array(x, int), (0, width - len(x)))  # noqa: B023, E731
-                setattr(total, field.name, (pad(a) + pad(b)).tolist())
+                setattr(total, field.name, _sum_by_stage(a, b))
             elif field.name == "first_completion_s":
                 total.first_completion_s = a if a is not None else b
             elif field.name in ("num_slots", "slots_an_engine"):
@@ -102,3 +118,10 @@ class Stats:
             else:
                 setattr(total, field.name, a + b)
         return total
+
+
+def _sum_by_stage(a: Sequence[int], b: Sequence[int] | np.ndarray) -> list[int]:
+    """Counts by stage added up; the shorter list counts zero for the stages that it lacks."""
+    width = max(len(a), len(b))
+    padded = [np.pad(np.array(x, int), (0, width - len(x))) for x in (a, b)]
+    return (padded[0] + padded[1]).tolist()

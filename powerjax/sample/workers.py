@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from powerjax.models.language_model import LM
-from powerjax.sample import engine, mh, placement
+from powerjax.sample import engine, feed, mh, placement
 
 _SMALL_MODEL_BYTES = 32 << 20
 _LEAST_SLOTS = 8  # for one engine; with fewer a step costs as much
@@ -101,7 +101,7 @@ def generate(
 
     shares = _shares(requests, count)
     options["prefix_rows"] = max(
-        engine.count_prefix_rows(share, options["num_slots"]) for share in shares
+        feed.count_prefix_rows(share, options["num_slots"]) for share in shares
     )
     events: queue.SimpleQueue = queue.SimpleQueue()
     stopping, started = threading.Event(), time.perf_counter()

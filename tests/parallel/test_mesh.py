@@ -17,7 +17,7 @@ from powerjax.models import sharding
 from powerjax.models.layout import tensors
 from powerjax.parallel import mesh
 from powerjax.parallel import processes as processes_lib
-from powerjax.sample import engine
+from powerjax.sample import shapes
 from tests.experiments import programs
 from tests.golden import cases
 from tests.parallel.test_rendezvous import free_port
@@ -51,7 +51,7 @@ def test_load_on_a_mesh(case, model_axis, loaded):
     assert plan["weights"] == found["bytes_planned"]
     # Beside its two caches of 40 positions, a slot has two prompts in the queue, 16 positions each.
     caches, vocab_size = found["bytes_of_caches"], cases.CASES[case]["vocab_size"]
-    logits = 4 * engine.LOGIT_ROWS * vocab_size
+    logits = 4 * shapes.LOGIT_ROWS * vocab_size
     assert plan["slot"] == caches + caches // (2 * 40) * 2 * 16 + logits
     assert plan["rows"] == 8 // model_axis
     shards = found["shards"]

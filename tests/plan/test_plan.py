@@ -10,7 +10,8 @@ from powerjax import models, sample
 from powerjax.plan import lines as lines_lib
 from powerjax.plan import probe as probe_lib
 from powerjax.plan.probe import Probe
-from powerjax.plan.workload import Stage
+from powerjax.plan.workload import Workload
+from powerjax.sample import spec
 from powerjax.tasks import arithmetic
 
 PROMPTS = [[5, 6, 7], [8, 9]]
@@ -32,16 +33,22 @@ def test_expected_tokens_are_those_the_sampler_spends(tiny_qwen, horizon):
         early_rejection=False,
         progress=False,
     )
-    stage = Stage("", 128, 24, 10, 4, horizon)
+    power = spec.Power(
+        block_size=10,
+        num_mcmc_steps=4,
+        max_new_tokens=24,
+        stop="horizon" if horizon else "eos",
+    )
     spent = out.stats.num_forward_tokens
-    assert stage.forward_tokens(24) == pytest.approx(spent, rel=0.03)
-    plain = Stage("", 128, 24, 24)
+    assert Workload("", power, 128).forward_tokens(24) == pytest.approx(spent, rel=0.03)
+    plain = Workload("", spec.Standard(max_new_tokens=24), 128)
     assert plain.forward_tokens(7.5) == 128 * 7.5
 
 
 def test_the_horizon_makes_moves_on_short_completions_too():
     short, whole = (
-        Stage("", 1, 40, 10, 2, horizon).forward_tokens(10) for horizon in (False, True)
+        spec.Power(block_size=10, num_mcmc_steps=2, max_new_tokens=40, stop=stop).forward_tokens(10)
+        for stop in ("eos", "horizon")
     )
     assert short == 10 + 2 * 5.5 and whole == 10 + 4 * 2 * 5.5
 
@@ -88,9 +95,9 @@ def test_memory_counts_weights_two_caches_the_queue_and_logits(tiny_qwen):
 
 def test_the_plan_adds_up():
     stages = [
-        Stage("a", 10, 100, 100),
-        Stage("b", 2, 100, 50, 3),
-        Stage("c", 1, 30, 30, endless=True),
+        Workload("a", spec.Standard(max_new_tokens=100), 10),
+        Workload("b", spec.Power(block_size=50, num_mcmc_steps=3, max_new_tokens=100), 2),
+        Workload("c", spec.Standard(max_new_tokens=30), 1, is_endless=True),
     ]
     probe = Probe(10.0, 500, 5.0, 8, 20.0)
     memory = probe_lib.Memory(2**30, 2**20, 40, None)

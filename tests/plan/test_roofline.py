@@ -10,7 +10,7 @@ import pytest
 
 from powerjax import models
 from powerjax.plan import hardware, roofline
-from powerjax.sample import engine
+from powerjax.sample import memory, shapes
 
 SEVEN_B = models.ModelConfig(152_064, 3584, 18_944, 28, 28, 4, 128)
 JOB = {"longest_prompt": 1024, "max_new_tokens": 3072, "num_chains": 500}
@@ -41,7 +41,7 @@ def test_slots_are_those_the_engine_would_take():
                 assert found.num_slots == 0
                 continue
             platform = "tpu" if machine.is_tpu else "gpu"
-            fit = engine.count_fitting(free, found.slot, platform)
+            fit = shapes.count_fitting(free, found.slot, platform)
             assert found.num_slots == fit
 
 
@@ -51,14 +51,14 @@ def test_slots_are_counted_in_eights_and_fewer_than_eight_one_by_one():
     (found,) = roofline.layouts(SEVEN_B, hardware.parse("h100-80gb:1"), **job)
     free = found.room - found.weights - found.buffers
     assert int(0.8 * free / found.slot) == 127 and found.num_slots == 120
-    counts = [engine.count_fitting(10 * n, 8, "gpu") for n in (1, 5, 7, 8, 15, 17, 127, 255, 999)]
+    counts = [shapes.count_fitting(10 * n, 8, "gpu") for n in (1, 5, 7, 8, 15, 17, 127, 255, 999)]
     assert counts == [1, 5, 7, 8, 8, 16, 120, 248, 256]
-    assert engine.count_fitting(-1, 8, "gpu") == engine.count_fitting(0, 8, "cpu") == 1
+    assert shapes.count_fitting(-1, 8, "gpu") == shapes.count_fitting(0, 8, "cpu") == 1
 
 
 def test_no_engine_gets_more_slots_than_its_share_of_the_chains():
     slots = {1: 1, 2: 2, 3: 4, 7: 8, 8: 8, 9: 16, 40: 40, 100: 104}
-    assert {n: engine.slots_for(n) for n in slots} == slots
+    assert {n: shapes.slots_for(n) for n in slots} == slots
     machine = hardware.parse("h200:8")
     for chains, slots in ((100, 16), (8, 1), (320, 40)):
         found = roofline.layouts(SEVEN_B, machine, **JOB | {"num_chains": chains})
@@ -72,8 +72,8 @@ def test_a_slot_is_counted_as_the_engine_counts_it(tiny_qwen):
         found["slot"] = per_slot
         return 1
 
-    with mock.patch.object(engine, "count_fitting", fake):
-        engine.pick_num_slots(tiny_qwen, 20, 40, 100)
+    with mock.patch.object(shapes, "count_fitting", fake):
+        memory.pick_num_slots(tiny_qwen, 20, 40, 100)
     (layout,) = roofline.layouts(
         tiny_qwen.config,
         hardware.parse("h200:1"),

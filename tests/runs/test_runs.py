@@ -7,8 +7,9 @@ import pytest
 
 from powerjax import distill, models, records, runs
 from powerjax.models import text
-from powerjax.plan import workload
+from powerjax.plan.workload import Workload
 from powerjax.runs import Row, grading
+from powerjax.sample import spec
 from powerjax.tasks import Problem, Task, arithmetic, registry
 from powerjax.tasks.base import Graded, grade_each
 from tests import tokenizer_folder
@@ -75,10 +76,10 @@ def test_a_smaller_run_looks_at_its_own_records_alone(measured):
 
 def test_what_is_to_do_goes_into_the_plan(measured):
     folder, row, problems, _ = measured
-    assert row.to_do(folder, problems) == workload.Stage("Base Power", 0, 16, 8, 2)
+    assert row.to_do(folder, problems) == Workload("Base Power", spec.of("power", row.settings), 0)
     random = Row("RandW", "Standard", "standard", {**PLAIN, "num_samples": 3})
-    assert random.to_do(folder, problems) == workload.Stage(
-        "RandW Standard", 9, 16, 16, endless=True
+    assert random.to_do(folder, problems) == Workload(
+        "RandW Standard", spec.Standard(max_new_tokens=16), 9, is_endless=True
     )
 
 

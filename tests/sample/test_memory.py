@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from powerjax.plan import probe
-from powerjax.sample import engine, memory
+from powerjax.sample import memory
 
 GIB = 2**30
 _MEMINFO = "MemTotal: 33554432 kB\nMemFree: 1048576 kB\nMemAvailable: 20971520 kB\n"  # 32, 1, 20
@@ -100,6 +100,6 @@ Pages wired down:                         90000.
 def test_the_plan_and_the_engine_read_the_same_memory(tiny_qwen):
     device = jax.devices("cpu")[0]
     pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert engine._free_bytes is probe.free_bytes is memory.free_bytes
+    assert probe.memory_lib is memory
     assert 0 < memory.free_bytes(device) <= pages
     assert probe.memory(tiny_qwen, 10, 30).free == pytest.approx(memory.free_bytes(device), rel=0.2)

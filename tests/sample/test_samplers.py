@@ -350,19 +350,19 @@ def test_longrope_prompts_choose_their_factors_by_their_own_length():
 
 
 def test_slots_are_picked_to_fit_the_memory(tiny_qwen, monkeypatch):
-    from powerjax.sample import engine
+    from powerjax.sample import memory
 
-    monkeypatch.setattr(engine, "_free_bytes", lambda device: 4_000_000)
-    few = engine.pick_num_slots(tiny_qwen, 100, 400, 1000)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 4_000_000)
+    few = memory.pick_num_slots(tiny_qwen, 100, 400, 1000)
     assert few % 8 == 0
     cache = 2 * 2 * 2 * 8 * 4 * (2 * 500 + 2 * 128)  # k and v, layers, heads, width, bytes
     assert 1 <= few < 64 and few * cache < 4_000_000 < 4 * few * (cache + 3000)
-    monkeypatch.setattr(engine, "_free_bytes", lambda device: 10**12)
-    assert engine.pick_num_slots(tiny_qwen, 100, 400, 1000) == 64
-    assert engine.pick_num_slots(tiny_qwen, 100, 400, 3) == 4
-    assert engine.pick_num_slots(tiny_qwen, 100, 400, 33) == 40
-    monkeypatch.setattr(engine, "_free_bytes", lambda device: None)
-    assert engine.pick_num_slots(tiny_qwen, 100, 400, 1000) == 8
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 10**12)
+    assert memory.pick_num_slots(tiny_qwen, 100, 400, 1000) == 64
+    assert memory.pick_num_slots(tiny_qwen, 100, 400, 3) == 4
+    assert memory.pick_num_slots(tiny_qwen, 100, 400, 33) == 40
+    monkeypatch.setattr(memory, "free_bytes", lambda device: None)
+    assert memory.pick_num_slots(tiny_qwen, 100, 400, 1000) == 8
 
 
 def test_an_error_while_a_record_is_written_stops_the_run_and_loses_no_other(tiny_qwen):

@@ -230,7 +230,7 @@ def test_a_part_of_a_job_runs_in_the_shapes_of_the_whole(tiny_qwen, prompts, nam
 
 def test_longer_caches_change_nothing(tiny_qwen, prompts, names, monkeypatch):
     """A cache that grows under the chains gives the tokens of one that was long from the start."""
-    from powerjax.sample import engine
+    from powerjax.sample import shapes
 
     options = dict(
         alpha=2.0,
@@ -242,7 +242,7 @@ def test_longer_caches_change_nothing(tiny_qwen, prompts, names, monkeypatch):
         ids=names[:10],
     )
     long = sample.power(tiny_qwen, prompts[:10], **options)
-    monkeypatch.setattr(engine, "_MIN_WINDOW", 16)
+    monkeypatch.setattr(shapes, "_MIN_WINDOW", 16)
     grown = sample.power(tiny_qwen, prompts[:10], **options)
     assert [c.tokens for c in grown] == [c.tokens for c in long]
     for a, b in zip(grown, long, strict=True):

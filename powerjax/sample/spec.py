@@ -1,0 +1,293 @@
+"""Samplers as values: which sampler, with which settings.
+
+Each class is one sampler. It checks its settings when it is made, and knows what follows from them:
+the settings of the Metropolis-Hastings kernel, the fields that its records state, a sentence on the
+law of its completions, and what they cost. To add a sampler of this kind, add a class here and to
+`SAMPLERS`, and its face to `samplers.py`.
+
+    Power(alpha=4.0, num_mcmc_steps=30).forward_tokens(600)   # tokens per chain of 600 tokens
+    of("power", {"alpha": 4.0, "num_samples": 8})             # from the keywords of sample.power
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from powerjax.sample import inputs, mh
+
+Stop = Literal["eos", "horizon"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """What all samplers have in common.
+
+    Attributes:
+      max_new_tokens: the most tokens that a completion has, EOS counted.
+      top_k: only the k likeliest tokens can be drawn (ties with the k-th too); None: all tokens.
+    """
+
+    name: ClassVar[str]  # as in records, and of the function in `powerjax.sample`
+
+    max_new_tokens: int = 3072
+    top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        most = mh.MAX_NEW_TOKENS
+        self._set("max_new_tokens", inputs.whole("max_new_tokens", self.max_new_tokens, 1, most))
+        self._set("top_k", inputs.whole_or_none("top_k", self.top_k, 1))
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # the dataclass is frozen
+
+    def kernel_settings(self, stop_ids: tuple[int, ...]) -> mh.Settings:
+        """The kernel's settings for a model with these stop tokens."""
+        raise NotImplementedError
+
+    def record_fields(self) -> dict[str, Any]:
+        """The fields of a record that state this sampler, in plain values of JSON."""
+        raise NotImplementedError
+
+    def describe_law(self) -> str:
+        """The law of the completions, as a phrase for readers."""
+        raise NotImplementedError
+
+    def forward_tokens(self, length: float) -> float:
+        """Tokens that a chain feeds to the model, for a completion of `length` tokens."""
+        raise NotImplementedError
+
+    def _among(self) -> str:
+        return "" if self.top_k is None else f", of the {self.top_k} likeliest tokens"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Standard(Sampler):
+    """Plain sampling from the model: temperature 1, no MH moves."""
+
+    name: ClassVar[str] = "standard"
+
+    @property
+    def _temperature(self) -> float:
+        return 1.0
+
+    def kernel_settings(self, stop_ids: tuple[int, ...]) -> mh.Settings:
+        return mh.settings(
+            1.0 / self._temperature,
+            self._temperature,
+            block_size=self.max_new_tokens,
+            num_mcmc_steps=0,
+            max_new_tokens=self.max_new_tokens,
+            stop_ids=stop_ids,
+            top_k=self.top_k,
+        )
+
+    def record_fields(self) -> dict[str, Any]:
+        return {
+            "sampler": self.name,
+            "alpha": 1.0,
+            "temperature": self._temperature,
+            "block_size": self.max_new_tokens,
+            "num_mcmc_steps": 0,
+            "stop": "eos",
+            "kernel": "exact",
+            "max_new_tokens": self.max_new_tokens,
+            "top_k": self.top_k,
+        }
+
+    def describe_law(self) -> str:
+        return f"the model's own{self._among()}"
+
+    def forward_tokens(self, length: float) -> float:
+        return min(length, self.max_new_tokens)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Temperature(Standard):
+    """Token-level temperature sampling: Eq. 5, with alpha = 1 / temperature."""
+
+    name: ClassVar[str] = "temperature"
+
+    temperature: float = 0.25
+
+    def __post_init__(self) -> None:
+        self._set("temperature", inputs.positive(self.temperature))
+        super().__post_init__()
+
+    @property
+    def _temperature(self) -> float:
+        return self.temperature
+
+    def describe_law(self) -> str:
+        return f"each token at temperature {self.temperature:g}{self._among()}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _WithMoves(Sampler):
+    """A sampler that extends its completion stage by stage, and makes MH moves in each stage.
+
+    Attributes:
+      block_size: tokens that a stage adds; the last stage adds fewer where it does not divide.
+      num_mcmc_steps: MH moves per stage.
+      stop: "eos" ends a chain at the first stage whose state ends in EOS; "horizon" runs all.
+      early_rejection: a move ends as soon as its rejection is certain. It changes no draw.
+    """
+
+    block_size: int = 192
+    num_mcmc_steps: int = 10
+    stop: Stop = "eos"
+    early_rejection: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set("block_size", inputs.whole("block_size", self.block_size, 1))
+        self._set("num_mcmc_steps", inputs.whole("num_mcmc_steps", self.num_mcmc_steps, 0))
+        if self.stop not in ("eos", "horizon"):
+            raise ValueError(f"stop must be 'eos' or 'horizon', not {self.stop!r}")
+
+    def _kernel_settings(
+        self,
+        alpha: float,
+        temperature: float | None,
+        kernel: mh.Kernel,
+        stop_ids: tuple[int, ...],
+    ) -> mh.Settings:
+        return mh.settings(
+            alpha,
+            temperature,
+            block_size=min(self.block_size, self.max_new_tokens),
+            num_mcmc_steps=self.num_mcmc_steps,
+            max_new_tokens=self.max_new_tokens,
+            stop_ids=stop_ids,
+            stop=self.stop,
+            early_rejection=self.early_rejection,
+            kernel=kernel,
+            top_k=self.top_k,
+        )
+
+    def _record_fields(
+        self, alpha: float | str, temperature: float, kernel: mh.Kernel
+    ) -> dict[str, Any]:
+        return {
+            "sampler": self.name,
+            "alpha": alpha,
+            "temperature": temperature,
+            "block_size": self.block_size,
+            "num_mcmc_steps": self.num_mcmc_steps,
+            "stop": self.stop,
+            "kernel": kernel,
+            "max_new_tokens": self.max_new_tokens,
+            "top_k": self.top_k,
+        }
+
+    def forward_tokens(self, length: float) -> float:
+        """The extension, and half of what is there for each move, which draws its cut uniformly.
+
+        It leaves early rejection out of account, and so is an upper bound (Algorithm 2).
+        """
+        length = min(length, self.max_new_tokens)
+        reached = self.max_new_tokens if self.stop == "horizon" else length
+        ends = np.arange(1, math.ceil(reached / self.block_size) + 1) * self.block_size
+        proposed = (np.minimum(ends, length) + 1) / 2
+        return length + self.num_mcmc_steps * float(proposed.sum())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Power(_WithMoves):
+    """Power sampling: pi(y|x)^alpha (Eq. 4) by Metropolis-Hastings (Algorithm 2).
+
+    Attributes:
+      alpha: the exponent, from 1 up.
+      temperature: of the proposal; None: 1 / alpha.
+      kernel: "exact", or "karan2026", the acceptance rule of the published code.
+    """
+
+    name: ClassVar[str] = "power"
+
+    alpha: float = 4.0
+    temperature: float | None = None
+    kernel: Literal["exact", "karan2026"] = "exact"
+
+    def __post_init__(self) -> None:
+        alpha, temperature = inputs.power(self.alpha, self.temperature)
+        self._set("alpha", alpha)
+        self._set("temperature", temperature)
+        if self.kernel not in ("exact", "karan2026"):
+            raise ValueError(f"kernel must be 'exact' or 'karan2026', not {self.kernel!r}")
+        super().__post_init__()
+
+    def kernel_settings(self, stop_ids: tuple[int, ...]) -> mh.Settings:
+        return self._kernel_settings(self.alpha, self.temperature, self.kernel, stop_ids)
+
+    def record_fields(self) -> dict[str, Any]:
+        # `mh.settings` takes a temperature that is 1 / alpha but for rounding as 1 / alpha.
+        kernel = self.kernel_settings(())
+        temperature = self.temperature
+        if temperature is None or kernel.inv_temperature == kernel.alpha:
+            temperature = 1 / self.alpha
+        return self._record_fields(self.alpha, temperature, self.kernel)
+
+    def describe_law(self) -> str:
+        steps = f"{self.num_mcmc_steps} moves per stage"
+        if self.kernel == "karan2026":
+            return f"kernel=karan2026, the published code's rule: not pi^alpha ({steps})"
+        target = f"pi^{self.alpha:g}{self._among()}"
+        if self.block_size >= self.max_new_tokens:
+            return f"{target}; one stage: exact as moves grow ({steps})"
+        if self.stop == "horizon":
+            return f"{target}; stop=horizon: exact as moves grow ({steps})"
+        return f"stop=eos, the published schedule: not {target}, even in the limit ({steps})"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PowerInf(_WithMoves):
+    """Power(inf): a move is accepted iff log pi of the whole completion strictly rises.
+
+    Attributes:
+      temperature: of the proposal.
+    """
+
+    name: ClassVar[str] = "power_inf"
+
+    temperature: float = 0.25
+
+    def __post_init__(self) -> None:
+        self._set("temperature", inputs.positive(self.temperature))
+        super().__post_init__()
+
+    def kernel_settings(self, stop_ids: tuple[int, ...]) -> mh.Settings:
+        return self._kernel_settings(1 / self.temperature, self.temperature, self.name, stop_ids)
+
+    def record_fields(self) -> dict[str, Any]:
+        return self._record_fields("inf", self.temperature, self.name)  # JSON has no infinity
+
+    def describe_law(self) -> str:
+        return f"none, an ascent of the likelihood ({self.num_mcmc_steps} moves per stage)"
+
+
+SAMPLERS: dict[str, type[Sampler]] = {
+    kind.name: kind for kind in (Power, PowerInf, Standard, Temperature)
+}
+
+
+def settings_of(name: str) -> tuple[str, ...]:
+    """The names of a sampler's settings. Raises ValueError where there is no such sampler."""
+    return tuple(field.name for field in dataclasses.fields(_kind(name)))
+
+
+def of(name: str, settings: Mapping[str, Any]) -> Sampler:
+    """The sampler `name` with those of the keywords that are its settings.
+
+    Keywords that are no setting of any sampler, as num_samples or seed, are passed over. Raises
+    ValueError for an unknown sampler, and for a setting that is out of range.
+    """
+    kind = _kind(name)
+    return kind(**{key: settings[key] for key in settings_of(name) if key in settings})
+
+
+def _kind(name: str) -> type[Sampler]:
+    if name not in SAMPLERS:
+        raise ValueError(f"there is no sampler {name!r}: give one of {', '.join(SAMPLERS)}")
+    return SAMPLERS[name]
