@@ -94,11 +94,11 @@ def main(_) -> None:
     )
     chosen = choose(layouts)
     say_memory(machine, layouts, chosen, longest)
-    stages = to_do(setup, num_test, num_train)
+    workloads = to_do(setup, num_test, num_train)
     # On several hosts launch/ gives the student the teacher's model axis.
     axis = chosen.model_axis if machine.num_hosts > 1 else None
     student = roofline.training(config, machine, model_axis=axis, batch_size=BATCH_SIZE)
-    say_stages(machine, chosen, stages, student, num_train)
+    say_hours(machine, chosen, workloads, student, num_train)
     print("\n" + "\n".join(commands(machine, chosen, student, setup)))
 
 
@@ -181,10 +181,10 @@ def say_memory(
     )
 
 
-def say_stages(
+def say_hours(
     machine: hardware.Hardware,
     chosen: roofline.Layout,
-    stages: list[Workload],
+    workloads: list[Workload],
     student: roofline.Training,
     num_train: int,
 ) -> None:
@@ -196,13 +196,13 @@ def say_stages(
         f"{'device hours':>14}"
     )
     lines, total = [], 0.0
-    for stage in stages:
-        length = stage.max_new_tokens if stage.is_endless else _MEAN_LENGTH.value
-        tokens = [stage.forward_tokens(n) for n in (length, stage.max_new_tokens)]
-        seconds = [chosen.seconds(stage.num_chains, n) / _EFFICIENCY.value for n in tokens]
+    for item in workloads:
+        length = item.max_new_tokens if item.is_endless else _MEAN_LENGTH.value
+        tokens = [item.forward_tokens(n) for n in (length, item.max_new_tokens)]
+        seconds = [chosen.seconds(item.num_chains, n) / _EFFICIENCY.value for n in tokens]
         total += seconds[0]
         lines.append(
-            f"{stage.name:28}{stage.num_chains:>8,}{tokens[0]:>17,.0f}{tokens[1]:>17,.0f}"
+            f"{item.name:28}{item.num_chains:>8,}{tokens[0]:>17,.0f}{tokens[1]:>17,.0f}"
             f"{workload.duration(seconds[0]):>9}{workload.duration(seconds[1]):>9}"
             f"{seconds[0] / 3600 * machine.count:>14.2f}"
         )

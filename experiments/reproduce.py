@@ -271,9 +271,11 @@ def plan(lm: models.LM, job: Job, todo: Sequence[Row]) -> None:
                 ),
             }
     print(f"\nPlan of {job.folder}: {_MODEL.value} on {_TASK.value}")
-    stages = [row.to_do(job.folder, job.of(row)[1]) for row in todo]
+    workloads = [row.to_do(job.folder, job.of(row)[1]) for row in todo]
     memory = probe_lib.memory(lm, longest_prompt, longest)
-    print("\n".join(plan_lines.describe(stages, probe, memory, **learning)), end="\n\n", flush=True)
+    print(
+        "\n".join(plan_lines.describe(workloads, probe, memory, **learning)), end="\n\n", flush=True
+    )
 
 
 def asked(lm: models.LM, task: Task, problems: list[Problem]) -> list[Problem]:
