@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
+from jax.sharding import Mesh
 
 from experiments import flags as shared
 from powerjax import cli, distill, models, records, runs
@@ -104,11 +105,7 @@ _SCHEDULE = flags.DEFINE_enum(
     "What the learning rate does after the warm-up: it stays constant, or falls linearly to 0.",
 )
 _WARMUP = flags.DEFINE_float(
-    "warmup",
-    0.03,
-    "The share of the steps over which the learning rate first rises from 0.",
-    0.0,
-    1.0,
+    "warmup", 0.03, "The share of the steps over which the learning rate rises from 0.", 0.0, 1.0
 )
 _WEIGHT_DECAY = flags.DEFINE_float(
     "weight_decay", 0.01, "The weight decay of the optimizer, AdamW.", lower_bound=0.0
@@ -182,15 +179,7 @@ def main(_) -> None:
     batches.grid(1, batch_size=_BATCH_SIZE.value, data_size=devices.shape["data"])
     lora_config = lora.LoraConfig(_RANK.value, _ALPHA.value, _DROPOUT.value, tuple(_TARGETS.value))
     task_problems = _problems()
-    with _explained(_for_weights()):
-        lm = models.load(
-            _MODEL.value,
-            dtype=cli.dtype(),
-            mesh=devices,
-            fsdp=_FSDP.value,
-            random_weights=_RANDOM_WEIGHTS.value,
-            revision=_REVISION.value,
-        )
+    lm = _load(devices)
     lora.check(lm.config, lora_config)
     _say(lm)
     corpus = distill.load(lm, _source(lm, task_problems), max_length=_MAX_LENGTH.value)
@@ -208,8 +197,7 @@ def main(_) -> None:
     with command.alone(out):
         checkpoints.check(out, run, resume=_RESUME.value)
         made_with = chosen | {"dtype": cli.dtype()}
-        free = tuple(flag.name for flag in _FREE)
-        export.on_main(lambda: _open_run(lm, task_problems, out, made_with, free))
+        export.on_main(lambda: _open_run(lm, task_problems, out, made_with))
         trained = _train(lm, corpus, lora_config, settings, out)
         _export(lm, trained, out)
     _show(corpus, trained, out)
@@ -222,6 +210,20 @@ def _alike(chosen: dict[str, Any]) -> dict[str, Any]:
     """
     alike = chosen | {"out": _OUT.value, "resume": _RESUME.value, "dtype": flags.FLAGS.dtype}
     return alike | records.software()
+
+
+def _load(devices: Mesh) -> models.LM:
+    """Returns the base model, its weights laid out over the devices."""
+    smaller = "--dtype=bfloat16, " if cli.dtype() == "float32" else ""
+    with _explained(f"{smaller}--fsdp or a larger --model_axis, over more devices"):
+        return models.load(
+            _MODEL.value,
+            dtype=cli.dtype(),
+            mesh=devices,
+            fsdp=_FSDP.value,
+            random_weights=_RANDOM_WEIGHTS.value,
+            revision=_REVISION.value,
+        )
 
 
 def _problems() -> tuple[Task, list[Problem]] | None:
@@ -246,9 +248,9 @@ def _source(lm: models.LM, task_problems: tuple[Task, list[Problem]] | None):
     return runs.with_prompts(Path(_RECORDS.value), problems)
 
 
-def _open_run(lm: models.LM, task_problems, out: Path, made_with: dict[str, Any], free) -> None:
+def _open_run(lm: models.LM, task_problems, out: Path, made_with: dict[str, Any]) -> None:
     """Opens the run folder and notes in it how the problems of --task, if given, are asked."""
-    records.open_run(out, made_with, free=free)
+    records.open_run(out, made_with, free=tuple(flag.name for flag in _FREE))
     if task_problems is not None:
         runs.note_prompts(out, lm, [task_problems[0]], _CHAT_TEMPLATE.value)
 
@@ -285,12 +287,6 @@ def _export(lm, trained: distill.Trained, out: Path) -> None:
 def _explained(remedy: str, of: str = "") -> contextlib.AbstractContextManager[None]:
     """Returns `command.explained` of this run."""
     return command.explained(Path(_OUT.value), remedy, resume=_RESUME.value, of=of)
-
-
-def _for_weights() -> str:
-    """Returns what to try where the weights do not fit into device memory."""
-    smaller = "--dtype=bfloat16, " if cli.dtype() == "float32" else ""
-    return f"{smaller}--fsdp or a larger --model_axis, over more devices"
 
 
 def _show(corpus: Corpus, trained: distill.Trained, out: Path) -> None:

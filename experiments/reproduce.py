@@ -22,27 +22,22 @@ moment, the same command goes on where it stopped.
 import gc
 import math
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
 from experiments import flags as shared
 from powerjax import cli, models, records, report, runs
-from powerjax.distill import checkpoints
 from powerjax.evaluation import Result, paper
 from powerjax.models import checkpoint
 from powerjax.parallel import mesh
-from powerjax.plan import lines as plan_lines
-from powerjax.plan import probe as probe_lib
 from powerjax.report import reproduction
 from powerjax.report.reproduction import Job
 from powerjax.runs import Row, setups
 from powerjax.runs.setups import SETUPS, Setup
-from powerjax.tasks import Problem, Task, registry, sandbox
+from powerjax.tasks import registry, sandbox
 
 TINY_LEARNING_RATE, OTHER_LEARNING_RATE = 1e-3, 1e-5
-EPOCHS, BATCH_SIZE = 3, 8
 
 cli.define_dtype("auto")
 _MODEL = shared.define_model()
@@ -143,7 +138,13 @@ def main(_) -> None:
         if not is_planned:
             tasks = (job.test, job.train)
             runs.note_prompts(job.folder, lm, tasks, _CHAT_TEMPLATE.value)
-            plan(lm, job, todo)
+            plan = reproduction.plan(
+                *(lm, job, todo),
+                seeds=_SEEDS.value,
+                max_length=_MAX_LENGTH.value,
+                num_slots=_NUM_SLOTS.value,
+            )
+            print(plan, end="\n\n", flush=True)
             is_planned = True
         for row in rows:
             if row.model == "Distilled" and lm.adapter_name is None:
@@ -197,6 +198,7 @@ def make_job() -> Job:
         # The paper does not name its schedule. With tiny, falling to 0 gives a better student.
         schedule="linear" if _MODEL.value == "tiny" else "constant",
         paper_model=paper_model,
+        chat_template=_CHAT_TEMPLATE.value,
     )
 
 
@@ -234,65 +236,21 @@ def load(random_weights: bool) -> models.LM:
     return models.load(
         _MODEL.value,
         dtype=cli.dtype(),
-        mesh=mesh.local_mesh(_MODEL_AXIS.value, rows_divide=BATCH_SIZE),
+        mesh=mesh.local_mesh(_MODEL_AXIS.value, rows_divide=reproduction.BATCH_SIZE),
         random_weights=random_weights,
         revision=_REVISION.value,
     )
 
 
-def plan(lm: models.LM, job: Job, todo: Sequence[Row]) -> None:
-    """Prints what is still to do, and how long it will take, from a probe of some seconds.
-
-    todo: the rows that are not complete.
-    """
-    prompts = [[p.prompt for p in asked(lm, *job.of(row))] for row in todo]
-    longest_prompt = max(len(lm.encode(prompt)) for of_row in prompts for prompt in of_row)
-    longest = max(row.settings["max_new_tokens"] for row in todo)
-    probe = probe_lib.probe_sampling(
-        lm,
-        prompts[0],
-        num_samples=_SEEDS.value,
-        max_new_tokens=longest,
-        num_slots=_NUM_SLOTS.value,
-    )
-    learning = {}
-    if any(row.model == "Distilled" for row in todo):
-        steps = EPOCHS * math.ceil(len(job.lessons) / BATCH_SIZE)
-        done = checkpoints.last_step(job.folder / "student") or 0
-        if steps > done:
-            learning = {
-                "steps": steps - done,
-                "step_s": probe_lib.probe_training(
-                    lm,
-                    longest_prompt + round(probe.length_within(longest)),
-                    max_length=_MAX_LENGTH.value,
-                    batch_size=BATCH_SIZE,
-                    remat=_MODEL.value != "tiny",
-                ),
-            }
-    print(f"\nPlan of {job.folder}: {_MODEL.value} on {_TASK.value}")
-    workloads = [row.to_do(job.folder, job.of(row)[1]) for row in todo]
-    memory = probe_lib.memory(lm, longest_prompt, longest)
-    print(
-        "\n".join(plan_lines.describe(workloads, probe, memory, **learning)), end="\n\n", flush=True
-    )
-
-
-def asked(lm: models.LM, task: Task, problems: list[Problem]) -> list[Problem]:
-    """Returns the problems as the model is to read them."""
-    return runs.asked(lm, task, problems, _CHAT_TEMPLATE.value)
-
-
 def measure(lm: models.LM, row: Row, job: Job) -> Result:
     """Draws and grades what the row lacks, prints its line of results and returns them."""
-    task, problems = job.of(row)
     began = time.monotonic()
     result, _ = runs.measure(
         lm,
-        asked(lm, task, problems),
+        job.asked(lm, row),
         row,
         job.folder,
-        task=task,
+        task=job.of(row)[0],
         grade=True,
         unsafe_exec=_UNSAFE_EXEC.value,
         progress=_PROGRESS.value,
@@ -313,13 +271,13 @@ def distilled(base: models.LM, job: Job) -> models.LM:
         job.teacher.path(job.folder),
         job.folder / "student",
         learning_rate=job.learning_rate,
-        problems=asked(base, job.train, job.lessons),
-        epochs=EPOCHS,
-        batch_size=BATCH_SIZE,
+        problems=job.asked(base, job.teacher),
+        epochs=reproduction.EPOCHS,
+        batch_size=reproduction.BATCH_SIZE,
         max_length=_MAX_LENGTH.value,
         schedule=job.schedule,
         seed=_SEED.value,
-        remat=_MODEL.value != "tiny",  # tiny is so small that there is no memory to save
+        remat=job.remat,
         progress=_PROGRESS.value,
     )
     return lm.merged(donate=True) if _MERGE_ADAPTER.value else lm

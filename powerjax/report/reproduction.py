@@ -1,16 +1,22 @@
-"""The paper's table for one model and task: what is measured, and the tables and page of it."""
+"""The paper's table for one model and task: what is measured, the plan of it, tables and page."""
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from powerjax import runs
+from powerjax.distill import checkpoints
 from powerjax.evaluation import Result
+from powerjax.models import LM
+from powerjax.plan import lines as plan_lines
+from powerjax.plan import probe
 from powerjax.report import comparison, page
 from powerjax.runs import Row
 from powerjax.runs.setups import TEACHER
 from powerjax.tasks import Problem, Task
 
+EPOCHS, BATCH_SIZE = 3, 8  # of the student's training
 _ORDER = {"RandW": 0, "Base": 1, "Distilled": 2}  # of the table's models
 
 
@@ -28,6 +34,7 @@ class Job:
       learning_rate: the student's highest.
       schedule: of the learning rate, "constant" or "linear".
       paper_model: the model whose numbers in the paper stand beside the table's; None for none.
+      chat_template: "on", "off" or "auto"; see `runs.asked`.
     """
 
     model: str
@@ -41,6 +48,12 @@ class Job:
     learning_rate: float
     schedule: str
     paper_model: str | None
+    chat_template: str
+
+    @property
+    def remat(self) -> bool:
+        """Whether the student's training saves memory; tiny is so small that it need not."""
+        return self.model != "tiny"
 
     @property
     def teacher(self) -> Row:
@@ -52,10 +65,65 @@ class Job:
         is_teacher = row.name == TEACHER
         return (self.train, self.lessons) if is_teacher else (self.test, self.problems)
 
+    def asked(self, lm: LM, row: Row) -> list[Problem]:
+        """Returns the row's problems as the model is to read them."""
+        task, problems = self.of(row)
+        return runs.asked(lm, task, problems, self.chat_template)
+
     def kept(self, row: Row) -> Result | None:
         """Returns what the row's files show, or None where a completion or verdict is missing."""
         task, problems = self.of(row)
         return runs.kept(problems, row, self.folder, task=task)
+
+
+def plan(
+    lm: LM,
+    job: Job,
+    todo: Sequence[Row],
+    *,
+    seeds: int,
+    max_length: int,
+    num_slots: int | None,
+) -> str:
+    """Returns what is still to do and how long it will take, from a probe of some seconds.
+
+    Args:
+      lm: the base model.
+      job: the run.
+      todo: its rows that are not complete, at least one.
+      seeds: passes through the problems.
+      max_length: the most tokens that the student sees of an example.
+      num_slots: how many chains the sampler works on at a time; None: as many as fit.
+    """
+    prompts = [[p.prompt for p in job.asked(lm, row)] for row in todo]
+    longest_prompt = max(len(lm.encode(prompt)) for of_row in prompts for prompt in of_row)
+    longest = max(row.settings["max_new_tokens"] for row in todo)
+    speed = probe.probe_sampling(
+        lm,
+        prompts[0],
+        num_samples=seeds,
+        max_new_tokens=longest,
+        num_slots=num_slots,
+    )
+    training = {}
+    if any(row.model == "Distilled" for row in todo):
+        steps = EPOCHS * math.ceil(len(job.lessons) / BATCH_SIZE)
+        num_done = checkpoints.last_step(job.folder / "student") or 0
+        if steps > num_done:
+            training = {
+                "steps": steps - num_done,
+                "step_s": probe.probe_training(
+                    lm,
+                    longest_prompt + round(speed.length_within(longest)),
+                    max_length=max_length,
+                    batch_size=BATCH_SIZE,
+                    remat=job.remat,
+                ),
+            }
+    workloads = [row.to_do(job.folder, job.of(row)[1]) for row in todo]
+    memory = probe.memory(lm, longest_prompt, longest)
+    described = plan_lines.describe(workloads, speed, memory, **training)
+    return "\n".join([f"\nPlan of {job.folder}: {job.model} on {job.setup}", *described])
 
 
 def write(job: Job, results: Mapping[str, Result], vocab_size: int) -> str:
