@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from powerjax import evaluation
 from powerjax.evaluation import Estimate, Result, paper
-from powerjax.report import cells as cells_lib
 from powerjax.report import tables
+from powerjax.report.cells import interval, law, spread
 from powerjax.runs import Row
 
 _WORD = {True: "yes", False: "NO", None: "not known"}
@@ -109,7 +109,7 @@ def _row(line: Line, beside: bool) -> list[str]:
     row = [result.model, result.sampler]
     for name in ("accuracy", "self_reward"):
         ours = getattr(s, name)
-        row += [cells_lib.spread(ours), cells_lib.interval(ours)]
+        row += [spread(ours), interval(ours)]
         if beside:
             mean, std = getattr(theirs, name, None), getattr(theirs, f"{name}_std", None)
             gap = None if mean is None else standard_errors(ours, s.num_passes, mean, std)
@@ -202,8 +202,8 @@ def notes(found: Sequence[Line], model: str | None, vocab_size: int | None = Non
         )
     if unsafe := sum(tables.num_unsafe(line.result.records) for line in found):
         said.append(f"{unsafe} programs ran with resource limits alone (--unsafe_exec).")
-    if spread := tables.several_boxes([r for line in found for r in line.result.records]):
-        said.append(spread)
+    if boxes := tables.several_boxes([r for line in found for r in line.result.records]):
+        said.append(boxes)
     if any(line.result.model == "RandW" for line in found):
         bound = ""
         if vocab_size:
@@ -245,8 +245,9 @@ def laws(rows: Sequence[Row]) -> list[str]:
         if row.sampler in ("power", "power_inf"):
             s = {"kernel": "exact", **row.settings}
             most, block = s["max_new_tokens"], min(s["block_size"], s["max_new_tokens"])
-            law = cells_lib.law(row.sampler, s)
-            found.append(f"{row.label}: {law}; at most {most:,} tokens, {block} a stage.")
+            found.append(
+                f"{row.label}: {law(row.sampler, s)}; at most {most:,} tokens, {block} a stage."
+            )
     return found
 
 
