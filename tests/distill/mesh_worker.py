@@ -72,7 +72,7 @@ RESUMED = {"whole": (2, 4, False), "elsewhere": (8, 1, True)}  # of EVEN
 
 
 def corpus(config) -> distill.Corpus:
-    """Prompts and completions of many lengths, all in the bucket of 32 tokens."""
+    """Returns examples of many lengths, all in the bucket of 32 tokens."""
     rng = np.random.default_rng(7)
     examples = []
     for i in range(NUM_EXAMPLES):
@@ -98,7 +98,7 @@ def language_model(config, grid, fsdp: bool) -> models.LM:
 
 
 def train(config, grid, fsdp: bool, tokens_per_device: int) -> dict[str, np.ndarray]:
-    """The loss of each step, and the adapter at the end by path."""
+    """Returns the loss of each step, and the adapter's tensors at the end by path."""
     lm, examples = language_model(config, grid, fsdp), corpus(config)
     take_step = step.make_step(lm, LORA, SETTINGS, grid)
     state, losses = step.init_state(config, LORA, SETTINGS, grid), []
@@ -147,7 +147,7 @@ def split_lengths() -> None:
 
 
 def resume(out: Path) -> None:
-    """A run on one mesh whose last checkpoint is lost, finished on another."""
+    """Finishes a run of one mesh, whose last checkpoint is lost, on another mesh."""
     for name, (data_axis, model_axis, fsdp) in RESUMED.items():
         if name != "whole":
             shutil.copytree(out / "whole", out / name)

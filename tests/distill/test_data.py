@@ -1,4 +1,4 @@
-"""Records to batches: what is learnt, what is refused, and in which order."""
+"""Records to examples and batches: what is learnt, what is refused, and in which order."""
 
 import dataclasses
 import json
@@ -248,7 +248,7 @@ def test_an_epoch_has_every_example_once_in_an_order_of_seed_and_epoch():
 
 
 def test_batches_mix_lengths():
-    """Else a token among short completions would weigh more than one among long ones."""
+    """In a batch of short completions a token would weigh more than in one of long ones."""
     corpus = _corpus([4] * 200 + [40] * 200)
     drawn = batches.epoch_batches(corpus, batch_size=8, seed=0, epoch=0)
     long = np.array([sum(batch >= 200) for batch in drawn])

@@ -25,7 +25,7 @@ SETTINGS = distill.Settings(learning_rate=0.05, num_steps=9, schedule="linear", 
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once():
-    """The same step in every test: compilation is nearly all of what these runs take."""
+    """Gives every test the same compiled step, because compiling takes most of their time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step, "make_step", functools.cache(step.make_step))
         yield
@@ -79,7 +79,7 @@ def _assert_same(a, b):
 
 
 def _assert_same_numbers(a, b):
-    """Of two metrics files, times apart."""
+    """Asserts that the rows of two metrics files are equal, apart from the times."""
     times = ("seconds", "tokens_per_s")
     strip = [[{k: v for k, v in row.items() if k not in times} for row in rows] for rows in (a, b)]
     assert strip[0] == strip[1]
@@ -119,7 +119,7 @@ def test_tensorboard_has_the_same_losses(undisturbed):
 
 
 def _tensorboard(folder):
-    """(step from which the last event file overrules earlier ones, its losses by step)."""
+    """Returns the step from which the last event file replaces earlier ones, and its losses."""
     event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
     path = max((folder / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns)
     file, start, found = path.read_bytes(), None, {}
@@ -203,7 +203,7 @@ def test_resume_without_a_checkpoint_starts(tiny_qwen, corpus, undisturbed, tmp_
 
 
 def _snapshot(folder):
-    """Every file's bytes and time."""
+    """Returns path -> (content, modification time) of every file."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 

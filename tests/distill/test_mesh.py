@@ -22,7 +22,7 @@ LOSS_RTOL, ADAPTER_RTOL = 1e-5, 1e-4
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """What mesh_worker.py wrote, by name."""
+    """name -> what mesh_worker.py wrote under it."""
     out = tmp_path_factory.mktemp("meshes")
     address = f"127.0.0.1:{free_port()}"
     _run(8, [str(out)])
@@ -43,7 +43,7 @@ def _run(num_devices: int, *processes: list[str]) -> None:
 
 
 def _distance(adapter, other, start) -> float:
-    """Of the tensor that differs most, against how far it came."""
+    """Returns the largest difference of a tensor, relative to how far training moved it."""
     return max(
         float(
             np.linalg.norm(adapter[path] - other[path]) / np.linalg.norm(other[path] - start[path])
@@ -81,7 +81,7 @@ def test_a_checkpoint_goes_on_on_another_mesh(found, record_property):
 
 
 def test_the_runs_learn_and_are_not_alike(found):
-    """What the comparisons rest on: steps that change the adapter, by more than rounding."""
+    """The comparisons mean something only if the steps change the adapter by more than rounding."""
     for name in ("even", "odd"):
         one, start = found[f"{name} one"], found[f"{name} start"]
         moved = [np.linalg.norm(one[p] - x) / np.linalg.norm(one[p]) for p, x in start.items()]

@@ -29,7 +29,7 @@ LORA = lora.LoraConfig(training.RANK, training.ALPHA, dropout=0.0)
 
 
 def _start(lm, mesh, case, seed, lora_config=LORA, settings=SETTINGS):
-    """A State that begins at the adapter of tests/golden/training.py."""
+    """Returns a State that begins at the adapter of tests/golden/training.py."""
     state = step.init_state(lm.config, lora_config, settings, mesh)
     adapter = traverse_util.unflatten_dict(training.adapter(case, seed), sep="/")
     places = step.state_shardings(lm.config, lora_config, settings, mesh).adapter
@@ -107,7 +107,7 @@ def _make_step(lm, lora_config, settings, mesh):
 
 
 def _trained(lm, mesh, batch, lora_config=SMALL, number=0, run=None):
-    """(State, Metrics) after update `number` of one batch, from an adapter whose B is not zero."""
+    """Returns (State, Metrics) after update `number`, from an adapter whose B is not zero."""
     state = step.init_state(lm.config, lora_config, ADAM, mesh)
     adapter = jax.tree.map(lambda x: x + 0.05, state.adapter)
     state = state._replace(adapter=adapter, step=state.step + number)
@@ -116,7 +116,7 @@ def _trained(lm, mesh, batch, lora_config=SMALL, number=0, run=None):
 
 
 def _change(state, other):
-    """The largest relative distance of two adapters."""
+    """Returns the largest relative distance between the tensors of two adapters."""
     return max(
         float(jnp.linalg.norm(a - b) / jnp.linalg.norm(a))
         for a, b in zip(jax.tree.leaves(state.adapter), jax.tree.leaves(other.adapter), strict=True)
@@ -137,7 +137,7 @@ def test_the_loss_is_the_mean_over_the_completion_tokens_of_the_batch(tiny_qwen,
 
 
 def test_longrope_factors_are_chosen_by_the_run_not_by_a_batch(one, tmp_path):
-    """Rows of 12 tokens, the context beyond 16 being long: alone, and beside one of 40."""
+    """A row of 12 tokens, alone and in a batch with one of 40, where over 16 is a long context."""
     lm = models.load(cases.write_checkpoint("phi3_longrope_long", tmp_path), dtype="float32")
     tokens = np.random.default_rng(2).integers(3, lm.config.vocab_size, (8, 12))
     completion = np.tile(np.arange(12) >= 6, (8, 1))
@@ -173,7 +173,7 @@ def test_accumulation_padding_and_order_change_nothing(tiny_qwen, one, given):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_token_that_training_never_feeds_may_be_damaged(one, tiny_qwen, value):
-    """The id that pads rows, fills a short batch, and ends completions (the last is not fed)."""
+    """One id pads rows, fills a short batch, and ends completions (their last token is not fed)."""
     config = dataclasses.replace(tiny_qwen.config, tie_word_embeddings=False)
     lm = models.LM(config, checkpoint.random_params(config, "float32", seed=1), mesh=one)
     table = lm.params["embed_tokens"]["embedding"].at[0].set(value)
@@ -221,7 +221,7 @@ def test_recomputation_blocks_and_chunks_change_no_gradient(tiny_qwen, one, give
 
 
 def test_recomputation_keeps_less(tiny_qwen, one, record_property):
-    """Also where XLA's default order would undo it, on CPUs."""
+    """This holds on CPUs too, where XLA's default order of operations would undo it."""
     config = dataclasses.replace(tiny_qwen.config, num_layers=5)
     lm = models.LM(config, checkpoint.random_params(config, "float32", seed=0), stop_ids=(0,))
     row = np.zeros((1, 16, 32), np.int32)

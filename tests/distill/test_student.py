@@ -22,7 +22,7 @@ def _records(lm, row, folder, split="test", limit=200):
 
 @pytest.fixture(scope="module")
 def results(quick_run, optimized, tmp_path_factory):
-    """Held-out results by name; the student has learnt from 1000 answers of 30 moves each.
+    """name -> held-out results; the student has learnt from 1000 answers of 30 moves each.
 
     The run's 200 problems and 200 more: its own leave the interval as wide as what is claimed.
     """
