@@ -9,8 +9,8 @@
 #               and four by temperature sampling                $OUT/temperature
 #               (the jobs standard and temperature do one half each)
 #
-# A job that was stopped goes on where it stopped when the same script is run again. The settings are
-# the paper's for Qwen2.5-Math-7B on MATH; these variables change them:
+# A job that was stopped goes on where it stopped when the same script is run again. The settings
+# are the paper's for Qwen2.5-Math-7B on MATH; these variables change them:
 
 MODEL=${MODEL:-Qwen/Qwen2.5-Math-7B}
 LEARNING_RATE=${LEARNING_RATE:-1e-5} # for Phi-3.5-mini the paper takes 1e-3
@@ -19,8 +19,9 @@ EVAL_TASK=${EVAL_TASK:-math500}
 OUT=${OUT:-runs/$(basename "$MODEL")-$TRAIN_TASK}
 BATCH_SIZE=${BATCH_SIZE:-8} # examples per optimizer step, on any number of devices
 DRY_RUN=${DRY_RUN:-}        # 1 prints the commands and runs nothing
-# These variables add flags, which are split at spaces: TASK_FLAGS="--data_dir=/data" to every job that
-# reads problems, TEACHER_FLAGS="--limit=20", STUDENT_FLAGS="--fsdp" and EVAL_FLAGS to one kind of job.
+# These variables add flags, which are split at spaces: TASK_FLAGS="--data_dir=/data" to every job
+# that reads problems, TEACHER_FLAGS="--limit=20", STUDENT_FLAGS="--fsdp" and EVAL_FLAGS to one kind
+# of job.
 
 # The scripts set how processes are started, and how the work is divided over the devices.
 RUNNER=()         # what stands before the command
@@ -79,8 +80,8 @@ sample_student() {
     --max_new_tokens=3072 "${MESH[@]}" ${TASK_FLAGS:-} ${EVAL_FLAGS:-}
 }
 
-# list_jobs [JOB...]: prints the jobs of these names, or all jobs, one per line. Fails where a name is
-# not a job's.
+# list_jobs [JOB...]: prints the jobs of these names, or all jobs, one per line. Fails where a name
+# is not a job's.
 list_jobs() {
   local job
   (($#)) || set -- teacher student evaluate

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # bash launch/tpu_pod.sh NAME ZONE [teacher] [student] [evaluate]
 #
-# Runs on your machine. It copies the last commit to every worker of the Cloud TPU slice NAME and runs
-# the jobs of launch/pipeline.sh there, with one process per worker; the processes find each other
-# through the slice's metadata. If it is stopped, the same command goes on. OUT must be on a disk that
-# all workers have mounted, such as Filestore: OUT=/mnt/runs/math. Workers need Python 3.11 or newer,
-# and for a gated model a Hugging Face token of their own.
-# DRY_RUN=1 prints the commands, those of a worker last.
+# Runs on your machine. It copies the last commit to every worker of the Cloud TPU slice NAME and
+# runs the jobs of launch/pipeline.sh there, with one process per worker; the processes find each
+# other through the slice's metadata. If it is stopped, the same command goes on. OUT must be on a
+# disk that all workers have mounted, such as Filestore: OUT=/mnt/runs/math. Workers need Python
+# 3.11 or newer, and for a gated model a Hugging Face token of their own. DRY_RUN=1 prints the
+# commands, those of a worker last.
 #
-# Each worker runs bash launch/tpu_pod.sh on_worker JOB, one job at a time: the next job can begin only
-# when the slowest worker is done, which may be hours after the first.
+# Each worker runs bash launch/tpu_pod.sh on_worker JOB, one job at a time: the next job can begin
+# only when the slowest worker is done, which may be hours after the first.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
