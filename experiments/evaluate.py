@@ -45,8 +45,8 @@ _DATA_DIR = shared.define_data_dir()
 _SPLIT = flags.DEFINE_string(
     "split",
     None,
-    "Grade only records of this split, of a task that has several. Default: all splits that the"
-    " records are from.",
+    "The split that the records are from, of a task that has several. Default: the splits that the"
+    " problem ids of the records begin with.",
 )
 _LIMIT = shared.define_limit(
     "Grade only records of the task's first so many problems. Default: all records."
