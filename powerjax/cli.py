@@ -80,7 +80,7 @@ def _one_line(error: Exception) -> str | None:
 
 
 def _raised_here(error: Exception) -> bool:
-    """Whether this project raised the error, as it does for a user's mistake, and not a library."""
+    """Returns whether this project raised the error, as it does for mistakes, and not a library."""
     last = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
     package = Path(__file__).resolve().parent
     return any(last.is_relative_to(home) for home in (package, package.parent / "experiments"))

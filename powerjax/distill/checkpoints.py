@@ -1,4 +1,4 @@
-"""The checkpoints of a training run: whose they are, the last of them, and a State made of it."""
+"""Checkpoints of a training run: the run that they belong to, the last one, and loading it."""
 
 import contextlib
 import dataclasses

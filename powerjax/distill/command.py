@@ -1,4 +1,4 @@
-"""A training run as a command: no other one uses its folder, and what stops it is one line."""
+"""A training run as a user's command: its folder is its own, and errors end in one line."""
 
 import contextlib
 import signal

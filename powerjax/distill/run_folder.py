@@ -1,4 +1,4 @@
-"""The folder of a training run: one command at a time uses it, and a full disk is one error."""
+"""The lock of a training run's folder, and one kind of error for a full disk."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""The paper's table for one model and task: what is measured, the plan of it, tables and page."""
+"""The paper's table for one model and task: the job, its plan, and its tables and page."""
 
 import dataclasses
 import math
