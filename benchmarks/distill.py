@@ -3,7 +3,7 @@
     python -m benchmarks.distill [--only=a,b,c,d]
 
 (a) tokens per second of the step against PEFT + torch, for a Qwen2 of 25 M parameters with the same
-    rows and settings. Our step accumulates as `data.grid` divides the batch, theirs in whichever
+    rows and settings. Our step accumulates as `batches.grid` divides the batch, theirs in whichever
     way is fastest. Needs torch and peft.
 (b) step time against sequence length.
 (c) what dropout and recomputation cost and save.
@@ -28,7 +28,7 @@ from benchmarks import shapes
 from benchmarks.lines import Lines
 from benchmarks.lora_steps import Ours, Peft
 from powerjax import models, sample
-from powerjax.distill import data
+from powerjax.distill import batches
 from powerjax.models import checkpoint, lora
 from powerjax.sample import workers
 
@@ -76,7 +76,7 @@ def against_peft() -> None:
     lm = small_model()
     for rows, length in ROWS:
         for remat in (True, False):
-            ours = data.grid(length, batch_size=rows, data_size=1)
+            ours = batches.grid(length, batch_size=rows, data_size=1)
             divisions = sorted({(rows, 1), (1, rows), ours})
             runs = {
                 split: Peft(torch_copy(lm), (*split, length), remat=remat) for split in divisions
@@ -98,7 +98,7 @@ def against_length() -> None:
     lm = small_model()
     took = {}
     for length in (128, 256, 512, 1024, 2048):
-        shape = (*data.grid(length, batch_size=2048 // length, data_size=1), length)
+        shape = (*batches.grid(length, batch_size=2048 // length, data_size=1), length)
         took[length] = medians({"": Ours(lm, shape)})[""]
         _LINES.add(
             f"(b) microseconds a token, 25M, {2048 // length} rows of {length}",

@@ -7,133 +7,158 @@ r"""Power self-distillation (Algorithm 1): trains a LoRA student on records of p
     python -m experiments.sample --model=tiny --adapter=runs/student/adapter --sampler=standard \
       --out=runs/student-samples
 
-The second leaves runs/student/adapter, a PEFT folder, with --export=merged also a model folder,
-runs/student/merged, and beside them metrics.jsonl, tensorboard/, checkpoints/ and manifest.json.
---records takes any JSONL file whose rows have a prompt and a completion, a folder of
-datasets.save_to_disk, or a Hugging Face dataset id.
+The second command writes the student to runs/student/adapter, a folder in PEFT's format; with
+--export=merged also to runs/student/merged, a model folder. Beside them it leaves metrics.jsonl,
+tensorboard/, checkpoints/ and manifest.json. --records takes any JSONL file whose rows have a
+prompt and a completion, a folder of datasets.save_to_disk, or a Hugging Face dataset id.
 
-Killed, or stopped with Ctrl-C or SIGTERM, the same command with --resume goes on from the last
-checkpoint, and on the same mesh ends in the same adapter bit for bit; another mesh will do too.
-Without a checkpoint --resume starts from the beginning, so that a job that is queued again by a
-cluster can always have it.
+If the program is killed, or stopped with Ctrl-C or SIGTERM, the same command with --resume goes on
+from the last checkpoint. On the same mesh it then ends in the same adapter, bit for bit; on another
+mesh the numbers round differently. Where there is no checkpoint yet, --resume starts from the
+beginning, so a job that a cluster may queue again can always have it.
 
-Records of GPQA hold no prompts; --task=gpqa_rest reads them from the task.
+Records of GPQA hold no prompts, because those are secret; --task=gpqa_rest has the task give them.
 
-On several hosts every process runs the same command; Slurm, TPU pods and Kubernetes (with its
-Python package) need no flag, elsewhere --coordinator=HOST:PORT --num_processes=N --process_id=I.
---out is on a disk they share.
+On several hosts every process runs the same command, and --out is on a disk that all of them share.
+Slurm, TPU pods and Kubernetes (with its Python package) need no further flag; elsewhere give
+--coordinator=HOST:PORT --num_processes=N --process_id=I.
 """
 
 import contextlib
 import shlex
-import signal
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from absl import flags
+from jax.sharding import Mesh
 
+from experiments import flags as shared
 from powerjax import cli, distill, models, records, runs
-from powerjax.distill import data, export, loop, run_folder
+from powerjax.distill import Corpus, batches, checkpoints, command, export, run_folder
 from powerjax.models import lora
 from powerjax.parallel import mesh, processes
+from powerjax.report import endings
 from powerjax.runs import collect
 from powerjax.tasks import Problem, Task, registry
 
 cli.define_dtype("auto")
-_MODEL = flags.DEFINE_string(
-    "model", "tiny", "tiny (comes with the project), a Hugging Face id, or a folder."
-)
-_RANDOM_WEIGHTS = flags.DEFINE_bool(
-    "random_weights", False, "The model's architecture with random weights: the paper's RandW."
-)
-_REVISION = flags.DEFINE_string("revision", None, "Branch, tag or commit of a Hugging Face id.")
+_MODEL = shared.define_model()
+_RANDOM_WEIGHTS = shared.define_random_weights()
+_REVISION = shared.define_revision()
 _RECORDS = flags.DEFINE_string(
     "records",
     None,
-    "What to learn: a JSONL file, a folder of datasets.save_to_disk, or a Hugging Face dataset id.",
+    "What the student learns from: a JSONL file, a folder of datasets.save_to_disk, or a Hugging"
+    " Face dataset id.",
     required=True,
 )
 _TASK = flags.DEFINE_string(
     "task",
     None,
-    "The task that --records were sampled from, where they hold no prompts: GPQA's are secret.",
+    "The task that --records were sampled from. It is needed where the records hold no prompts, as"
+    " those of GPQA, whose problems are secret. Default: the prompts of the records.",
 )
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "A folder that holds the task's published files; else the hub is asked."
+_DATA_DIR = shared.define_data_dir()
+_CHAT_TEMPLATE = shared.define_chat_template(
+    "Whether the model was asked, when --records were sampled from --task,"
 )
-_CHAT_TEMPLATE = flags.DEFINE_enum(
-    "chat_template",
-    "auto",
-    ["auto", "on", "off"],
-    "As --task's records were sampled; see experiments.sample.",
-)
-_OUT = flags.DEFINE_string("out", "runs/student", "The run folder.")
+_OUT = shared.define_out("runs/student")
 _RESUME = flags.DEFINE_bool(
-    "resume", False, "Go on from the last checkpoint in --out; without one, start."
+    "resume",
+    False,
+    "Go on from the last checkpoint in --out. If there is no checkpoint, training starts from the"
+    " beginning.",
 )
 _EXPORT = flags.DEFINE_enum(
-    "export", "adapter", ["adapter", "merged"], "merged: the whole model too, in --out/merged."
+    "export",
+    "adapter",
+    ["adapter", "merged"],
+    "What is written at the end. adapter: the adapter, to --out/adapter. merged: also the whole"
+    " model with the adapter added to its weights, to --out/merged.",
 )
-_RANK = flags.DEFINE_integer("lora_rank", 16, "Rank of the adapter.", lower_bound=1)
-_ALPHA = flags.DEFINE_float("lora_alpha", 32.0, "The adapter is scaled by lora_alpha / lora_rank.")
-_DROPOUT = flags.DEFINE_float("lora_dropout", 0.05, "Share of the adapter's inputs dropped.")
-_TARGETS = flags.DEFINE_list("target_modules", list(lora.TARGETS), "Layers to adapt, by name.")
+_RANK = flags.DEFINE_integer("lora_rank", 16, "The rank of the adapter's matrices.", lower_bound=1)
+_ALPHA = flags.DEFINE_float(
+    "lora_alpha", 32.0, "The adapter's output is scaled by lora_alpha / lora_rank."
+)
+_DROPOUT = flags.DEFINE_float(
+    "lora_dropout", 0.05, "The share of the adapter's inputs that training sets to 0 at random."
+)
+_TARGETS = flags.DEFINE_list(
+    "target_modules", list(lora.TARGETS), "The names of the layers that get an adapter."
+)
 _LEARNING_RATE = flags.DEFINE_float(
     "learning_rate",
     1e-4,
-    "Highest learning rate. The paper's, for MATH: 1e-5 for Qwen2.5-7B, 1e-3 for Phi-3.5-mini.",
+    "The highest learning rate, reached after the warm-up. For MATH the paper takes 1e-5 with"
+    " Qwen2.5-7B and 1e-3 with Phi-3.5-mini.",
     lower_bound=0.0,
 )
-_EPOCHS = flags.DEFINE_integer("epochs", 3, "Passes through the records.", lower_bound=1)
+_EPOCHS = shared.define_epochs()
 _BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 8, "Examples an optimizer step, on any mesh.", lower_bound=1
+    "batch_size", 8, "How many examples an optimizer step learns from, on any mesh.", lower_bound=1
 )
-_MAX_LENGTH = flags.DEFINE_integer(
-    "max_length", 1024, "Tokens of prompt and completion; longer ones are cut.", lower_bound=2
-)
+_MAX_LENGTH = shared.define_max_length()
 _SCHEDULE = flags.DEFINE_enum(
-    "schedule", "constant", ["constant", "linear"], "The learning rate after the warm-up."
+    "schedule",
+    "constant",
+    ["constant", "linear"],
+    "What the learning rate does after the warm-up: it stays constant, or falls linearly to 0.",
 )
 _WARMUP = flags.DEFINE_float(
-    "warmup", 0.03, "Share of the steps in which the learning rate rises from 0.", 0.0, 1.0
+    "warmup", 0.03, "The share of the steps over which the learning rate rises from 0.", 0.0, 1.0
 )
-_WEIGHT_DECAY = flags.DEFINE_float("weight_decay", 0.01, "Of AdamW.", lower_bound=0.0)
+_WEIGHT_DECAY = flags.DEFINE_float(
+    "weight_decay", 0.01, "The weight decay of the optimizer, AdamW.", lower_bound=0.0
+)
 _MAX_GRAD_NORM = flags.DEFINE_float(
-    "max_grad_norm", None, "Clip gradients to this norm; none if not given.", lower_bound=0.0
+    "max_grad_norm",
+    None,
+    "The largest norm of a step's gradient: a larger gradient is scaled down to it. Default: no"
+    " limit.",
+    lower_bound=0.0,
 )
-_SEED = flags.DEFINE_integer(
-    "seed", 0, "Of the adapter, the dropout and the order.", lower_bound=0, upper_bound=2**32 - 1
+_SEED = shared.define_seed(
+    "the adapter's initial weights, of dropout and of the order of the examples", makes_a_key=True
 )
 _DATA_AXIS = flags.DEFINE_integer(
-    "data_axis", None, "Devices that share a batch; all that are left.", lower_bound=1
+    "data_axis",
+    None,
+    "Among how many groups of --model_axis devices a batch is divided, over all processes. Default:"
+    " as many groups as the devices make.",
+    lower_bound=1,
 )
-_MODEL_AXIS = flags.DEFINE_integer(
-    "model_axis", 1, "Devices that share each layer's weights.", lower_bound=1
+_MODEL_AXIS = shared.define_model_axis()
+_FSDP = flags.DEFINE_bool(
+    "fsdp",
+    False,
+    "Split the weights over the data axis as well, so that each device holds a smaller part.",
 )
-_FSDP = flags.DEFINE_bool("fsdp", False, "Split the weights over the data axis too.")
 _REMAT = flags.DEFINE_bool(
-    "remat", True, "Compute each layer again in the backward pass: less memory, more time."
+    "remat",
+    True,
+    "Compute the activations of each layer again in the backward pass instead of keeping them: this"
+    " takes less memory and more time.",
 )
 _TOKENS_PER_DEVICE = flags.DEFINE_integer(
     "tokens_per_device",
     None,
-    "What a device takes at a time, at least one example; the rest of the batch is accumulated."
-    " 1024 if not given, 512 on a CPU.",
+    "How many tokens a device computes at a time, but at least one example; the gradients of a"
+    " batch are summed up over several such parts. Default: 1024, and 512 on a CPU.",
     lower_bound=1,
 )
-_SAVE_STEPS = flags.DEFINE_integer("save_steps", 50, "Steps between checkpoints.", lower_bound=1)
-_PROGRESS = flags.DEFINE_bool("progress", True, "Show a progress bar.")
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of this run.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+_SAVE_STEPS = flags.DEFINE_integer(
+    "save_steps", 50, "How many steps lie between two checkpoints.", lower_bound=1
+)
+_PROGRESS = shared.define_progress()
+_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID = shared.define_processes()
 
 _OF_THE_RUN = (
     *(_MODEL, _RANDOM_WEIGHTS, _REVISION, _RANK, _ALPHA, _DROPOUT, _TARGETS, _LEARNING_RATE),
     *(_EPOCHS, _BATCH_SIZE, _MAX_LENGTH, _SCHEDULE, _WARMUP, _WEIGHT_DECAY, _MAX_GRAD_NORM, _SEED),
 )
-_FREE = (  # may change when a run is taken up again; the checkpoint knows the records
+# These may change when a run is taken up again. --records is among them, because the checkpoint
+# holds a hash of the examples, which `checkpoints.check` compares.
+_FREE = (
     *(_RECORDS, _TASK, _DATA_DIR, _CHAT_TEMPLATE, _EXPORT, _DATA_AXIS, _MODEL_AXIS, _FSDP, _REMAT),
     *(_TOKENS_PER_DEVICE, _SAVE_STEPS),
 )
@@ -142,29 +167,22 @@ flags.adopt_module_key_flags(cli)
 
 
 def main(_) -> None:
+    """Trains the student, writes it and says how to sample it."""
     out = Path(_OUT.value)
-    _check_out(out)
+    command.check_out(out, resume=_RESUME.value)
     chosen = {flag.name: flag.value for flag in (*_OF_THE_RUN, *_FREE)}
     processes.start(
         *(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value), must_agree=_alike(chosen)
     )
     export.on_main(lambda: run_folder.check_free(out))
     devices = mesh.make_mesh(model=_MODEL_AXIS.value, data=_DATA_AXIS.value)
-    data.grid(1, batch_size=_BATCH_SIZE.value, data_size=devices.shape["data"])
+    batches.grid(1, batch_size=_BATCH_SIZE.value, data_size=devices.shape["data"])
     lora_config = lora.LoraConfig(_RANK.value, _ALPHA.value, _DROPOUT.value, tuple(_TARGETS.value))
-    asked = _problems()
-    with _explained(out, _for_weights()):
-        lm = models.load(
-            _MODEL.value,
-            dtype=cli.dtype(),
-            mesh=devices,
-            fsdp=_FSDP.value,
-            random_weights=_RANDOM_WEIGHTS.value,
-            revision=_REVISION.value,
-        )
+    task_problems = _problems()
+    lm = _load(devices)
     lora.check(lm.config, lora_config)
     _say(lm)
-    corpus = distill.load(lm, _source(lm, asked), max_length=_MAX_LENGTH.value)
+    corpus = distill.load(lm, _source(lm, task_problems), max_length=_MAX_LENGTH.value)
     settings = distill.Settings(
         learning_rate=_LEARNING_RATE.value,
         num_steps=_EPOCHS.value * distill.num_batches(corpus, _BATCH_SIZE.value),
@@ -175,74 +193,72 @@ def main(_) -> None:
         seed=_SEED.value,
         remat=_REMAT.value,
     )
-    run = loop.identity(lm, corpus, lora_config, settings, batch_size=_BATCH_SIZE.value)
-    with _alone(out):
-        loop.check(out, run, resume=_RESUME.value)
+    run = checkpoints.identity(lm, corpus, lora_config, settings, batch_size=_BATCH_SIZE.value)
+    with command.alone(out):
+        checkpoints.check(out, run, resume=_RESUME.value)
         made_with = chosen | {"dtype": cli.dtype()}
-        free = tuple(flag.name for flag in _FREE)
-        export.on_main(lambda: _open_run(lm, asked, out, made_with, free))
+        export.on_main(lambda: _open_run(lm, task_problems, out, made_with))
         trained = _train(lm, corpus, lora_config, settings, out)
         _export(lm, trained, out)
-    show(corpus, trained, out)
+    _show(corpus, trained, out)
 
 
 def _alike(chosen: dict[str, Any]) -> dict[str, Any]:
-    """What has to be the same on all hosts."""
+    """Returns the settings and software versions that have to be the same on all hosts.
+
+    chosen: the values of the run's flags.
+    """
     alike = chosen | {"out": _OUT.value, "resume": _RESUME.value, "dtype": flags.FLAGS.dtype}
     return alike | records.software()
 
 
-def _check_out(out: Path) -> None:
-    """Refuses, before anything is loaded, a folder that holds something else."""
-    loop.check(out, None, resume=_RESUME.value)
-    foreign = [path for path in out.glob("*.jsonl") if path != out / "metrics.jsonl"]
-    if not (out / loop.CHECKPOINTS).is_dir():
-        foreign += [path for name in ("adapter", "merged") if (path := out / name).exists()]
-    if foreign:
-        raise ValueError(f"{foreign[0]} is not of this run: choose another --out")
-
-
-@contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """No other command trains in the folder meanwhile."""
-    with contextlib.ExitStack() as held:
-        export.on_main(lambda: held.enter_context(run_folder.locked(out)))
-        yield
+def _load(devices: Mesh) -> models.LM:
+    """Returns the base model, its weights laid out over the devices."""
+    smaller = "--dtype=bfloat16, " if cli.dtype() == "float32" else ""
+    with _explained(f"{smaller}--fsdp or a larger --model_axis, over more devices"):
+        return models.load(
+            _MODEL.value,
+            dtype=cli.dtype(),
+            mesh=devices,
+            fsdp=_FSDP.value,
+            random_weights=_RANDOM_WEIGHTS.value,
+            revision=_REVISION.value,
+        )
 
 
 def _problems() -> tuple[Task, list[Problem]] | None:
-    """--task and its problems, before they are asked of a model; None without the flag."""
+    """Returns --task and its problems, not yet in a model's chat template; None without --task."""
     if _TASK.value is None:
         for flag in (_DATA_DIR, _CHAT_TEMPLATE):
             if flag.present:
                 raise ValueError(f"--{flag.name} is about the problems of a --task: give that too")
         return None
     task = registry.get(_TASK.value)
-    of = {"model": _MODEL.value, "data_dir": _DATA_DIR.value, "split": None, "limit": None}
+    options = {"model": _MODEL.value, "data_dir": _DATA_DIR.value, "split": None, "limit": None}
     if not Path(_RECORDS.value).is_file():
         raise ValueError(f"--task is for a file of records, and --records={_RECORDS.value} is none")
-    return task, collect.problems(task, of)
+    return task, collect.problems(task, options)
 
 
-def _source(lm: models.LM, asked: tuple[Task, list[Problem]] | None):
-    """--records, with prompts where they are secret and the task has them."""
-    if asked is None:
+def _source(lm: models.LM, task_problems: tuple[Task, list[Problem]] | None):
+    """Returns --records, or with --task its records with the prompts that they lack."""
+    if task_problems is None:
         return _RECORDS.value
-    problems = runs.asked(lm, *asked, _CHAT_TEMPLATE.value)
+    problems = runs.asked(lm, *task_problems, _CHAT_TEMPLATE.value)
     return runs.with_prompts(Path(_RECORDS.value), problems)
 
 
-def _open_run(lm: models.LM, asked, out: Path, made_with: dict[str, Any], free) -> None:
-    """Opens the run folder and notes how the problems of --task, if there is one, are asked."""
-    records.open_run(out, made_with, free=free)
-    if asked is not None:
-        runs.note_prompts(out, lm, [asked[0]], _CHAT_TEMPLATE.value)
+def _open_run(lm: models.LM, task_problems, out: Path, made_with: dict[str, Any]) -> None:
+    """Opens the run folder and notes in it how the problems of --task, if given, are asked."""
+    records.open_run(out, made_with, free=tuple(flag.name for flag in _FREE))
+    if task_problems is not None:
+        runs.note_prompts(out, lm, [task_problems[0]], _CHAT_TEMPLATE.value)
 
 
 def _train(lm, corpus, lora_config, settings, out: Path) -> distill.Trained:
-    """`distill.train` by the flags."""
+    """Trains the student as the flags say."""
     remedy = "a smaller --tokens_per_device or --max_length, --fsdp, or a larger --model_axis"
-    with _explained(out, remedy, of=f" of {settings.num_steps}"):
+    with _explained(remedy, of=f" of {settings.num_steps}"):
         return distill.train(
             lm,
             corpus,
@@ -258,7 +274,9 @@ def _train(lm, corpus, lora_config, settings, out: Path) -> distill.Trained:
 
 
 def _export(lm, trained: distill.Trained, out: Path) -> None:
-    with _explained(out, f"{_command()} --fsdp, or with a larger --model_axis"):
+    """Writes the adapter, and with --export=merged the whole model."""
+    again = command.resuming(_RESUME.value)
+    with _explained(f"{again} --fsdp, or with a larger --model_axis"):
         export.save_adapter(out / "adapter", lm, trained.adapter)
         if _EXPORT.value == "merged":
             export.save_merged(
@@ -266,82 +284,27 @@ def _export(lm, trained: distill.Trained, out: Path) -> None:
             )
 
 
-def _for_weights() -> str:
-    """What helps where the weights do not fit."""
-    smaller = "--dtype=bfloat16, " if cli.dtype() == "float32" else ""
-    return f"{smaller}--fsdp or a larger --model_axis, over more devices"
+def _explained(remedy: str, of: str = "") -> contextlib.AbstractContextManager[None]:
+    """Returns `command.explained` of this run."""
+    return command.explained(Path(_OUT.value), remedy, resume=_RESUME.value, of=of)
 
 
-@contextlib.contextmanager
-def _explained(out: Path, remedy: str, of: str = "") -> Iterator[None]:
-    """What stops the work ends in one line, with the command that goes on from a checkpoint.
-
-    remedy: what to try where device memory runs out. of: ` of 96`, the number of steps.
-    """
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        step = loop.last_step(out)
-        if step is None:
-            raise
-        name = signal.Signals(number := getattr(stop, "signal_number", signal.SIGINT)).name
-        print(
-            f"{Path(sys.argv[0]).stem}: {name}; the checkpoint of step {step}{of} is safe in {out};"
-            f" to go on: {_command()}",
-            file=sys.stderr,
-        )
-        sys.exit(128 + number)
-    except OSError as error:
-        if error.errno not in records.DISK_FULL:
-            raise
-        step = loop.last_step(out)
-        safe = "" if step is None else f"; the checkpoint of step {step} is safe"
-        raise ValueError(
-            f"the disk is full ({error.filename}){safe}; make room, then: {_command()}"
-        ) from None
-    except Exception as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise ValueError(f"out of device memory: try {remedy}") from error
-
-
-def _command() -> str:
-    return records.command() + ("" if _RESUME.value else " --resume")
-
-
-def show(corpus: data.Corpus, trained: distill.Trained, out: Path) -> None:
+def _show(corpus: Corpus, trained: distill.Trained, out: Path) -> None:
     """Prints what was learnt, what it cost and what to do with it."""
-    examples = f"{len(corpus):,}"
-    if corpus.num_truncated:
-        examples += f", {corpus.num_truncated:,} of them cut at {corpus.max_length:,} tokens"
-    if corpus.num_dropped:
-        examples += f"; {corpus.num_dropped:,} left out, because the prompt alone fills them"
-    steps = f"{trained.num_steps:,}, of {_BATCH_SIZE.value} examples"
-    if trained.num_done < trained.num_steps:
-        steps += f"; the last {trained.num_done:,} by this command"
-    lines = {"adapter": out / "adapter"}
+    lines: endings.Lines = {"adapter": str(out / "adapter")}
     if _EXPORT.value == "merged":
-        lines["merged model"] = out / "merged"
-    lines |= {"examples": examples, "steps": steps}
-    if trained.first_loss is not None:  # else the run was done, and its metrics.jsonl is gone
-        lines["loss"] = f"{trained.first_loss:.4f} at first, {trained.last_loss:.4f} at last"
-    if trained.num_done:
-        speed = trained.num_tokens / trained.seconds
-        lines["speed"] = (
-            f"{speed:,.0f} tokens/s ({trained.num_tokens:,} tokens in {trained.seconds:.1f} s,"
-            " compilation included)"
-        )
+        lines["merged model"] = str(out / "merged")
+    lines |= endings.trained(corpus, trained, _BATCH_SIZE.value)
     lines["metrics"] = f"{out / 'metrics.jsonl'}; tensorboard --logdir={out / 'tensorboard'}"
-    asked = [f"--model={_MODEL.value}", f"--adapter={out / 'adapter'}", "--sampler=standard"]
-    asked += ["--random_weights"] if _RANDOM_WEIGHTS.value else []
-    asked += [f"--out={out}-samples"]
-    lines["sample it with"] = shlex.join(["python", "-m", "experiments.sample", *asked])
-    _say()
-    for name, value in lines.items():
-        _say(f"{name:>22}  {value}")
+    student = [f"--model={_MODEL.value}", f"--adapter={out / 'adapter'}", "--sampler=standard"]
+    student += ["--random_weights"] if _RANDOM_WEIGHTS.value else []
+    student += [f"--out={out}-samples"]
+    lines["sample it with"] = shlex.join(["python", "-m", "experiments.sample", *student])
+    _say(f"\n{endings.text(lines)}")
 
 
-def _say(what: object = "") -> None:
+def _say(what: object) -> None:
+    """Prints once for all processes."""
     if processes.is_main():
         print(what)
 

@@ -2,99 +2,109 @@ r"""Grades records and turns them into a table, a page and the numbers behind th
 
     python -m experiments.evaluate --records=runs/power --out=runs/eval
 
-takes record files, or folders of runs of experiments.sample or experiments.reproduce, separated by
-commas; several seeds of one sampler make one row with several passes. All records are graded, those
-that had no verdict yet (programs) and those that had one, for second opinions. It prints the table
-and writes to --out: table.md, table.csv, table.tex, summary.json, report.html (one self-contained
-page), and verdicts.jsonl, from which the same command goes on when it was stopped.
+--records takes record files, or folders of runs of experiments.sample or experiments.reproduce,
+separated by commas. Records of one sampler with several seeds make one row with several passes. All
+records are graded: those that have no verdict yet (programs), and the others again, for second
+opinions. The program prints the table and writes to --out: table.md, table.csv, table.tex,
+summary.json, report.html (one self-contained page) and verdicts.jsonl. If it is stopped, the same
+command goes on from verdicts.jsonl.
 
-With --model (and --adapter) that model scores every completion, whatever model wrote it:
+With --model (and --adapter) that model scores every completion, whichever model wrote it:
 
     python -m experiments.evaluate --records=runs/teacher,runs/student --task=math500 \
       --data_dir=data --model=Qwen/Qwen2.5-Math-7B --adapter=runs/student/adapter --out=runs/eval
 
-Code tasks run their programs in bubblewrap; where it is missing, see --unsafe_exec.
+The programs of code tasks run in bubblewrap; see --unsafe_exec where it is missing.
 """
 
-import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
+from experiments import flags as shared
 from powerjax import cli, evaluation, models, records
-from powerjax.evaluation import Result
-from powerjax.records import identity, stage_counts
-from powerjax.report import page, tables
+from powerjax.report import evaluated
 from powerjax.runs import collect, grading, setups
 from powerjax.tasks import Problem, Task, registry
 
 cli.define_dtype("auto")
 _RECORDS = flags.DEFINE_list(
-    "records", None, "Record files, or run folders that hold records.jsonl or records/*.jsonl."
+    "records",
+    None,
+    "The records to grade: record files, or run folders that hold records.jsonl or records/*.jsonl,"
+    " separated by commas.",
 )
 _TASK = flags.DEFINE_string(
     "task",
     None,
-    f"{', '.join(registry.NAMES)}, or the JSONL file the prompts are from; by default what the"
-    " records or their run say.",
+    f"The task of the records: {shared.TASK_NAMES}, or the path of the JSONL file that the prompts"
+    " are from. Default: the task that the records, or the manifest of their run, name.",
 )
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "A folder that holds the task's published files; else the hub is asked."
+_DATA_DIR = shared.define_data_dir()
+_SPLIT = flags.DEFINE_string(
+    "split",
+    None,
+    "The split that the records are from, of a task that has several. Default: the splits that the"
+    " problem ids of the records begin with.",
 )
-_SPLIT = flags.DEFINE_string("split", None, "Which split; by default those the records are of.")
-_LIMIT = flags.DEFINE_integer(
-    "limit", None, "Only records of the task's first so many problems.", lower_bound=1
+_LIMIT = shared.define_limit(
+    "Grade only records of the task's first so many problems. Default: all records."
 )
 _MODEL = flags.DEFINE_string(
-    "model", None, "Score the completions under this model too: a Hugging Face id, or a folder."
+    "model",
+    None,
+    "A model that scores all completions: its mean log-likelihood per token is added to the table"
+    " as evaluated r. tiny, a Hugging Face id, or a folder. Default: no model is loaded.",
 )
-_RANDOM_WEIGHTS = flags.DEFINE_bool("random_weights", False, "That model with random weights.")
-_ADAPTER = flags.DEFINE_string("adapter", None, "A PEFT LoRA folder for that model.")
-_REVISION = flags.DEFINE_string("revision", None, "Branch, tag or commit of a Hugging Face id.")
-_UNSAFE_EXEC = flags.DEFINE_bool(
-    "unsafe_exec",
-    False,
-    "Run programs that you trust with resource limits alone, where there is no bubblewrap.",
-)
+_RANDOM_WEIGHTS = shared.define_random_weights()
+_ADAPTER = shared.define_adapter("which --model scores with")
+_REVISION = shared.define_revision()
+_UNSAFE_EXEC = shared.define_unsafe_exec()
 _NUM_WORKERS = flags.DEFINE_integer(
-    "num_workers", None, "Processes that grade; one a core if not given.", lower_bound=1
+    "num_workers",
+    None,
+    "How many processes grade. Default: one per core of this machine.",
+    lower_bound=1,
 )
 _PASS_AT = flags.DEFINE_list(
-    "pass_at", None, "For which k to estimate pass@k; by default the powers of two that there are."
+    "pass_at",
+    None,
+    "The numbers k for which pass@k is estimated, separated by commas. Default: the powers of two"
+    " up to the number of completions that every problem has.",
 )
-_OUT = flags.DEFINE_string("out", "runs/eval", "The run folder.")
-_PROGRESS = flags.DEFINE_bool("progress", True, "Show progress bars.")
+_OUT = shared.define_out("runs/eval")
+_PROGRESS = shared.define_progress()
 
 _FREE = ("records", "limit", "split", "data_dir", "num_workers", "pass_at", "dtype")
-_ENDLESS = "arithmetic"  # its problems are made as they are asked for
-_MOST_MADE = 1_000_000
+_ENDLESS = "arithmetic"  # this task's problems are made on demand, as many as are wanted
+_MOST_MADE = 1_000_000  # how many of them are made at most
 
 flags.adopt_module_key_flags(cli)
 
 
 def main(_) -> None:
+    """Grades the records, scores them with --model if it is given, and writes table and page."""
     if not _RECORDS.value:
         raise ValueError("give --records: record files or run folders, separated by commas")
     out = Path(_OUT.value)
     paths = files(_RECORDS.value)
     if any(path.resolve().is_relative_to(out.resolve()) for path in paths):
         raise ValueError(f"--out={out} is where the records are: choose a folder of its own")
-    made = grading.load(paths)
-    if not made:
+    drawn = grading.load(paths)
+    if not drawn:
         raise ValueError(f"--records={','.join(_RECORDS.value)}: no record in {len(paths)} files")
-    task = task_of(made, paths)
-    problems = problems_of(task, made)
+    task = task_of(drawn, paths)
+    problems = problems_of(task, drawn)
     if _LIMIT.value is not None:
-        kept = {problem.id for problem in problems}
-        made = [record for record in made if record.get("problem_id") in kept]
+        wanted = {problem.id for problem in problems}
+        drawn = [record for record in drawn if record.get("problem_id") in wanted]
     settings = {flag.name: flag.value for flag in _SETTINGS} | {"task": _TASK.value or task.name}
     folder = records.open_run(out, settings, free=_FREE)
     lm = _load() if _MODEL.value else None
-    print(f"{len(made):,} records of {task.name} in {len(paths)} files")
-    made = grading.grade_records(
-        made,
+    print(f"{len(drawn):,} records of {task.name} in {len(paths)} files")
+    drawn = grading.grade_records(
+        drawn,
         task,
         problems,
         folder / "verdicts.jsonl",
@@ -104,25 +114,29 @@ def main(_) -> None:
         progress=_PROGRESS.value,
     )
     if lm is not None:
-        made = grading.rescore(
+        drawn = grading.rescore(
             lm,
-            made,
+            drawn,
             problems,
             folder / "scores.jsonl",
             model=collect.model_name(lm, _RANDOM_WEIGHTS.value),
             progress=_PROGRESS.value,
         )
-    results = with_stages(evaluation.rows(made, pass_at=_ks()), paths)
-    write(folder, results, task, problems, [*cut_short(paths), *notes(made, task, lm)])
+    results = evaluated.with_stages(evaluation.rows(drawn, pass_at=_ks()), paths)
+    notes = evaluated.notes(drawn, task, is_scored=lm is not None)
+    evaluated.write(folder, results, task, problems, [*evaluated.cut_short(paths), *notes])
 
 
-def files(given: Sequence[str]) -> list[Path]:
-    """The record files meant: each a file, or a run folder's."""
-    found = []
-    for name in given:
+def files(names: Sequence[str]) -> list[Path]:
+    """Returns the record files of --records, whose parts are files or run folders.
+
+    Raises FileNotFoundError where one is neither, or a folder holds no record file.
+    """
+    paths = []
+    for name in names:
         path = Path(name)
         if path.is_file():
-            found.append(path)
+            paths.append(path)
             continue
         if not path.is_dir():
             raise FileNotFoundError(f"--records={name}: there is no such file or folder")
@@ -131,15 +145,19 @@ def files(given: Sequence[str]) -> list[Path]:
             raise FileNotFoundError(
                 f"--records={name} holds neither records.jsonl nor records/*.jsonl"
             )
-        found += inside
-    return found
+        paths += inside
+    return paths
 
 
-def task_of(made: Sequence[records.Record], paths: Sequence[Path]) -> Task:
-    """The task by --task, else by the records; a prompt file's path is in its run's manifest."""
+def task_of(drawn: Sequence[records.Record], paths: Sequence[Path]) -> Task:
+    """Returns the task that --task names, or else the one that the records name.
+
+    Records sampled from a prompt file name only the file; its path is in the manifest of their run.
+    Raises ValueError where the task cannot be told.
+    """
     if _TASK.value:
         return registry.get(_TASK.value)
-    names = sorted({str(record.get("task")) for record in made})
+    names = sorted({str(record.get("task")) for record in drawn})
     if len(names) > 1:
         raise ValueError(f"the records are of {', '.join(names)}: evaluate one task at a time")
     if names[0] in registry.NAMES:
@@ -153,114 +171,40 @@ def task_of(made: Sequence[records.Record], paths: Sequence[Path]) -> Task:
     raise ValueError(f"the records are of {names[0]!r}: give --task, the file of its prompts")
 
 
-def problems_of(task: Task, made: Sequence[records.Record]) -> list[Problem]:
-    """The problems of the task, of the splits that the records are of."""
+def problems_of(task: Task, drawn: Sequence[records.Record]) -> list[Problem]:
+    """Returns the problems of the task, from the splits that the records are from."""
     options = {"data_dir": _DATA_DIR.value, "limit": _LIMIT.value}
-    names = [str(record.get("problem_id")) for record in made]
+    names = [str(record.get("problem_id")) for record in drawn]
     if not task.splits:
         return task.load_for(_MODEL.value or "", **options)
     splits = [_SPLIT.value] if _SPLIT.value else task.splits
-    found = []
+    problems = []
     for split in splits:
         of_split = [name for name in names if name.startswith(f"{split}-")]
         if of_split or _SPLIT.value:
             if task.name == _ENDLESS and _LIMIT.value is None:
-                numbers = (name.rsplit("-", 1)[1] for name in of_split)
-                last = max((int(n) for n in numbers if n.isdecimal() and len(n) < 10), default=0)
-                if last >= _MOST_MADE:
-                    raise ValueError(
-                        f"a record is of problem number {last:,} of {task.name}, of which evaluate"
-                        f" makes at most {_MOST_MADE:,}: give --limit, or mend that record"
-                    )
-                options["limit"] = 1 + last
-            found += task.load_for(_MODEL.value or "", **options, split=split)
-    return found
+                options["limit"] = _num_to_make(task, of_split)
+            problems += task.load_for(_MODEL.value or "", **options, split=split)
+    return problems
 
 
-def with_stages(results: list[Result], paths: Sequence[Path]) -> list[Result]:
-    """The rows with the acceptance of each stage, where a file of one row has it beside it."""
-    found = list(results)
-    for path in paths:
-        ids = {record["id"] for record in records.read(path)}
-        known = stage_counts.read(path, len(ids))
-        for i, result in enumerate(found):
-            if known and {record["id"] for record in result.records} == ids:
-                found[i] = dataclasses.replace(result, stages=known)
-    return found
+def _num_to_make(task: Task, names: Sequence[str]) -> int:
+    """Returns how many problems of the endless task are made, so that these ids are among them.
 
-
-def cut_short(paths: Sequence[Path]) -> list[str]:
-    """What to say of files whose last line is no record."""
-    found = [path for path in paths if records.is_cut_short(path)]
-    return [f"{path}: its last line is cut short (no newline), and left out." for path in found]
-
-
-def notes(made: Sequence[records.Record], task: Task, lm: models.LM | None) -> list[str]:
-    """What a reader of the numbers should know."""
-    found = []
-    if unsafe := tables.num_unsafe(made):
-        found.append(f"{unsafe} programs ran with resource limits alone (--unsafe_exec).")
-    if spread := tables.several_boxes(made):
-        found.append(spread)
-    if lm is not None:
-        found.append(f"evaluated r is under {made[0]['evaluated_model']}.")
-        anew = sum(record["evaluated_as"] == "text" for record in made)
-        if anew:
-            found.append(
-                f"{anew} of {len(made)} completions were written with another tokenizer: their text"
-                " was encoded anew, and their evaluated r is a mean over other tokens."
-            )
-    num_stated = [len(identity.stated(record)) for record in made]
-    if fewer := sum(number < max(num_stated) for number in num_stated):
-        found.append(
-            f"{fewer} of {len(made)} records do not state all settings of their law, as those of"
-            " older versions do not: they stand in rows of their own."
+    names: ids such as test-0-17, whose last part is the problem's number, from 0.
+    """
+    numbers = (name.rsplit("-", 1)[1] for name in names)
+    last = max((int(n) for n in numbers if n.isdecimal() and len(n) < 10), default=0)
+    if last >= _MOST_MADE:
+        raise ValueError(
+            f"a record is of problem number {last:,} of {task.name}, of which evaluate"
+            f" makes at most {_MOST_MADE:,}: give --limit, or mend that record"
         )
-    if task.secret:
-        found.append("The authors of this task ask that its text be shown nowhere.")
-    if lm is None and task.secret:
-        found.append("Verdicts are those given in sampling: --model would read the tokens anew.")
-    ungraded = sum(record["correct"] is None for record in made)
-    if ungraded:
-        found.append(f"{ungraded} completions are of problems without a known answer.")
-    return found
-
-
-def write(
-    folder: Path,
-    results: list[Result],
-    task: Task,
-    problems: Sequence[Problem],
-    told: Sequence[str],
-) -> None:
-    """Prints the table, and writes it, the summaries and the page."""
-    table, costs = tables.main(results), tables.costs(results)
-    print(f"\n{tables.plain(table)}\n")
-    if costs:
-        print(f"{tables.COSTS}\n{tables.plain(costs)}\n")
-    for line in told:
-        print(line)
-    (folder / "table.md").write_text(tables.markdown(table) + "\n", encoding="utf-8")
-    (folder / "table.csv").write_text(tables.csv(table), encoding="utf-8")
-    (folder / "table.tex").write_text(tables.latex(table), encoding="utf-8")
-    summary = [
-        {
-            "model": result.model,
-            "sampler": result.sampler,
-            **dataclasses.asdict(result.summary),
-            "best_of": [dataclasses.asdict(one) for one in evaluation.best_of(result.records)],
-            "stages": result.stages,
-        }
-        for result in results
-    ]
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    written = page.write_report(
-        folder, results, title=f"{task.name}, evaluated", task=task, problems=problems, notes=told
-    )
-    print(f"{written}, and the table as table.md, table.csv and table.tex beside it")
+    return 1 + last
 
 
 def _load() -> models.LM:
+    """Returns the model that scores."""
     lm = models.load(
         _MODEL.value,
         dtype=cli.dtype(),
@@ -273,6 +217,7 @@ def _load() -> models.LM:
 
 
 def _ks() -> list[int] | None:
+    """Returns the numbers of --pass_at in rising order, or None for the default."""
     if _PASS_AT.value is None:
         return None
     if not all(k.isdecimal() and int(k) > 0 for k in _PASS_AT.value):

@@ -1,11 +1,12 @@
-r"""Makes one records.jsonl of the files that the processes of a run left, and says what is missing.
+r"""Merges the files that the processes of a run left into one records.jsonl.
 
     python -m experiments.merge_shards --out=runs/teacher
 
-A run of experiments.sample does so itself when its last process ends; this is for a run of which
-one was lost, and for files collected from disks that were not shared. Which completions there have
-to be is in the run's manifest.json. Where some are missing, they are named, nothing is written
-without --incomplete, and the exit status is 1: the command that made the run makes them.
+A run of experiments.sample merges its files itself when its last process ends. This program is for
+a run that lost a process, and for files collected from disks that were not shared. The run's
+manifest.json says which completions there have to be. If some are missing, the program names them,
+writes nothing (but see --incomplete) and exits with status 1; the command that started the run then
+makes them.
 """
 
 from pathlib import Path
@@ -18,13 +19,20 @@ from powerjax.records import lock, shards
 from powerjax.runs import collect
 from powerjax.tasks import registry
 
-_OUT = flags.DEFINE_string("out", None, "The run folder.", required=True)
+_OUT = flags.DEFINE_string("out", None, "The folder of the run.", required=True)
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "A folder that holds the task's published files, if not that of the run."
+    "data_dir",
+    None,
+    "The folder that holds the task's files as they were published. Default: the --data_dir of the"
+    " run.",
 )
-_INCOMPLETE = flags.DEFINE_bool("incomplete", False, "Write what there is.")
+_INCOMPLETE = flags.DEFINE_bool(
+    "incomplete",
+    False,
+    "Write the records that are there to records.jsonl even if completions are missing.",
+)
 
-_SETTINGS = {
+_SETTINGS = {  # those of the manifest that are needed, and their types
     **dict.fromkeys(("task", "model"), str),
     **dict.fromkeys(("split", "data_dir"), str | None),
     **{"num_samples": int, "limit": int | None},
@@ -34,6 +42,7 @@ flags.adopt_module_key_flags(cli)
 
 
 def main(_) -> None:
+    """Says what is missing, and writes records.jsonl."""
     folder = Path(_OUT.value)
     settings = _settings(folder)
     if _DATA_DIR.value is not None:
@@ -41,24 +50,28 @@ def main(_) -> None:
     problems = collect.problems(registry.get(settings["task"]), settings)
     wanted = [(p.id, i) for p in problems for i in range(settings["num_samples"])]
     with lock.locked(folder):
-        found = shards.gather(folder, wanted)
-        there = len(wanted) - len(found.missing)
-        print(f"{there} of {len(wanted)} completions are in {folder}")
-        if extra := len(found.records) - there:
-            print(f"{extra} more are of problems or samples beyond the manifest's")
-        if found.num_repeated:
-            print(f"{found.num_repeated} were in two files, the same in both")
-        if found.missing:
-            print(f"missing (problem/sample): {_named(found.missing)}")
-        if found.missing and not _INCOMPLETE.value:
+        gathered = shards.gather(folder, wanted)
+        num_wanted = len(wanted) - len(gathered.missing)
+        print(f"{num_wanted} of {len(wanted)} completions are in {folder}")
+        if num_extra := len(gathered.records) - num_wanted:
+            print(f"{num_extra} more are of problems or samples beyond the manifest's")
+        if gathered.num_repeated:
+            print(f"{gathered.num_repeated} were in two files, the same in both")
+        if gathered.missing:
+            print(f"missing (problem/sample): {_named(gathered.missing)}")
+        if gathered.missing and not _INCOMPLETE.value:
             raise ValueError(
-                f"{len(found.missing)} completions are missing: run the command of {folder}/"
+                f"{len(gathered.missing)} completions are missing: run the command of {folder}/"
                 f"{records.MANIFEST} again to make them, or give --incomplete"
             )
-        print(f"{len(found.records)} records are in {shards.write(folder, found)}")
+        print(f"{len(gathered.records)} records are in {shards.write(folder, gathered)}")
 
 
 def _settings(folder: Path) -> dict[str, Any]:
+    """Returns the settings in the run's manifest.
+
+    Raises ValueError if there is no manifest of experiments.sample.
+    """
     path = folder / records.MANIFEST
     try:
         settings = records.read_manifest(path)["settings"]
@@ -71,6 +84,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _named(missing: list[shards.Chain]) -> str:
+    """Returns the first eight as `test-0-3/1, test-0-4/0 ...`, and the number of the others."""
     shown = ", ".join(f"{problem}/{sample}" for problem, sample in missing[:8])
     return shown + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
 

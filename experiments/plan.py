@@ -1,14 +1,15 @@
-r"""What the paper's pipeline would take on hardware that need not be here: memory, tokens, hours.
+r"""Plans the paper's pipeline on hardware that need not be here: memory, tokens, hours, commands.
 
     python -m experiments.plan --model=Qwen/Qwen2.5-7B --hardware=a100-40gb:8 --task=math
     python -m experiments.plan --model=path/to/config.json --hardware=tpu-v5e:8
 
-Of the model it needs config.json alone (a folder, the file, or a Hugging Face id). For every number
-of devices that can share one copy of the model it prints the bytes on a device, how many chains
-fit, and the speed; then, for the fastest, tokens and hours of the teacher, the student and the
-table's rows, and the commands. Times are the roofline of the chip's data sheet over --efficiency,
-lengths are --mean_length: both are yours to give. experiments.reproduce measures both, once it runs
-on the hardware.
+Of the model it needs only config.json: the file, a folder that has it, or a Hugging Face id. For
+every number of devices that can share one copy of the model it prints the bytes on each device, how
+many chains fit, and the speed. For the fastest it then prints the tokens and hours of the teacher,
+the student and each row of the table, and the commands that run them. The speed is that of the
+roofline model with the numbers of the chip's data sheet; --efficiency is the share of it that is
+assumed to be reached, --mean_length the assumed length of completions. Give both, if you know them.
+experiments.reproduce measures both once it runs on the hardware.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from absl import flags
 
+from experiments import flags as shared
 from powerjax import cli
 from powerjax.evaluation import paper
 from powerjax.models import ModelConfig, checkpoint, json_file
@@ -24,51 +26,62 @@ from powerjax.plan.workload import Workload
 from powerjax.runs import setups
 from powerjax.runs.setups import SETUPS
 
-# Problems of the test and of the training set.
+# Task -> how many problems its test set and its training set have.
 SIZES = {"math": (500, 500), "code": (164, 420), "gpqa": (198, 250), "arithmetic": (1000, 2000)}
 EPOCHS, BATCH_SIZE = 3, 8
 
 _MODEL = flags.DEFINE_string(
-    "model", "Qwen/Qwen2.5-7B", "A Hugging Face id, a folder, or a config.json."
+    "model",
+    "Qwen/Qwen2.5-7B",
+    "The model: a Hugging Face id, a model folder, or a config.json.",
 )
 _HARDWARE = flags.DEFINE_string(
     "hardware",
     "a100-40gb:1",
-    "CHIP:COUNT, such as a100-40gb:8, h100-80gb:8, tpu-v5e:8, tpu-v4:32 (chips).",
+    "The hardware as CHIP:COUNT, such as a100-40gb:8, h100-80gb:8, tpu-v5e:8 or tpu-v4:32; COUNT is"
+    " the number of chips.",
 )
-_TASK = flags.DEFINE_enum("task", "math", list(SETUPS), "Whose problems and settings.")
+_TASK = shared.define_setup("math", list(SETUPS))
 _MEAN_LENGTH = flags.DEFINE_float(
-    "mean_length", 600, "Tokens of a completion, on average: a guess, not a figure of any model.",
+    "mean_length",
+    600,
+    "The mean length of a completion in tokens. The default is a guess, not any model's figure.",
     lower_bound=1,
-)  # fmt: skip
+)
 _EFFICIENCY = flags.DEFINE_float(
-    "efficiency", 0.5, "The share of the roofline that is reached: assumed.", lower_bound=1e-3
+    "efficiency",
+    0.5,
+    "The share of the roofline model's speed that is reached, at most 1. The default is an"
+    " assumption.",
+    lower_bound=1e-3,
 )
 _LONGEST_PROMPT = flags.DEFINE_integer(
     "longest_prompt",
     1024,
-    "Tokens. With Qwen2.5's tokenizer 816 on MATH500, 918 on math_train, 391 on HumanEval.",
+    "The length of the longest prompt, in tokens. In Qwen2.5's tokens it is 816 on MATH500, 918 on"
+    " math_train and 391 on HumanEval.",
     lower_bound=1,
 )
-_MAX_NEW_TOKENS = flags.DEFINE_integer(
-    "max_new_tokens", None, "3072, for arithmetic 64.", lower_bound=1
-)
-_NUM_MCMC_STEPS = flags.DEFINE_integer(
-    "num_mcmc_steps", None, "10, for arithmetic 30.", lower_bound=0
+_MAX_NEW_TOKENS = shared.define_max_new_tokens()
+_NUM_MCMC_STEPS = shared.define_num_mcmc_steps(
+    None, " Default: 10, and 30 for the arithmetic task.", lower_bound=0
 )
 _MODEL_AXIS = flags.DEFINE_integer(
-    "model_axis", None, "Devices that share a copy of the model; the fastest if not given."
+    "model_axis",
+    None,
+    "How many devices share one copy of the model. Default: the number that is fastest.",
 )
 
 flags.adopt_module_key_flags(cli)
 
 
 def main(_) -> None:
+    """Prints the plan."""
     if _EFFICIENCY.value > 1:
         raise ValueError(f"--efficiency={_EFFICIENCY.value:g}: a share of the roofline, up to 1")
     machine = hardware.parse(_HARDWARE.value)
     config = read_config(_MODEL.value)
-    setup = asked_setup()
+    setup = chosen_setup()
     longest = setup.max_new_tokens
     config.check_length(_LONGEST_PROMPT.value + longest)
     num_test, num_train = SIZES[_TASK.value]
@@ -81,16 +94,16 @@ def main(_) -> None:
     )
     chosen = choose(layouts)
     say_memory(machine, layouts, chosen, longest)
-    stages = to_do(setup, num_test, num_train)
+    workloads = to_do(setup, num_test, num_train)
     # On several hosts launch/ gives the student the teacher's model axis.
     axis = chosen.model_axis if machine.num_hosts > 1 else None
     student = roofline.training(config, machine, model_axis=axis, batch_size=BATCH_SIZE)
-    say_stages(machine, chosen, stages, student, num_train)
+    say_hours(machine, chosen, workloads, student, num_train)
     print("\n" + "\n".join(commands(machine, chosen, student, setup)))
 
 
 def read_config(model: str) -> ModelConfig:
-    """Of config.json itself, or of the folder or hub id that has it."""
+    """Returns the config of a model: a config.json, or a folder or Hugging Face id that has one."""
     path = Path(model)
     if path.is_file():
         return checkpoint.model_config(path, json_file.read(path))
@@ -98,29 +111,26 @@ def read_config(model: str) -> ModelConfig:
     return checkpoint.model_config(folder, checkpoint.read_config(folder))
 
 
-def asked_setup() -> setups.Setup:
-    """The task's, with what the flags change of it."""
-    given = {
-        "max_new_tokens": _MAX_NEW_TOKENS.value,
-        "num_mcmc_steps": _NUM_MCMC_STEPS.value,
-    }
-    changed = {key: value for key, value in given.items() if value is not None}
+def chosen_setup() -> setups.Setup:
+    """Returns the task's setup, with the changes that flags make to it."""
+    values = {flag.name: flag.value for flag in (_MAX_NEW_TOKENS, _NUM_MCMC_STEPS)}
+    changed = {key: value for key, value in values.items() if value is not None}
     return dataclasses.replace(SETUPS[_TASK.value], **changed)
 
 
 def choose(layouts: list[roofline.Layout]) -> roofline.Layout:
-    """The fastest, or that of --model_axis."""
+    """Returns the fastest layout, or the one of --model_axis."""
     if _MODEL_AXIS.value is None:
         return roofline.best(layouts)
-    asked = [layout for layout in layouts if layout.model_axis == _MODEL_AXIS.value]
-    if not asked:
+    chosen = [layout for layout in layouts if layout.model_axis == _MODEL_AXIS.value]
+    if not chosen:
         axes = ", ".join(str(layout.model_axis) for layout in layouts)
         raise ValueError(f"--model_axis={_MODEL_AXIS.value}: on this hardware one of {axes}")
-    return roofline.best(asked)
+    return roofline.best(chosen)
 
 
 def to_do(setup: setups.Setup, num_test: int, num_train: int) -> list[Workload]:
-    """The teacher first, then the table's rows."""
+    """Returns what is sampled: the teacher first, then the rows of the table."""
     rows = setups.rows(
         max_new_tokens=setup.max_new_tokens,
         block_size=setup.block_size,
@@ -141,7 +151,10 @@ def say_memory(
     chosen: roofline.Layout,
     longest: int,
 ) -> None:
-    """Prints a line for each number of devices a copy."""
+    """Prints one line for each number of devices that can share a copy of the model.
+
+    longest: the most tokens of a completion.
+    """
     gib = 2**30
     print(
         f"{_MODEL.value} on {machine.name}, {machine.num_hosts} host(s) of {machine.host_devices}:"
@@ -152,15 +165,15 @@ def say_memory(
         f"\n{'model axis':>10}{'copies':>8}{'weights':>9}{'buffers':>9}{'a slot':>8}"
         f"{'slots a copy':>14}{'in all':>8}{'ms a step':>11}{'tokens/s':>10}"
     )
-    for found in layouts:
-        mark = " *" if found == chosen else ""
-        speed = f"{1e3 * found.step_s:>11.2f}{found.tokens_per_s:>10,.0f}"
-        if not found.num_slots:
+    for layout in layouts:
+        mark = " *" if layout == chosen else ""
+        speed = f"{1e3 * layout.step_s:>11.2f}{layout.tokens_per_s:>10,.0f}"
+        if not layout.num_slots:
             speed = f"{'does not fit':>21}"
         print(
-            f"{found.model_axis:>10}{found.num_engines:>8}{found.weights / gib:>9.2f}"
-            f"{found.buffers / gib:>9.2f}{found.slot / gib:>8.3f}{found.num_slots:>14}"
-            f"{found.all_slots:>8}{speed}{mark}"
+            f"{layout.model_axis:>10}{layout.num_engines:>8}{layout.weights / gib:>9.2f}"
+            f"{layout.buffers / gib:>9.2f}{layout.slot / gib:>8.3f}{layout.num_slots:>14}"
+            f"{layout.all_slots:>8}{speed}{mark}"
         )
     print(
         "GiB of one device; ms and tokens/s are the roofline's, all slots busy. A slot: two caches"
@@ -168,14 +181,14 @@ def say_memory(
     )
 
 
-def say_stages(
+def say_hours(
     machine: hardware.Hardware,
     chosen: roofline.Layout,
-    stages: list[Workload],
+    workloads: list[Workload],
     student: roofline.Training,
     num_train: int,
 ) -> None:
-    """Prints tokens and hours of everything, the teacher's and the student's first."""
+    """Prints the tokens and hours of everything, the teacher and the student first."""
     print(
         f"\nCompletions of {_MEAN_LENGTH.value:g} tokens (at most: of the longest), at"
         f" {100 * _EFFICIENCY.value:g} % of the roofline:\n"
@@ -183,25 +196,25 @@ def say_stages(
         f"{'device hours':>14}"
     )
     lines, total = [], 0.0
-    for stage in stages:
-        length = stage.max_new_tokens if stage.is_endless else _MEAN_LENGTH.value
-        tokens = [stage.forward_tokens(n) for n in (length, stage.max_new_tokens)]
-        took = [chosen.seconds(stage.num_chains, n) / _EFFICIENCY.value for n in tokens]
-        total += took[0]
+    for item in workloads:
+        length = item.max_new_tokens if item.is_endless else _MEAN_LENGTH.value
+        tokens = [item.forward_tokens(n) for n in (length, item.max_new_tokens)]
+        seconds = [chosen.seconds(item.num_chains, n) / _EFFICIENCY.value for n in tokens]
+        total += seconds[0]
         lines.append(
-            f"{stage.name:28}{stage.num_chains:>8,}{tokens[0]:>17,.0f}{tokens[1]:>17,.0f}"
-            f"{workload.duration(took[0]):>9}{workload.duration(took[1]):>9}"
-            f"{took[0] / 3600 * machine.count:>14.2f}"
+            f"{item.name:28}{item.num_chains:>8,}{tokens[0]:>17,.0f}{tokens[1]:>17,.0f}"
+            f"{workload.duration(seconds[0]):>9}{workload.duration(seconds[1]):>9}"
+            f"{seconds[0] / 3600 * machine.count:>14.2f}"
         )
     length = min(1024, _MEAN_LENGTH.value + _LONGEST_PROMPT.value / 8)  # prompts are mostly short
     tokens = EPOCHS * num_train * length
-    took = tokens / student.tokens_per_s / _EFFICIENCY.value
-    total += took
+    training_s = tokens / student.tokens_per_s / _EFFICIENCY.value
+    total += training_s
     devices = student.data_axis * student.model_axis
     lines.insert(
         1,
-        f"{'student':28}{num_train:>8,}{tokens:>17,.0f}{'':>17}{workload.duration(took):>9}{'':>9}"
-        f"{took / 3600 * devices:>14.2f}",
+        f"{'student':28}{num_train:>8,}{tokens:>17,.0f}{'':>17}"
+        f"{workload.duration(training_s):>9}{'':>9}{training_s / 3600 * devices:>14.2f}",
     )
     print("\n".join(lines))
     print(f"{'in all':28}{'':>42}{workload.duration(total):>9}")
@@ -221,7 +234,7 @@ def commands(
     student: roofline.Training,
     setup: setups.Setup,
 ) -> list[str]:
-    """The lines to type: the launcher, and what it would run for the teacher."""
+    """Returns the commands to type: the jobs of launch/, and the table's where it is one host."""
     test, train = setup.test[0], setup.train[0]
     path = Path(_MODEL.value)
     model = path.parent if path.name == "config.json" else _MODEL.value
@@ -234,11 +247,11 @@ def commands(
     if student.batch_size > BATCH_SIZE:
         variables.append(f"BATCH_SIZE={student.batch_size}")
     variables += job_flags(setup)
-    flags_ = ["--fsdp"] if student.fsdp else []
+    of_student = ["--fsdp"] if student.fsdp else []
     if student.model_axis != chosen.model_axis:
-        flags_ += [f"--model_axis={student.model_axis}", f"--data_axis={student.data_axis}"]
-    if flags_:
-        variables.append(f'STUDENT_FLAGS="{" ".join(flags_)}"')
+        of_student += [f"--model_axis={student.model_axis}", f"--data_axis={student.data_axis}"]
+    if of_student:
+        variables.append(f'STUDENT_FLAGS="{" ".join(of_student)}"')
     if machine.is_tpu:
         launcher = "OUT=/a/disk/all/workers/have bash launch/tpu_pod.sh NAME ZONE"
     elif machine.count == 1:
@@ -263,7 +276,7 @@ def commands(
 
 
 def job_flags(setup: setups.Setup) -> list[str]:
-    """Where a task's jobs are not those that launch/pipeline.sh runs by itself."""
+    """Returns TEACHER_FLAGS and EVAL_FLAGS where launch/pipeline.sh has other settings itself."""
     length = {}
     if setup.max_new_tokens != paper.MAX_NEW_TOKENS:
         length["max_new_tokens"] = setup.max_new_tokens
@@ -273,13 +286,13 @@ def job_flags(setup: setups.Setup) -> list[str]:
     if setup.block_size != paper.BLOCK_SIZE:
         chain["block_size"] = setup.block_size
     variables = []
-    for name, (_, loaded), limit, more in (
+    for name, (_, loaded), limit, moves in (
         ("TEACHER_FLAGS", setup.train, setup.sizes[1], chain),
         ("EVAL_FLAGS", setup.test, setup.sizes[0], {}),
     ):
-        given = loaded | ({"limit": limit} if limit else {}) | length | more
-        if given:
-            listed = " ".join(f"--{key}={value}" for key, value in given.items())
+        values = loaded | ({"limit": limit} if limit else {}) | length | moves
+        if values:
+            listed = " ".join(f"--{key}={value}" for key, value in values.items())
             variables.append(f'{name}="{listed}"')
     return variables
 

@@ -2,19 +2,19 @@ r"""The paper's two figures of self-reward as a reward: the temperature sweep, a
 
     python -m experiments.rewards --out=runs/rewards
 
-samples problems at exponents alpha from 1 to 4, from pi^alpha and by token temperature 1/alpha, and
-draws
+This samples problems at exponents alpha from 1 to 4, from pi^alpha and by token temperature
+1/alpha, and draws two figures into --out, as PNG and PDF:
 
-    sweep       r* and r_self against tau = 1/alpha, for both
-    synthetic   rewards that agree with self-reward to a chosen degree lambda: what power sampling
-                gains of each, against its covariance with self-reward on standard completions. The
-                fitted slope is held against Prop. 4's: the integral over alpha of the variance of
-                the sum log-likelihood. For that chains must be near their limit, so there are many
-                moves.
+    sweep       r* (accuracy) and r_self (self-reward) against tau = 1/alpha, for both samplers.
+    synthetic   What power sampling gains of rewards that agree with self-reward to a chosen degree
+                lambda, against the reward's covariance with self-reward on standard completions.
+                The slope fitted to these points is compared with the slope that Prop. 4 predicts:
+                the integral over alpha of the variance of the sum log-likelihood. This needs chains
+                near their limit, so --num_mcmc_steps is large by default.
 
-into --out, as PNG and PDF, with rewards.md, rewards.json and a record for each completion. On two
-cores the embedded model takes about three minutes. Killed, the same command takes up where it
-stopped.
+Beside them it writes rewards.md, rewards.json and a record for each completion. On two cores the
+embedded model takes about three minutes. If the program is killed, the same command goes on where
+it stopped.
 """
 
 import dataclasses
@@ -23,54 +23,47 @@ from pathlib import Path
 
 from absl import flags
 
+from experiments import flags as shared
 from powerjax import cli, evaluation, models, records, report, runs
-from powerjax.evaluation import paper, proposition4
+from powerjax.evaluation import proposition4
 from powerjax.parallel import mesh
 from powerjax.report import reward_figures
 from powerjax.runs import Row
 from powerjax.tasks import registry, sandbox
 
 cli.define_dtype("auto")
-_MODEL = flags.DEFINE_string(
-    "model", "tiny", "tiny (comes with the project), a Hugging Face id, or a folder."
+_MODEL = shared.define_model()
+_TASK = shared.define_task("a prompt and an answer")
+_REVISION = shared.define_revision()
+_DATA_DIR = shared.define_data_dir()
+_LIMIT = shared.define_limit(
+    "Sample only the first so many problems. 0 takes all.", 100, lower_bound=0
 )
-_TASK = flags.DEFINE_string(
-    "task", "arithmetic", f"{', '.join(registry.NAMES)}, or a JSONL file with answers."
+_OUT = shared.define_out("runs/rewards")
+_NUM_SAMPLES = shared.define_num_samples(
+    8, " Variances are computed within each problem, so there are at least two.", lower_bound=2
 )
-_REVISION = flags.DEFINE_string("revision", None, "Branch, tag or commit of a Hugging Face id.")
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "A folder that holds the task's published files; else the hub is asked."
+_SEED = shared.define_seed()
+_ALPHA = shared.define_alpha(
+    "The largest exponent alpha. Power sampling draws from pi^alpha, and temperature sampling has"
+    " the temperature 1/alpha.",
+    lower_bound=1.01,
 )
-_LIMIT = flags.DEFINE_integer(
-    "limit", 100, "Only the first so many problems; 0: all.", lower_bound=0
-)
-_OUT = flags.DEFINE_string("out", "runs/rewards", "The run folder.")
-_NUM_SAMPLES = flags.DEFINE_integer(
-    "num_samples", 8, "Completions a problem, for variances within problems.", lower_bound=2
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Of every draw.")
-_ALPHA = flags.DEFINE_float("alpha", paper.ALPHA, "The largest exponent.", lower_bound=1.01)
 _NUM_ALPHAS = flags.DEFINE_integer(
-    "num_alphas", 7, "Exponents from 1 to it; odd, for Simpson's rule.", lower_bound=3
+    "num_alphas",
+    7,
+    "How many exponents there are, from 1 to --alpha. The number is odd, because the integral over"
+    " alpha is taken by Simpson's rule.",
+    lower_bound=3,
 )
-_NUM_MCMC_STEPS = flags.DEFINE_integer("num_mcmc_steps", 100, "Moves a stage.", lower_bound=1)
-_MAX_NEW_TOKENS = flags.DEFINE_integer(
-    "max_new_tokens", None, "The longest completion; 3072, for arithmetic 64.", lower_bound=1
-)
-_BLOCK_SIZE = flags.DEFINE_integer(
-    "block_size", None, "Tokens a stage adds; 192, for arithmetic 64.", lower_bound=1
-)
-_STOP = flags.DEFINE_enum("stop", "eos", ["eos", "horizon"], "As for experiments.sample.")
-_CHAT_TEMPLATE = flags.DEFINE_enum(
-    "chat_template", "auto", ["auto", "on", "off"], "As for experiments.sample."
-)
-_UNSAFE_EXEC = flags.DEFINE_bool(
-    "unsafe_exec", False, "Run model-written programs without bubblewrap, under rlimits only."
-)
-_NUM_SLOTS = flags.DEFINE_integer(
-    "num_slots", None, "Chains at a time; by free device memory if not given.", lower_bound=1
-)
-_PROGRESS = flags.DEFINE_bool("progress", True, "Show progress bars.")
+_NUM_MCMC_STEPS = shared.define_num_mcmc_steps(100)
+_MAX_NEW_TOKENS = shared.define_max_new_tokens()
+_BLOCK_SIZE = shared.define_block_size()
+_STOP = shared.define_stop()
+_CHAT_TEMPLATE = shared.define_chat_template()
+_UNSAFE_EXEC = shared.define_unsafe_exec()
+_NUM_SLOTS = shared.define_num_slots()
+_PROGRESS = shared.define_progress()
 
 _OF_THE_RUN = (
     *(_MODEL, _TASK, _REVISION, _LIMIT, _NUM_SAMPLES, _SEED, _ALPHA, _NUM_ALPHAS),
@@ -82,6 +75,7 @@ flags.adopt_module_key_flags(cli)
 
 
 def main(_) -> None:
+    """Samples what the run folder lacks, prints a line per row, and writes figures and report."""
     task = registry.get(_TASK.value)
     if not task.quick:
         sandbox.require(_UNSAFE_EXEC.value)
@@ -114,7 +108,10 @@ def main(_) -> None:
 
 
 def make_rows(task) -> dict[tuple[str, float], Row]:
-    """(series, alpha) -> row; at alpha = 1 both series are standard sampling."""
+    """Returns (series, alpha) -> row, with the rows in the order they are sampled.
+
+    At alpha = 1 both series are standard sampling; that row stands under POWER.
+    """
     longest = _MAX_NEW_TOKENS.value or task.max_new_tokens
     plain = {"max_new_tokens": longest, "seed": _SEED.value, "num_samples": _NUM_SAMPLES.value}
     plain["num_slots"] = _NUM_SLOTS.value
@@ -134,69 +131,80 @@ def make_rows(task) -> dict[tuple[str, float], Row]:
     return rows
 
 
-def write(folder: Path, task: str, rows: dict, results: dict[tuple[str, float], evaluation.Result]):
-    """The figures, rewards.json and rewards.md; returns the text of the last."""
-    standard = results[POWER, 1.0]
+def write(
+    folder: Path,
+    task: str,
+    rows: dict[tuple[str, float], Row],
+    results: dict[tuple[str, float], evaluation.Result],
+) -> str:
+    """Writes the figures, rewards.json and rewards.md; returns the text of rewards.md."""
+    where = f"{_MODEL.value} on {task}"
+    standard = results[POWER, 1.0].summary
     series = {
-        name: {1.0: standard.summary}
+        name: {1.0: standard}
         | {alpha: r.summary for (kind, alpha), r in results.items() if kind == name}
         for name in (POWER, TEMPERATURE)
     }
-    where = f"{_MODEL.value} on {task}"
     figure = reward_figures.sweep(series, f"Sharpening by power and by temperature: {where}")
     _save(figure, folder, "sweep")
-    found = proposition4.synthetic(
+    gains = proposition4.synthetic(
         {
             alpha: proposition4.samples(result.records)
             for (kind, alpha), result in results.items()
             if kind == POWER
         }
     )
-    figure = reward_figures.gain_against_covariance(found, f"What power sampling adds: {where}")
+    figure = reward_figures.gain_against_covariance(gains, f"What power sampling adds: {where}")
     _save(figure, folder, "synthetic")
+    numbers = {
+        name: value.tolist() if hasattr(value, "tolist") else value
+        for name, value in dataclasses.asdict(gains).items()
+    }
+    (folder / "rewards.json").write_text(json.dumps(numbers | {"agrees": gains.agrees}, indent=1))
+    last = max(rows, key=lambda key: (key[0] == POWER, key[1]))
+    text = REPORT.format(
+        where=where,
+        num_problems=standard.num_problems,
+        num_samples=standard.num_passes,
+        table=report.markdown(_table(results)),
+        law=report.law("power", {"kernel": "exact", **rows[last].settings}),
+        slope=_interval(gains.slope),
+        predicted=_interval(gains.predicted),
+        difference=_interval(gains.difference),
+        verdict="lies in" if gains.agrees else "lies OUTSIDE",
+        alpha=f"{_ALPHA.value:g}",
+        rise=_interval(gains.rise[-1]),
+        rise_predicted=_interval(gains.rise_predicted[-1]),
+    )
+    (folder / "rewards.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def _table(results: dict[tuple[str, float], evaluation.Result]) -> list[list[str]]:
+    """Returns the cells of the report's table, its head first."""
     table = [["sampler", "tau", "r*", "r_self", "accepted"]]
     for (kind, alpha), result in results.items():
         s = result.summary
-        accepted = "-" if s.acceptance_rate is None else f"{s.acceptance_rate:.3f}"
         table.append(
             [
                 "Standard" if alpha == 1 else kind,
                 f"{1 / alpha:.3f}",
                 f"{report.spread(s.accuracy)} {report.interval(s.accuracy)}",
                 f"{report.spread(s.self_reward)} {report.interval(s.self_reward)}",
-                accepted,
+                "-" if s.acceptance_rate is None else f"{s.acceptance_rate:.3f}",
             ]
         )
-    last = max(rows, key=lambda key: (key[0] == POWER, key[1]))
-    text = REPORT.format(
-        where=where,
-        num_problems=standard.summary.num_problems,
-        num_samples=standard.summary.num_passes,
-        table=report.markdown(table),
-        law=report.law("power", {"kernel": "exact", **rows[last].settings}),
-        slope=_said(found.slope),
-        predicted=_said(found.predicted),
-        difference=_said(found.difference),
-        verdict="lies in" if found.agrees else "lies OUTSIDE",
-        alpha=f"{_ALPHA.value:g}",
-        rise=_said(found.rise[-1]),
-        rise_predicted=_said(found.rise_predicted[-1]),
-    )
-    numbers = {
-        name: value.tolist() if hasattr(value, "tolist") else value
-        for name, value in dataclasses.asdict(found).items()
-    }
-    (folder / "rewards.json").write_text(json.dumps(numbers | {"agrees": found.agrees}, indent=1))
-    (folder / "rewards.md").write_text(text, encoding="utf-8")
-    return text
+    return table
 
 
 def _save(figure, folder: Path, name: str) -> None:
+    """Writes a figure as PNG and PDF."""
     for kind in ("png", "pdf"):
         figure.savefig(folder / f"{name}.{kind}")
 
 
-def _said(interval: proposition4.Interval) -> str:
+def _interval(interval: proposition4.Interval) -> str:
+    """Returns `1.234 [1.100, 1.360]`."""
     return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 

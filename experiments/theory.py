@@ -2,14 +2,15 @@ r"""Checks the paper's theory by exact enumeration and draws its synthetic figur
 
     python -m experiments.theory --out=runs/theory
 
-prints one line per proposition (what was checked, on how many cells, the worst deviation, pass or
-fail; the exit status is 1 if one fails) and writes each figure as PNG with the numbers behind it as
-CSV. About half a minute on two cores. A part alone, at exponents of your own:
+This prints one line per proposition: what was checked, on how many cells, the largest deviation,
+and whether it passed. The exit status is 1 if a check fails. Each figure is written as PNG, with
+the numbers behind it as CSV. All of it takes about half a minute on two cores. One part alone, at
+exponents of your own:
 
     python -m experiments.theory --only=prop1,fig2 --alphas=1.5,6 --out=runs/prop1
 
-Parts: eq6-8 prop1 prop2 prop3 prop4 prop5 cor1 eq14-16 ess (checks), fig1 .. fig6 (the paper's
-figures i to vi) and bridge (three roads to pi_alpha, measured).
+The parts are the checks eq6-8 prop1 prop2 prop3 prop4 prop5 cor1 eq14-16 ess, the paper's figures i
+to vi as fig1 .. fig6, and bridge (three roads to pi_alpha, measured).
 """
 
 import sys
@@ -18,20 +19,25 @@ from pathlib import Path
 
 from absl import flags
 
+from experiments import flags as shared
 from powerjax import cli, records
 from powerjax.theory import bridge, bridge_figure, checks, drawing, figures, laws, zipf
 
-_OUT = flags.DEFINE_string("out", "runs/theory", "Folder for figures and tables.")
-_ONLY = flags.DEFINE_list("only", [], "Parts to run, comma-separated; all when empty.")
-_ALPHAS = flags.DEFINE_list(
-    "alphas", [f"{alpha:g}" for alpha in zipf.ALPHAS], "Exponents, comma-separated, each > 0."
-)
-
 PARTS = tuple(dict.fromkeys([*checks.ALL, *figures.ALL, "bridge"]))
+
+_OUT = shared.define_out("runs/theory", "The folder for figures and tables")
+_ONLY = flags.DEFINE_list(
+    "only", [], f"The parts to run, separated by commas: {', '.join(PARTS)}. Default: all of them."
+)
+_ALPHAS = flags.DEFINE_list(
+    "alphas",
+    [f"{alpha:g}" for alpha in zipf.ALPHAS],
+    "The exponents alpha of the checks and figures, separated by commas; each is above 0.",
+)
 
 
 def exponents(texts: list[str]) -> list[float]:
-    """The exponents asked for, in rising order; one that is no positive number is refused."""
+    """Returns the exponents in rising order. Raises ValueError if one is not a positive number."""
     try:
         values = sorted({laws.check_alpha(float(text)) for text in texts})
     except ValueError as error:
@@ -41,16 +47,19 @@ def exponents(texts: list[str]) -> list[float]:
     return values
 
 
-def parts(asked: list[str]) -> list[str]:
-    """The parts to run, in the order of PARTS."""
-    unknown = [name for name in asked if name not in PARTS]
+def parts(only: list[str]) -> list[str]:
+    """Returns the parts to run, in the order of PARTS; all of them where `only` is empty."""
+    unknown = [name for name in only if name not in PARTS]
     if unknown:
         raise ValueError(f"--only: no part {unknown[0]!r}; the parts are {', '.join(PARTS)}")
-    return [name for name in PARTS if not asked or name in asked]
+    return [name for name in PARTS if not only or name in only]
 
 
 def draw_bridge(folder: Path) -> list[Path]:
-    """Measures the bridge, prints what it teaches, and writes figure, table and text."""
+    """Measures the three roads to pi_alpha, prints table and text, and writes them and the figure.
+
+    Returns the paths of figure and table.
+    """
     curves = bridge.measure()
     text = bridge.lessons(curves)
     print(f"\n{bridge.table(curves)}\n\n{text}\n")
@@ -61,6 +70,7 @@ def draw_bridge(folder: Path) -> list[Path]:
 
 
 def main(_) -> None:
+    """Runs the checks, then draws the figures."""
     start = time.perf_counter()
     alphas, names = exponents(_ALPHAS.value), parts(_ONLY.value)
     settings = {"alphas": alphas, "only": names}
@@ -70,15 +80,15 @@ def main(_) -> None:
         if name in checks.ALL:
             results.append(checks.ALL[name](alphas))
             print(results[-1].line(), flush=True)
-    written = []
+    paths = []
     for name in names:
         if name in figures.ALL:
-            written += drawing.save(figures.ALL[name](alphas), folder, name)
+            paths += drawing.save(figures.ALL[name](alphas), folder, name)
     if "bridge" in names:
-        written += draw_bridge(folder)
+        paths += draw_bridge(folder)
     failed = [result.name for result in results if not result.passed]
-    if written:
-        print(f"{len(written)} figures and tables in {folder}")
+    if paths:
+        print(f"{len(paths)} figures and tables in {folder}")
     passed = sum(result.passed and result.cells > 0 for result in results)
     verdict = (
         f"FAILED: {', '.join(failed)}" if failed else f"{passed} of {len(results)} checks passed"

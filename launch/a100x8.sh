@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # bash launch/a100x8.sh [teacher] [student] [evaluate]
 #
-# launch/a100.sh on one node of 8 A100s, in one process. The chains and the batch of 8 are divided
-# over the GPUs, each of which holds the whole model. A model that one GPU cannot hold is itself
-# divided by MODEL_AXIS=2, 4 or 8 (which must divide its kv heads, or attention is on every GPU).
+# The jobs of launch/a100.sh on one node of 8 A100s, in one process. The chains, and the student's
+# batch of 8, are divided over the GPUs, each of which holds the whole model. MODEL_AXIS=2, 4 or 8
+# splits a model that one GPU cannot hold over so many GPUs. It should divide the model's kv heads:
+# otherwise every GPU holds all of the attention weights.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -19,7 +20,7 @@ if ((GPUS < MODEL_AXIS)); then
   exit 1
 fi
 MESH=(--data_axis=$((GPUS / MODEL_AXIS)) --model_axis="$MODEL_AXIS")
-# The batch is divided evenly: of 6 GPUs, 4 have one of 8 examples at a time.
+# The batch has to be divided evenly: of 6 GPUs, the student uses 4, with 2 of the 8 examples each.
 STUDENT_MESH=(--data_axis="$(largest_divisor "$BATCH_SIZE" $((GPUS / MODEL_AXIS)))"
   --model_axis="$MODEL_AXIS")
 

@@ -1,4 +1,4 @@
-# Sourced by the launchers: .venv in the repository, with this package in it.
+# Sourced by the other scripts: makes .venv in the repository, with this package installed in it.
 #
 # PYTHON=python3.12 picks the interpreter; EXTRAS=cuda (or tpu) adds JAX for that accelerator.
 
@@ -18,7 +18,8 @@ find_python() {
   return 1
 }
 
-# install [EXTRA...]: makes .venv if need be, and installs unless the last install was the same.
+# install [EXTRA...]: makes .venv if there is none, and installs unless setup.py is unchanged since
+# these extras were installed.
 install() {
   local extras python stamp
   extras=$(echo "$* ${EXTRAS:-}" | xargs | tr ' ' ',')
@@ -31,7 +32,8 @@ install() {
   if [[ "$(cat "$stamp" 2>/dev/null)" == "$(cksum setup.py)" ]]; then return; fi
   say "installing powerjax${extras:+[$extras]} into .venv (a few minutes on a new machine)"
   if [[ "$extras" == *parity* ]]; then
-    # Before anything that asks for torch, and pinned: a bare torch brings gigabytes of CUDA.
+    # Installed before anything that depends on torch, and pinned to this version: a torch without a
+    # version would bring gigabytes of CUDA.
     .venv/bin/python -m pip install -qq --disable-pip-version-check torch==2.13.0
   fi
   .venv/bin/python -m pip install -qq --disable-pip-version-check -e ".${extras:+[$extras]}"

@@ -1,31 +1,35 @@
 # shellcheck shell=bash disable=SC2086,SC2206
-# Sourced by a100.sh, a100x8.sh, slurm.sbatch and tpu_pod.sh: Algorithm 1 of the paper as jobs.
+# Sourced by a100.sh, a100x8.sh, slurm.sbatch and tpu_pod.sh: Algorithm 1 of the paper as jobs, with
+# the files that they leave.
 #
-#   teacher     power samples of the training problems      $OUT/teacher/records.jsonl
-#   student     LoRA, trained on them                       $OUT/student/adapter
-#   evaluate    the student on the test problems, four passes each by standard and by temperature
-#               sampling, each also a job of its own        $OUT/standard, $OUT/temperature
+#   teacher     draws power samples of the training problems    $OUT/teacher/records.jsonl
+#   student     trains a LoRA student on them                   $OUT/student/adapter
+#   evaluate    samples the student on the test problems, four
+#               passes by standard sampling                     $OUT/standard
+#               and four by temperature sampling                $OUT/temperature
+#               (the jobs standard and temperature do one half each)
 #
-# A job that was stopped goes on where it was when the same script is run again. The settings are
-# the paper's for Qwen2.5-Math-7B on MATH; these variables change them:
+# A job that was stopped goes on where it stopped when the same script is run again. The settings
+# are the paper's for Qwen2.5-Math-7B on MATH; these variables change them:
 
 MODEL=${MODEL:-Qwen/Qwen2.5-Math-7B}
-LEARNING_RATE=${LEARNING_RATE:-1e-5} # the paper's for Phi-3.5-mini is 1e-3
+LEARNING_RATE=${LEARNING_RATE:-1e-5} # for Phi-3.5-mini the paper takes 1e-3
 TRAIN_TASK=${TRAIN_TASK:-math_train} # 500 problems outside MATH-500
 EVAL_TASK=${EVAL_TASK:-math500}
 OUT=${OUT:-runs/$(basename "$MODEL")-$TRAIN_TASK}
-BATCH_SIZE=${BATCH_SIZE:-8} # examples an optimizer step, on any number of devices
-DRY_RUN=${DRY_RUN:-}        # 1: print the commands, run nothing
-# More flags: TASK_FLAGS="--data_dir=/data" for what reads problems, and for one kind of job
-# TEACHER_FLAGS="--limit=20", STUDENT_FLAGS="--fsdp", EVAL_FLAGS. They are split at spaces.
+BATCH_SIZE=${BATCH_SIZE:-8} # examples per optimizer step, on any number of devices
+DRY_RUN=${DRY_RUN:-}        # 1 prints the commands and runs nothing
+# These variables add flags, which are split at spaces: TASK_FLAGS="--data_dir=/data" to every job
+# that reads problems, TEACHER_FLAGS="--limit=20", STUDENT_FLAGS="--fsdp" and EVAL_FLAGS to one kind
+# of job.
 
-# What a launcher sets: how processes are started, and how the work is laid over devices.
-RUNNER=()
-STUDENT_RUNNER=() # added to RUNNER for the student
-MESH=()
-STUDENT_MESH=() # MESH if empty
+# The scripts set how processes are started, and how the work is divided over the devices.
+RUNNER=()         # what stands before the command
+STUDENT_RUNNER=() # what stands after RUNNER for the student
+MESH=()           # the flags that divide the work
+STUDENT_MESH=()   # the same for the student; if it is empty, MESH is used
 
-# run MODULE --flag...: the command that every host of the run runs.
+# run MODULE --flag...: runs or prints the command that every host of the run runs.
 run() {
   local command=("${RUNNER[@]}" .venv/bin/python -m "$@")
   if [[ -n "$DRY_RUN" ]]; then
@@ -36,7 +40,7 @@ run() {
   fi
 }
 
-# largest_divisor N LIMIT: of N, up to LIMIT.
+# largest_divisor N LIMIT: prints the largest divisor of N that is at most LIMIT.
 largest_divisor() {
   local found=$(($2 < $1 ? $2 : $1))
   while (($1 % found)); do found=$((found - 1)); done
@@ -51,7 +55,7 @@ teacher() {
 
 student() {
   local before=("${RUNNER[@]}") mesh=("${STUDENT_MESH[@]}") asked=()
-  # GPQA's records hold no text: the prompts are the task's.
+  # GPQA's records hold no text, so the prompts are read from the task.
   [[ "$TRAIN_TASK" != gpqa* ]] || asked=(--task="$TRAIN_TASK" ${TASK_FLAGS:-})
   ((${#mesh[@]})) || mesh=("${MESH[@]}")
   RUNNER+=("${STUDENT_RUNNER[@]}")
@@ -76,7 +80,8 @@ sample_student() {
     --max_new_tokens=3072 "${MESH[@]}" ${TASK_FLAGS:-} ${EVAL_FLAGS:-}
 }
 
-# list_jobs [JOB...]: those named, or all; one a line. Fails where one is none.
+# list_jobs [JOB...]: prints the jobs of these names, or all jobs, one per line. Fails where a name
+# is not a job's.
 list_jobs() {
   local job
   (($#)) || set -- teacher student evaluate
@@ -92,7 +97,7 @@ list_jobs() {
   done
 }
 
-# run_jobs [JOB...]: those named, or all, one after the other.
+# run_jobs [JOB...]: runs the jobs of these names, or all jobs, one after the other.
 run_jobs() {
   local jobs job
   jobs=$(list_jobs "$@")

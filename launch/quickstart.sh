@@ -10,7 +10,7 @@ source launch/environment.sh
 
 if [[ " $* " == *" --help "* || " $* " == *" -h "* ]]; then
   sed -n '2,/^$/s/^# \{0,1\}//p' "launch/quickstart.sh"
-  if ! compgen -G ".venv/.installed-*" >/dev/null; then # without a long install, then
+  if ! compgen -G ".venv/.installed-*" >/dev/null; then # answer without a long install
     "$(find_python)" -c 'import ast; print(ast.get_docstring(ast.parse(open(
 "experiments/quickstart.py").read())))'
     exit

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # bash launch/test.sh [--parity] [pytest arguments]
 #
-# Makes .venv, installs powerjax[test] into it, and runs ruff and the tests. --parity adds torch
-# (CPU), and the tests that compare with transformers running live. Two processes share the tests,
-# file by file; `-n 0`, for --pdb say, runs them in one.
+# Makes .venv, installs powerjax[test] into it, and runs ruff and the tests. --parity also installs
+# torch (for CPUs), and so runs the tests that compare with transformers itself. Two processes share
+# the tests, file by file; -n 0 runs them in one process, as --pdb needs it.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

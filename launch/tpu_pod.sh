@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
 # bash launch/tpu_pod.sh NAME ZONE [teacher] [student] [evaluate]
 #
-# From your machine: copies the last commit to every worker of the Cloud TPU slice NAME and runs
-# the jobs of launch/pipeline.sh there, one process a worker; they find each other by the slice's
-# metadata. Stopped, the same command goes on. OUT must be on a disk that all workers have mounted,
-# such as Filestore: OUT=/mnt/runs/math. Workers need Python 3.11 or newer, and a token of their own
-# for a gated model.
-# DRY_RUN=1 prints the commands, those of a worker last.
+# Runs on your machine. It copies the last commit to every worker of the Cloud TPU slice NAME and
+# runs the jobs of launch/pipeline.sh there, with one process per worker; the processes find each
+# other through the slice's metadata. If it is stopped, the same command goes on. OUT must be on a
+# disk that all workers have mounted, such as Filestore: OUT=/mnt/runs/math. Workers need Python
+# 3.11 or newer, and for a gated model a Hugging Face token of their own. DRY_RUN=1 prints the
+# commands, those of a worker last.
 #
-# bash launch/tpu_pod.sh on_worker [JOB...] is what runs on each worker: one job at a time, for the
-# next begins when the slowest worker is done, hours after the first.
+# Each worker runs bash launch/tpu_pod.sh on_worker JOB, one job at a time: the next job can begin
+# only when the slowest worker is done, which may be hours after the first.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
 source launch/pipeline.sh
 
-# 7B weights in bfloat16 are 15 GB; a chip of v5e has 16 GB, of v4 and v6e 32 GB. 4 divides the kv
-# heads of Qwen2.5-7B. The data axis is what is left, and has to divide BATCH_SIZE
-# (experiments.plan prints one that does).
+# 7B weights in bfloat16 take 15 GB; a v5e chip has 16 GB, a v4 or v6e chip 32 GB. 4 divides the kv
+# heads of Qwen2.5-7B. The data axis is the number of chips divided by MODEL_AXIS; it has to divide
+# BATCH_SIZE (experiments.plan prints a BATCH_SIZE for which it does).
 MODEL_AXIS=${MODEL_AXIS:-4}
 
 on_worker() {
@@ -27,7 +27,7 @@ on_worker() {
   run_jobs "$@"
 }
 
-# here COMMAND...: runs or prints a command of this machine.
+# here COMMAND...: runs or prints a command on this machine.
 here() {
   if [[ -n "$DRY_RUN" ]]; then printf '%q ' "$@" && echo; else "$@"; fi
 }

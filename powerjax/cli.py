@@ -1,4 +1,4 @@
-"""What every launcher shares: common flags, and how a command ends."""
+"""What every launcher shares: --dtype and --traceback, and how a command ends."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from absl import app, flags, logging
 from powerjax import records
 
 _TRACEBACK = flags.DEFINE_bool(
-    "traceback", False, "On an error, show Python's traceback instead of one line."
+    "traceback", False, "Show Python's traceback on an error, instead of one line."
 )
 
 
@@ -22,19 +22,23 @@ def define_dtype(default: str) -> None:
         "dtype",
         default,
         ["auto", "float32", "bfloat16", "float16"],
-        "Of weights and cache; auto is float32 on a CPU and bfloat16 elsewhere.",
+        "The number format of the model's weights and of its cache. auto: float32 on a CPU and"
+        " bfloat16 on other devices.",
     )
 
 
 def dtype() -> str:
-    """What --dtype means on this machine."""
+    """Returns the name of the dtype that --dtype means on this machine."""
     if flags.FLAGS.dtype != "auto":
         return flags.FLAGS.dtype
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """`app.run`, where a mistake ends in one line and status 1, and Ctrl-C in status 130."""
+    """Runs a launcher's `main`, as `app.run` does, and then exits.
+
+    A user's mistake ends in one line on stderr and status 1, Ctrl-C in one line and status 130.
+    """
     app.run(lambda argv: _guarded(main, argv))
 
 
@@ -59,7 +63,10 @@ def _guarded(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None
 
 
 def _one_line(error: Exception) -> str | None:
-    """The line for a user's mistake or a machine's limit; None for what must be a fault of ours."""
+    """Returns what to say of a user's mistake or a machine's limit; None for any other error.
+
+    Any other error must be a fault of this project, and its traceback is shown.
+    """
     if isinstance(error, OSError) and error.strerror:
         where = f" ({error.filename})" if error.filename else ""
         if error.errno in records.DISK_FULL:
@@ -73,19 +80,21 @@ def _one_line(error: Exception) -> str | None:
 
 
 def _raised_here(error: Exception) -> bool:
-    """Whether this project raised it, as it does for a user's mistake, rather than a library."""
+    """Returns whether this project raised the error, as it does for mistakes, and not a library."""
     last = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
     package = Path(__file__).resolve().parent
     return any(last.is_relative_to(home) for home in (package, package.parent / "experiments"))
 
 
 def _end(line: str, status: int) -> None:
+    """Prints the line on stderr, after the program's name, and exits."""
     sys.stdout.flush()
     print(f"{Path(sys.argv[0]).stem}: {line}", file=sys.stderr)
     sys.exit(status)
 
 
 def _kept() -> str:
+    """Returns `12 records are safe in FOLDER; `, or "" where the run has no record on disk yet."""
     if "out" not in flags.FLAGS:
         return ""
     folder = Path(flags.FLAGS.out)

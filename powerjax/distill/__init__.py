@@ -1,8 +1,10 @@
 """Power self-distillation (Algorithm 1): a LoRA student from records of power samples."""
 
-from powerjax.distill.data import Corpus, Example, load, num_batches
+from powerjax.distill.batches import num_batches
+from powerjax.distill.corpus import Corpus, Example, load
 from powerjax.distill.export import save_adapter, save_merged
-from powerjax.distill.loop import Stopped, Trained, train
+from powerjax.distill.loop import Trained, train
+from powerjax.distill.signals import Stopped
 from powerjax.distill.step import Settings
 
 __all__ = [

@@ -1,8 +1,8 @@
 """The student on disk: its adapter as a PEFT folder, or merged as a Hugging Face model folder.
 
-A folder is written under another name and renamed when it is whole; what fails leaves none, and a
-full disk is an OSError. With several processes all of them call these functions, because each holds
-a part of the arrays; process 0 writes.
+A folder is written under another name and renamed when it is complete, so a failure leaves the old
+folder or none. A full disk raises OSError. With several processes all of them call these functions,
+because each holds a part of the arrays; process 0 writes.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ _TEXT_FILES = (
 
 
 def save_adapter(folder: str | os.PathLike, lm: LM, adapter: lora.Adapter) -> None:
-    """Writes the adapter of `lm` as `models.load(..., adapter=folder)` and PEFT read it."""
+    """Writes the adapter of `lm` as `models.load(..., adapter=folder)` and PEFT can read it."""
     whole = dataclasses.replace(adapter, params=_gathered(adapter.params))
     _write(folder, lambda partial: peft.save(partial, whole, lm.config, base_model=lm.name))
 
@@ -47,10 +47,14 @@ def save_merged(
     revision: str | None = None,
     donate: bool = False,
 ) -> None:
-    """Writes weights with the adapter added, tokenizer and configs: a model folder of its own.
+    """Writes a model folder: the weights with the adapter added, the tokenizer and the configs.
 
-    revision: of a Hugging Face id, as it was loaded.
-    donate: reuse the memory of the weights; `lm` must then not be used afterwards.
+    Args:
+      folder: where to.
+      lm: the base model.
+      adapter: the adapter to add.
+      revision: the revision that `lm` was loaded with, where its name is a Hugging Face id.
+      donate: reuse the memory of the weights; `lm` must then not be used afterwards.
     """
     source = checkpoint.find_folder(lm.name, revision=revision, weights=False)
     merged = dataclasses.replace(lm, adapter=adapter).merged(donate=donate)
@@ -66,7 +70,11 @@ def save_merged(
 
 
 def _gathered(tree: dict) -> dict:
-    """The tree as one process can write it: in host memory where several hold it in parts."""
+    """Returns the arrays as process 0 can write them.
+
+    With several processes, each of which holds a part, these are NumPy's on process 0, and None on
+    the others.
+    """
     if jax.process_count() == 1:
         return tree
 
@@ -78,7 +86,7 @@ def _gathered(tree: dict) -> dict:
 
 
 def _write(folder: str | os.PathLike, write: Callable[[Path], None]) -> None:
-    """Process 0 replaces the folder by what `write` puts into a new one; the others wait."""
+    """Has process 0 replace the folder by one that `write` fills, while the others wait."""
 
     def replace() -> None:
         with run_folder.disk_errors(folder):
@@ -88,7 +96,10 @@ def _write(folder: str | os.PathLike, write: Callable[[Path], None]) -> None:
 
 
 def on_main(action: Callable[[], None]) -> None:
-    """Runs it on process 0 while the others wait; what fails there fails everywhere."""
+    """Runs an action on process 0 while the others wait.
+
+    Raises on process 0 whatever the action raised, and then ValueError on the other processes.
+    """
     problem = None
     if processes.is_main():
         try:

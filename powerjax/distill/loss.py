@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from powerjax.models import lora
 from powerjax.models.decoder import CausalLM, gather
 
-_TOKENS = 128  # of a chunk, on a device
-_LOGITS = 1 << 26  # of a chunk, on a device: 256 MiB
+# The most tokens and the most logits (256 MiB) that one device computes in one chunk.
+_TOKENS = 128
+_LOGITS = 1 << 26
 
 
 def sum_nll(
@@ -21,21 +22,33 @@ def sum_nll(
     dropout: lora.Dropout | None = None,
     num_devices: int = 1,
 ) -> jax.Array:
-    """float32 []: the sum of -log p(tokens[B,T]) where completion[B,T], each given those before it.
+    """Returns the sum of -log p of the completions' tokens, each given those before it (Eq. 16).
 
-    A row's first token has nothing before it and never counts. Logits are made for the tokens
-    that count, a chunk at a time, together with the gradient of `hidden`.
+    Logits are computed for the tokens that count, a chunk at a time, together with the gradient of
+    the hidden states.
+
+    Args:
+      model: the student's architecture.
+      variables: its "params" and "lora" collections.
+      tokens: int32 [B,T], right-padded.
+      completion: bool [B,T], the tokens that count. A row's first token never does, for nothing
+        comes before it.
+      dropout: the adapter's; None for none.
+      num_devices: over how many devices the rows are split.
+
+    Returns:
+      float32 [].
     """
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     targets = jnp.roll(tokens, -1, axis=1)
     counts = jnp.roll(completion, -1, axis=1).at[:, -1].set(False)
-    # What no counted token sees is fed as the row's first token: a zero gradient through a NaN is
-    # NaN, so padding must not be able to make one that the row does not make itself.
+    # A position that no counted token attends to is fed the row's first token. A zero gradient
+    # through a NaN is NaN, so padding must not make a NaN where the row itself makes none.
     is_seen = jax.lax.cummax(counts.astype(jnp.int32), axis=1, reverse=True) > 0
     fed = jnp.where(is_seen, tokens, tokens[:, :1])
     hidden, _ = model.apply(variables, fed, positions, None, dropout)
 
-    # Gathered once, and not once a chunk.
+    # Gathered here, once, rather than once per chunk.
     name = "embed_tokens" if model.config.tie_word_embeddings else "lm_head"
     head = gather({name: variables["params"][name]}, model.config, model.mesh)
 
@@ -50,7 +63,10 @@ def sum_nll(
 
 
 def _num_chunks(batch: int, length: int, vocab_size: int, num_devices: int) -> int:
-    """A power of two: for _TOKENS and _LOGITS a chunk, or less split where the length is odd."""
+    """Returns the number of chunks: the least power of two that keeps to _TOKENS and _LOGITS.
+
+    It is smaller where a larger power of two would not divide the length.
+    """
     chunks = 1
     most = num_devices * min(_TOKENS, max(1, _LOGITS // vocab_size))
     while batch * length > most * chunks and length % (2 * chunks) == 0:
@@ -59,10 +75,11 @@ def _num_chunks(batch: int, length: int, vocab_size: int, num_devices: int) -> i
 
 
 def _over_chunks(nll, chunks: int, hidden, targets, counts) -> jax.Array:
-    """nll(hidden[B,T,D], targets[B,T], counts[B,T]), of T / C tokens of each row at a time.
+    """Returns nll(hidden[B,T,D], targets[B,T], counts[B,T]), summed over C chunks of each row.
 
-    Tokens that count come first, and chunks of others (prompts and padding) are left out. The head
-    is frozen, so a chunk's logits give their gradient at once and are not made again.
+    A chunk has T / C tokens of each row. Each row is sorted so that its tokens that count come
+    first; chunks in which no token counts (prompts and padding) are skipped. The head is frozen, so
+    the gradient of a chunk's logits is computed together with them, and they are never made again.
     """
     batch, length = targets.shape
     order = jnp.argsort(~counts, axis=1)  # [B,T]
@@ -71,12 +88,12 @@ def _over_chunks(nll, chunks: int, hidden, targets, counts) -> jax.Array:
         return jnp.take_along_axis(x, order.reshape(batch, length, *[1] * (x.ndim - 2)), axis=1)
 
     def split(x):
-        """x[B,T,...] in that order -> [C,B,T/C,...]."""
+        """Returns x[B,T,...], in that order, as [C,B,T/C,...]."""
         x = arranged(x, order).reshape(batch, chunks, length // chunks, *x.shape[2:])
         return jnp.moveaxis(x, 1, 0)
 
     def joined(x):
-        """Back from `split`."""
+        """Returns x[C,B,T/C,...] as [B,T,...] in the original order: the inverse of `split`."""
         x = jnp.moveaxis(x, 0, 1).reshape(batch, length, *x.shape[3:])
         return arranged(x, jnp.argsort(order, axis=1))
 

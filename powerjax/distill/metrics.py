@@ -1,4 +1,4 @@
-"""What a training run says of its steps: metrics.jsonl, TensorBoard event files, a progress bar."""
+"""The numbers of each training step: in metrics.jsonl, for TensorBoard, and on a progress bar."""
 
 import json
 import logging
@@ -26,14 +26,27 @@ class Log:
     A step's numbers are read when the next step is under way, so that the device never waits for
     the host. Process 0 alone writes; every process knows the numbers.
 
-    A row: step (from 1), epoch (from 0), loss (mean -log p per completion token before the update),
-    num_tokens (completion tokens), grad_norm, learning_rate, seconds (of the step, compilation
-    included), tokens_per_s (of prompts and completions, padding left out).
+    A line holds: step (from 1), epoch (from 0), loss (mean -log p per completion token before the
+    update), num_tokens (completion tokens), grad_norm, learning_rate, seconds (of the step,
+    compilation included), tokens_per_s (tokens of prompts and completions, padding left out).
+
+    Attributes:
+      first_loss, last_loss: of the run's first and last step so far; None before the first.
+      num_done, num_tokens: the steps that `add` took, and their tokens.
+      seconds: wall time of the steps written by this object.
     """
 
     def __init__(self, folder: Path, done: int, num_steps: int, *, progress: bool = True):
-        """done: steps of the checkpoint to go on from; rows of later ones are cut off the file."""
+        """Opens the files.
+
+        Args:
+          folder: the run folder.
+          done: the step of the checkpoint to go on from. Lines of later steps are cut off.
+          num_steps: steps of the whole run.
+          progress: whether process 0 shows a progress bar.
+        """
         self.seconds = 0.0
+        self.num_done = self.num_tokens = 0
         self._path = folder / METRICS
         self._pending: tuple[int, int, int, Any] | None = None
         rows = records.read(self._path, needs=("step", "loss")) if self._path.exists() else []
@@ -65,12 +78,20 @@ class Log:
                 file.close()
 
     def add(self, step: int, epoch: int, size: int, metrics) -> None:
-        """Takes a step that was just dispatched, `size` tokens, and writes the one before it."""
+        """Takes the numbers of a step that was just dispatched, and writes the step before it.
+
+        Args:
+          step: its number, from 1.
+          epoch: its epoch, from 0.
+          size: the tokens of its examples, padding left out.
+          metrics: the `step.Metrics` that it returned; they may still be computed.
+        """
         self._write()
+        self.num_done, self.num_tokens = self.num_done + 1, self.num_tokens + size
         self._pending = (step, epoch, size, metrics)
 
     def flush(self) -> None:
-        """Waits for the last step, and returns when its row is on disk.
+        """Waits for the last step, and returns when its line is on disk.
 
         Raises ValueError if its loss or gradient is not finite.
         """
@@ -81,28 +102,29 @@ class Log:
             self._board.flush()
 
     def _write(self) -> None:
+        """Waits for the pending step, if there is one, and writes its numbers everywhere."""
         if self._pending is None:
             return
         (step, epoch, size, metrics), self._pending = self._pending, None
-        found = {name: value.item() for name, value in jax.device_get(metrics)._asdict().items()}
+        numbers = {name: value.item() for name, value in jax.device_get(metrics)._asdict().items()}
         now = time.monotonic()
         seconds, self._since = now - self._since, now
         self.seconds += seconds
-        if not (math.isfinite(found["loss"]) and math.isfinite(found["grad_norm"])):
+        if not (math.isfinite(numbers["loss"]) and math.isfinite(numbers["grad_norm"])):
             raise ValueError(
-                f"step {step}: the loss is {found['loss']}, its gradient's norm"
-                f" {found['grad_norm']}: try a smaller --learning_rate, or --max_grad_norm=1; the"
-                " checkpoints before it are kept"
+                f"step {step}: the loss is {numbers['loss']}, its gradient's norm"
+                f" {numbers['grad_norm']}: try a smaller --learning_rate, or --max_grad_norm=1;"
+                " the checkpoints before it are kept"
             )
-        row = {"step": step, "epoch": epoch, **found}
+        row = {"step": step, "epoch": epoch, **numbers}
         row |= {"tokens_per_s": size / seconds, "seconds": seconds}
-        self.first_loss = found["loss"] if self.first_loss is None else self.first_loss
-        self.last_loss = found["loss"]
+        self.first_loss = numbers["loss"] if self.first_loss is None else self.first_loss
+        self.last_loss = numbers["loss"]
         if self._file is not None:
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
         if self._board is not None:
-            for name in (*found, "tokens_per_s"):
+            for name in (*numbers, "tokens_per_s"):
                 self._board.add_scalar(name, row[name], step)
         shown = {"loss": f"{row['loss']:.4f}", "tokens/s": f"{row['tokens_per_s']:,.0f}"}
         self._bar.set_postfix(shown, refresh=False)
@@ -113,7 +135,10 @@ class Log:
 
 
 def _board(folder: Path, done: int):
-    """TensorBoard's writer; on the same steps a later file overrules an earlier one."""
+    """Returns TensorBoard's writer, or None where it is not installed.
+
+    TensorBoard then shows this start's numbers, not an earlier start's, for steps after `done`.
+    """
     try:
         from tensorboardX import SummaryWriter  # here, because it is slow to import
     except ImportError:

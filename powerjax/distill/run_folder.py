@@ -1,4 +1,4 @@
-"""A run's folder: one process at a time has it, and a full disk is said in one way."""
+"""The lock of a training run's folder, and one kind of error for a full disk."""
 
 import contextlib
 import logging
@@ -11,9 +11,9 @@ from powerjax.records import lock
 
 
 def locked(folder: str | os.PathLike) -> contextlib.AbstractContextManager[None]:
-    """Holds the folder of a training run meanwhile; makes it where it is not there.
+    """Returns a context that holds the lock of a run folder, which is made if it does not exist.
 
-    Raises ValueError while another process holds it.
+    Entering it raises ValueError while another process holds the lock.
     """
     return lock.locked(
         folder,
@@ -22,7 +22,7 @@ def locked(folder: str | os.PathLike) -> contextlib.AbstractContextManager[None]
 
 
 def check_free(folder: str | os.PathLike) -> None:
-    """Raises ValueError while another process holds the folder; makes nothing."""
+    """Raises ValueError while another process holds the folder's lock. It makes no file."""
     if (Path(folder) / lock.LOCK).exists():
         with locked(folder):
             pass
@@ -30,15 +30,16 @@ def check_free(folder: str | os.PathLike) -> None:
 
 @contextlib.contextmanager
 def disk_errors(folder: str | os.PathLike) -> Iterator[None]:
-    """A full disk as an OSError, also where TensorStore or safetensors has its own type for it.
+    """Turns whatever TensorStore or safetensors raise for a full disk into an OSError.
 
-    Orbax's threads log what goes wrong with a traceback each, and then raise it here.
+    Meanwhile Orbax's errors are not logged: its threads would log a traceback each, for an error
+    that is raised here as well.
     """
 
-    def is_new(record: logging.LogRecord) -> bool:
+    def is_not_raised_here(record: logging.LogRecord) -> bool:
         return record.levelno != logging.ERROR or "orbax" not in record.pathname
 
-    logging.getLogger("absl").addFilter(is_new)
+    logging.getLogger("absl").addFilter(is_not_raised_here)
     full = {os.strerror(code): code for code in records.DISK_FULL}
     try:
         yield
@@ -48,4 +49,4 @@ def disk_errors(folder: str | os.PathLike) -> Iterator[None]:
             raise
         raise OSError(code, os.strerror(code), str(folder)) from None
     finally:
-        logging.getLogger("absl").removeFilter(is_new)
+        logging.getLogger("absl").removeFilter(is_not_raised_here)

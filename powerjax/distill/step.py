@@ -1,14 +1,15 @@
 """The training step of power self-distillation: maximum likelihood on samples of pi_alpha (Eq. 16).
 
-Adapters only: base weights come in frozen and without gradients. One jitted call takes one global
-batch, G accumulation steps of B rows, and makes one AdamW update. The loss is the mean over all
-completion tokens of the global batch, whatever the mesh and the accumulation.
+Only the adapter is trained; the base weights are an input that gets no gradients. One jitted call
+takes one global batch, in G accumulation steps of B rows, and makes one AdamW update. The loss is
+the mean over all completion tokens of the global batch, whatever the mesh and the accumulation.
 
 Letters: G accumulation steps, B rows of one of them, T tokens, D model, V vocabulary.
 """
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -24,20 +25,23 @@ from powerjax.models.lora import LoraConfig
 from powerjax.records import scalars
 
 SCHEDULES = ("constant", "linear")
-_LARGEST = 1e30  # of a number that float32 computes with
+_LARGEST = 1e30  # float32 computes with numbers up to here without overflow
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Of the optimisation; the paper's where it gives them (learning rates are per model and task).
+    """The settings of the optimisation. Defaults are the paper's where it gives them.
 
-    learning_rate: the highest, after the warm-up.
-    num_steps: updates in all.
-    warmup: share of num_steps over which the rate rises linearly from 0.
-    schedule: "constant" after the warm-up, or "linear" decay to 0. The paper does not say.
-    max_grad_norm: clip gradients to this global norm; None: do not.
-    seed: of A, dropout and the order of the data, from 0 to 2**32 - 1.
-    remat: recompute each layer in the backward pass.
+    Attributes:
+      learning_rate: the highest, after the warm-up. The paper's differs by model and task.
+      num_steps: how many updates there are in all.
+      warmup: the share of num_steps over which the rate rises linearly from 0.
+      schedule: what the rate does after the warm-up: it stays "constant", or falls "linear"ly to 0.
+        The paper does not say.
+      weight_decay: AdamW's.
+      max_grad_norm: larger gradients are scaled down to this global norm; None scales none.
+      seed: decides the initial adapter, dropout and the order of the data; from 0 to 2**32 - 1.
+      remat: compute each layer again in the backward pass, to save memory.
     """
 
     learning_rate: float
@@ -50,7 +54,7 @@ class Settings:
     remat: bool = True
 
     def __post_init__(self):
-        """Makes Python's numbers of all; a ValueError of one line for one out of range."""
+        """Makes all numbers Python's. Raises a one-line ValueError for one that is out of range."""
         numbers = {
             "learning_rate": scalars.real_from("learning_rate", self.learning_rate, 0, _LARGEST),
             "warmup": scalars.real_from("warmup", self.warmup, 0, 1),
@@ -71,9 +75,9 @@ class Settings:
 
 
 class State(NamedTuple):
-    """What a step changes."""
+    """Everything that a step changes."""
 
-    step: jax.Array  # int32 [], updates made
+    step: jax.Array  # int32 [], how many updates have been made
     adapter: dict  # float32, see models/lora.py
     opt_state: optax.OptState
 
@@ -83,20 +87,20 @@ class Batch(NamedTuple):
 
     tokens: jax.Array  # int32 [G,B,T], right-padded
     completion: jax.Array  # bool [G,B,T], the tokens whose loss counts
-    example: jax.Array  # int32 [G,B], which example a row is; -1 for a row of padding
+    example: jax.Array  # int32 [G,B], the number of each row's example; -1 for an empty row
 
 
 class Metrics(NamedTuple):
-    """Of one update."""
+    """The numbers of one update."""
 
     loss: jax.Array  # float32 [], mean -log p per completion token before the update
-    num_tokens: jax.Array  # int32 [], completion tokens
-    grad_norm: jax.Array  # float32 [], before clipping
+    num_tokens: jax.Array  # int32 [], how many completion tokens the batch has
+    grad_norm: jax.Array  # float32 [], the gradient's global norm before clipping
     learning_rate: jax.Array  # float32 []
 
 
 def learning_rate(settings: Settings) -> optax.Schedule:
-    """update number -> rate, as transformers' get_constant/linear_schedule_with_warmup."""
+    """Returns update number -> rate, as transformers' get_constant/linear_schedule_with_warmup."""
     if settings.schedule not in SCHEDULES:
         raise ValueError(f"schedule {settings.schedule!r} is not one of {', '.join(SCHEDULES)}")
     if not 0 <= settings.warmup <= 1:
@@ -111,7 +115,7 @@ def learning_rate(settings: Settings) -> optax.Schedule:
 
 
 def optimizer(settings: Settings) -> optax.GradientTransformation:
-    """AdamW as torch's, on every adapter tensor."""
+    """Returns AdamW as torch has it, for every tensor of the adapter."""
     adamw = optax.adamw(learning_rate(settings), weight_decay=settings.weight_decay)
     if settings.max_grad_norm is None:
         return adamw
@@ -119,7 +123,10 @@ def optimizer(settings: Settings) -> optax.GradientTransformation:
 
 
 def abstract_state(config: ModelConfig, lora_config: LoraConfig, settings: Settings, mesh: Mesh):
-    """The State's shapes, dtypes and shardings: the optimizer's moments lie as the adapter does."""
+    """Returns the State's shapes, dtypes and shardings.
+
+    The optimizer's moments are split over the mesh as the adapter's tensors are.
+    """
     adapter = lora.shapes(config, lora_config)
     state = State(
         jax.ShapeDtypeStruct((), jnp.int32),
@@ -138,14 +145,14 @@ def abstract_state(config: ModelConfig, lora_config: LoraConfig, settings: Setti
 
 
 def state_shardings(config: ModelConfig, lora_config: LoraConfig, settings: Settings, mesh: Mesh):
-    """Where each part of the State lies."""
+    """Returns the sharding of each part of the State."""
     return jax.tree.map(lambda x: x.sharding, abstract_state(config, lora_config, settings, mesh))
 
 
 def init_state(
     config: ModelConfig, lora_config: LoraConfig, settings: Settings, mesh: Mesh
 ) -> State:
-    """A fresh adapter and optimizer, the same whatever the mesh."""
+    """Returns a fresh adapter and optimizer state, with the same values on every mesh."""
     adapter = lora.init(config, lora_config, seed=settings.seed, mesh=mesh)
     places = state_shardings(config, lora_config, settings, mesh)
     opt_state = jax.jit(optimizer(settings).init, out_shardings=places.opt_state)(adapter)
@@ -154,7 +161,7 @@ def init_state(
 
 
 def batch_sharding(mesh: Mesh) -> Batch:
-    """Rows over the data axis, accumulation steps one after the other."""
+    """Returns the shardings of a Batch: its rows are split over the data axis."""
     rows = NamedSharding(mesh, P(None, "data"))
     return Batch(rows, rows, rows)
 
@@ -167,14 +174,38 @@ def make_step(
     *,
     longest: int | None = None,
 ):
-    """step(state, lm.params, batch) -> (state, Metrics), jitted, one compilation per batch shape.
+    """Returns step(state, lm.params, batch) -> (state, Metrics), jitted, for all batch shapes.
 
-    The state is donated. `lm.params` may be arrays or ShapeDtypeStructs with shardings, on `mesh`.
+    It is compiled once per batch shape. The state is donated.
 
-    longest: tokens of the run's longest example, which choose longrope's factors for all; None: a
-        batch's own width does.
+    Args:
+      lm: the model; its `params` are arrays on `mesh`, or ShapeDtypeStructs with shardings on it.
+      lora_config: the adapter's.
+      settings: the optimisation's.
+      mesh: the devices to train on.
+      longest: tokens of the run's longest example, which choose longrope's factors for every batch;
+        None: the width of each batch chooses its own.
     """
     lora.check(lm.config, lora_config)
+    places = state_shardings(lm.config, lora_config, settings, mesh)
+    everywhere = NamedSharding(mesh, P())
+    return jax.jit(
+        _update_rule(lm, lora_config, settings, mesh, longest),
+        donate_argnums=0,
+        in_shardings=(
+            places,
+            jax.tree.map(lambda x: x.sharding, lm.params),
+            batch_sharding(mesh),
+        ),
+        out_shardings=(places, Metrics(*[everywhere] * len(Metrics._fields))),
+        compiler_options=_compiler_options(mesh),
+    )
+
+
+def _update_rule(
+    lm: LM, lora_config: LoraConfig, settings: Settings, mesh: Mesh, longest: int | None
+) -> Callable[[State, dict, Batch], tuple[State, Metrics]]:
+    """Returns the function that `make_step` compiles; the arguments are its own."""
     update = optimizer(settings).update
     rate = learning_rate(settings)
 
@@ -193,6 +224,7 @@ def make_step(
         def accumulate(total, rows):
             return jax.tree.map(jnp.add, total, gradient(state.adapter, *rows)), None
 
+        # --- the gradient of the sum of -log p, over all accumulation steps ---
         gradient = jax.value_and_grad(loss)
         num_tokens = jnp.sum(batch.completion[..., 1:], dtype=jnp.int32)
         if batch.tokens.shape[0] == 1:
@@ -200,6 +232,8 @@ def make_step(
         else:
             zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.adapter))
             total, _ = jax.lax.scan(accumulate, zero, batch)
+
+        # --- the mean, and the update ---
         mean_nll, grads = jax.tree.map(lambda x: x / jnp.maximum(num_tokens, 1), total)
         with jax.named_scope("adamw"):
             updates, opt_state = update(grads, state.opt_state, state.adapter)
@@ -212,25 +246,15 @@ def make_step(
         )
         return State(state.step + 1, adapter, opt_state), metrics
 
-    places = state_shardings(lm.config, lora_config, settings, mesh)
-    everywhere = NamedSharding(mesh, P())
-    return jax.jit(
-        step,
-        donate_argnums=0,
-        in_shardings=(
-            places,
-            jax.tree.map(lambda x: x.sharding, lm.params),
-            batch_sharding(mesh),
-        ),
-        out_shardings=(places, Metrics(*[everywhere] * len(Metrics._fields))),
-        compiler_options=_compiler_options(mesh),
-    )
+    return step
 
 
 def _compiler_options(mesh: Mesh) -> dict[str, str]:
-    """XLA's default order for CPUs is the one with most to do at once, which recomputes each layer
-    as soon as it can, and so keeps all that recomputation is there to save. Without recomputation
-    the order with the least memory is as fast."""
+    """Returns options that have XLA for CPUs order a step's operations by their memory.
+
+    Its default order computes each layer again as soon as it can, and so keeps in memory what
+    `Settings.remat` is there to save. Without remat the memory's order is as fast.
+    """
     if mesh.devices.flat[0].platform == "cpu":
         return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
     return {}

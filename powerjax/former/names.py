@@ -19,6 +19,7 @@ _PACKAGE = "powerjax."
 MOVED: dict[str, tuple[str, ...]] = {
     "capacity": ("plan.roofline",),
     "comparison": ("report.comparison", "report.claims", "report.comparison_notes"),
+    "distill.data": ("distill.corpus", "distill.batches"),
     "estimates": ("evaluation.estimates",),
     "evaluate": ("evaluation.summary", "evaluation.estimates", "evaluation.equal_cost"),
     "fields": ("records.fields",),

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from powerjax import distill
-from powerjax.distill import data
+from powerjax.distill import batches
 from powerjax.distill import step as step_lib
 from powerjax.models import LM
 from powerjax.models.lora import LoraConfig
@@ -138,11 +138,13 @@ def probe_training(
     length = max(4, min(length, max_length))
     drawn = np.random.default_rng(0).integers(lm.config.vocab_size, size=(batch_size, length))
     cut = length // 4
-    examples = [data.Example(str(i), row[:cut], row[cut:]) for i, row in enumerate(drawn.tolist())]
+    examples = [
+        distill.Example(str(i), row[:cut], row[cut:]) for i, row in enumerate(drawn.tolist())
+    ]
     mesh = lm.mesh or mesh_lib.make_mesh(devices=jax.tree.leaves(lm.params)[0].devices())
     settings = distill.Settings(learning_rate=1e-5, num_steps=2, remat=remat)
-    batch = data.make_batch(
-        data.Corpus(examples, max_length),
+    batch = batches.make_batch(
+        distill.Corpus(examples, max_length),
         np.arange(batch_size),
         batch_size=batch_size,
         data_size=mesh.shape["data"],

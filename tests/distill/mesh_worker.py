@@ -19,8 +19,8 @@ import numpy as np
 from flax import traverse_util
 from jax.experimental import multihost_utils
 
-from powerjax import models
-from powerjax.distill import data, loop, loss, step
+from powerjax import distill, models
+from powerjax.distill import batches, checkpoints, loop, loss, step
 from powerjax.models import causal, checkpoint, lora
 from powerjax.models import sharding as sharding_lib
 from powerjax.parallel import mesh, processes
@@ -53,15 +53,15 @@ OF_TWO_PROCESSES = {
 RESUMED = {"whole": (2, 4, False), "elsewhere": (8, 1, True)}  # of EVEN
 
 
-def corpus(config) -> data.Corpus:
+def corpus(config) -> distill.Corpus:
     """Returns prompts and completions of many lengths, all in the bucket of 32 tokens."""
     rng = np.random.default_rng(7)
     examples = []
     for i in range(NUM_EXAMPLES):
         prompt, completion = rng.integers(2, 10), rng.integers(15, 22)
         draw = rng.integers(1, config.vocab_size, prompt + completion).tolist()
-        examples.append(data.Example(str(i), draw[:prompt], draw[prompt:]))
-    return data.Corpus(examples, max_length=32)
+        examples.append(distill.Example(str(i), draw[:prompt], draw[prompt:]))
+    return distill.Corpus(examples, max_length=32)
 
 
 @functools.cache
@@ -87,9 +87,9 @@ def train(config, grid, fsdp: bool, tokens_per_device: int) -> dict[str, np.ndar
     take_step = step.make_step(lm, LORA, SETTINGS, grid)
     state, losses = step.init_state(config, LORA, SETTINGS, grid), []
     for number in range(NUM_STEPS):
-        epoch, place = divmod(number, data.num_batches(examples, BATCH_SIZE))
-        order = data.epoch_batches(examples, batch_size=BATCH_SIZE, seed=3, epoch=epoch)
-        batch = data.make_batch(
+        epoch, place = divmod(number, batches.num_batches(examples, BATCH_SIZE))
+        order = batches.epoch_batches(examples, batch_size=BATCH_SIZE, seed=3, epoch=epoch)
+        batch = batches.make_batch(
             examples,
             order[place],
             batch_size=BATCH_SIZE,
@@ -137,7 +137,7 @@ def resume(out: Path) -> None:
     for name, (data_axis, model_axis, fsdp) in RESUMED.items():
         if name != "whole":
             shutil.copytree(out / "whole", out / name)
-            shutil.rmtree(out / name / loop.CHECKPOINTS / str(NUM_STEPS))
+            shutil.rmtree(out / name / checkpoints.CHECKPOINTS / str(NUM_STEPS))
         lm = language_model(EVEN, mesh.make_mesh(data=data_axis, model=model_axis), fsdp)
         trained = loop.train(
             lm,

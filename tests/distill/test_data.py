@@ -1,4 +1,4 @@
-"""From records to batches: what is learnt, in which order, and what is refused."""
+"""From records to all_batches: what is learnt, in which order, and what is refused."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from powerjax import distill, models
-from powerjax.distill import data, step
+from powerjax.distill import batches, step
 from powerjax.models import text
 from powerjax.parallel import mesh
 
@@ -30,7 +30,7 @@ def test_the_tokens_of_a_record_are_learnt_as_they_are(tiny):
     row = {"id": "a", "prompt": PROMPT, "completion": TEXT, "tokens": tokens}
     corpus = distill.load(tiny, [row, {**row, "tokens": tokens[:-1], "finish_reason": "length"}])
     assert corpus.examples[0].completion == tokens[:-1]
-    assert corpus.examples[1] == data.Example("a", tiny.encode(PROMPT), tokens)
+    assert corpus.examples[1] == distill.Example("a", tiny.encode(PROMPT), tokens)
     assert corpus.num_without_eos == 1
     ids = {"prompt": tiny.encode(PROMPT), "tokens": tokens, "completion": None}
     assert distill.load(tiny, [ids]).examples[0].prompt == tiny.encode(PROMPT)
@@ -228,42 +228,44 @@ def test_datasets_are_read_as_files_are(tiny, tmp_path):
 
 
 def _corpus(lengths, max_length=1024):
-    examples = [data.Example(str(i), [1], [i + 2] * (n - 1)) for i, n in enumerate(lengths)]
-    return data.Corpus(examples, max_length)
+    examples = [distill.Example(str(i), [1], [i + 2] * (n - 1)) for i, n in enumerate(lengths)]
+    return distill.Corpus(examples, max_length)
 
 
 def test_an_epoch_has_every_example_once_in_an_order_of_seed_and_epoch():
     corpus = _corpus(range(2, 25))
     orders = {}
     for seed, epoch in [(0, 0), (0, 1), (1, 0)]:
-        batches = data.epoch_batches(corpus, batch_size=4, seed=seed, epoch=epoch)
-        assert [len(batch) for batch in batches] == [4, 4, 4, 4, 4, 3]
-        assert len(batches) == data.num_batches(corpus, 4)
-        order = np.concatenate(batches).tolist()
+        all_batches = batches.epoch_batches(corpus, batch_size=4, seed=seed, epoch=epoch)
+        assert [len(batch) for batch in all_batches] == [4, 4, 4, 4, 4, 3]
+        assert len(all_batches) == batches.num_batches(corpus, 4)
+        order = np.concatenate(all_batches).tolist()
         assert sorted(order) == list(range(23)) and order != sorted(order)
         orders[seed, epoch] = order
     assert len({tuple(order) for order in orders.values()}) == 3
-    again = data.epoch_batches(corpus, batch_size=4, seed=0, epoch=1)
+    again = batches.epoch_batches(corpus, batch_size=4, seed=0, epoch=1)
     assert np.concatenate(again).tolist() == orders[0, 1]
 
 
 def test_batches_mix_lengths():
     """Else a token among short completions would weigh more than one among long ones."""
     corpus = _corpus([4] * 200 + [40] * 200)
-    batches = data.epoch_batches(corpus, batch_size=8, seed=0, epoch=0)
-    long = np.array([sum(batch >= 200) for batch in batches])
+    all_batches = batches.epoch_batches(corpus, batch_size=8, seed=0, epoch=0)
+    long = np.array([sum(batch >= 200) for batch in all_batches])
     assert abs(long.var() - 2.0) < 0.8  # 8 draws of 1/2 have 2; sorted rows would have 16
 
 
 def test_a_batch_is_padded_to_its_own_bucket_and_masks_all_but_completions():
     corpus = _corpus([5, 17, 9], max_length=100)
-    assert [data.bucket(n, 100) for n in (1, 16, 17, 64, 65, 100)] == [16, 16, 32, 64, 100, 100]
-    batch = data.make_batch(corpus, np.array([2, 0]), batch_size=2, data_size=1)
+    assert [batches.bucket(n, 100) for n in (1, 16, 17, 64, 65, 100)] == [16, 16, 32, 64, 100, 100]
+    batch = batches.make_batch(corpus, np.array([2, 0]), batch_size=2, data_size=1)
     assert batch.tokens.shape == (1, 2, 16) and batch.tokens.dtype == np.int32
     assert batch.tokens[0, 0].tolist() == [1] + [4] * 8 + [0] * 7
     assert batch.completion[0, 1].tolist() == [False] + [True] * 4 + [False] * 11
     assert batch.example.tolist() == [[2, 0]]
-    short = data.make_batch(corpus, np.array([1]), batch_size=4, data_size=1, tokens_per_device=64)
+    short = batches.make_batch(
+        corpus, np.array([1]), batch_size=4, data_size=1, tokens_per_device=64
+    )
     assert short.tokens.shape == (2, 2, 32)
     assert short.example.tolist() == [[1, -1], [-1, -1]]
     assert short.completion.sum() == 16 and (short.tokens[short.example < 0] == 1).all()
@@ -283,28 +285,28 @@ def test_a_batch_is_padded_to_its_own_bucket_and_masks_all_but_completions():
     ],
 )
 def test_the_global_batch_is_the_same_on_every_mesh(tokens, batch_size, data_size, expected):
-    grid = data.grid(tokens, batch_size=batch_size, data_size=data_size, tokens_per_device=1024)
+    grid = batches.grid(tokens, batch_size=batch_size, data_size=data_size, tokens_per_device=1024)
     assert grid == expected and grid[0] * grid[1] == batch_size
 
 
 @pytest.mark.parametrize(("backend", "expected"), [("cpu", (2, 4)), ("tpu", (1, 8))])
 def test_a_cpu_takes_fewer_rows_at_a_time(backend, expected, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    assert data.grid(128, batch_size=8, data_size=1) == expected
+    assert batches.grid(128, batch_size=8, data_size=1) == expected
 
 
 def test_a_mesh_that_does_not_divide_the_batch_is_refused_with_both_numbers():
     with pytest.raises(ValueError, match="batch of 8 examples does not divide over a data axis of"):
-        data.grid(16, batch_size=8, data_size=3)
+        batches.grid(16, batch_size=8, data_size=3)
 
 
 def test_a_sharded_batch_is_the_same_batch():
     corpus = _corpus([5, 17, 9], max_length=100)
     how = {"batch_size": 4, "data_size": 1, "tokens_per_device": 64}
-    plain = data.make_batch(corpus, np.array([2, 0, 1]), **how)
+    plain = batches.make_batch(corpus, np.array([2, 0, 1]), **how)
     devices = mesh.make_mesh(devices=jax.devices()[:1])
     placed = step.batch_sharding(devices)
-    sharded = data.make_batch(corpus, np.array([2, 0, 1]), **how, sharding=placed)
+    sharded = batches.make_batch(corpus, np.array([2, 0, 1]), **how, sharding=placed)
     for a, b, sharding in zip(plain, sharded, placed, strict=True):
         assert isinstance(b, jax.Array) and b.sharding == sharding
         np.testing.assert_array_equal(a, b)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from powerjax import distill, records
-from powerjax.distill import data, loop, step
+from powerjax.distill import batches, checkpoints, loop, step
 from powerjax.models import checkpoint, lora
 
 LORA = lora.LoraConfig(rank=2, alpha=4.0, dropout=0.1, target_modules=("q_proj", "down_proj"))
@@ -55,7 +55,7 @@ def _train(lm, corpus, folder, settings=SETTINGS, lora_config=LORA, **options):
 
 def _interrupt(monkeypatch, at, how):
     """Calls `how` while batch number `at` is made."""
-    make_batch, calls = data.make_batch, []
+    make_batch, calls = batches.make_batch, []
 
     def make(*args, **kwargs):
         calls.append(1)
@@ -63,7 +63,7 @@ def _interrupt(monkeypatch, at, how):
             how()
         return make_batch(*args, **kwargs)
 
-    monkeypatch.setattr(data, "make_batch", make)
+    monkeypatch.setattr(batches, "make_batch", make)
 
 
 def _rows(folder):
@@ -103,7 +103,7 @@ def test_a_run_learns_and_leaves_a_row_for_each_step(undisturbed, corpus):
 def test_each_epoch_has_its_own_order_and_a_later_start_its_rest(corpus):
     whole = list(loop._order(corpus, SETTINGS, 4, 0))
     for epoch in range(3):
-        drawn = data.epoch_batches(corpus, batch_size=4, seed=0, epoch=epoch)
+        drawn = batches.epoch_batches(corpus, batch_size=4, seed=0, epoch=epoch)
         for (_, number, indices), expected in zip(whole[3 * epoch :], drawn, strict=False):
             assert number == epoch and indices.tolist() == expected.tolist()
     rest = list(loop._order(corpus, SETTINGS, 4, 5))
@@ -261,7 +261,7 @@ def test_a_full_disk_is_said_once_and_the_last_checkpoint_kept(
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill():
-        while loop.last_step(tmp_path) is None:  # saves are asynchronous
+        while checkpoints.last_step(tmp_path) is None:  # saves are asynchronous
             time.sleep(0.01)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
 
@@ -273,7 +273,7 @@ def test_a_full_disk_is_said_once_and_the_last_checkpoint_kept(
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert error.value.errno in records.DISK_FULL and error.value.filename == str(tmp_path)
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert loop.last_step(tmp_path) == 2
+    assert checkpoints.last_step(tmp_path) == 2
     _assert_same(_train(tiny_qwen, corpus, tmp_path, resume=True), undisturbed[0])
 
 
@@ -298,7 +298,7 @@ def test_other_weights_under_the_same_name_are_refused(
 
 
 def test_identity_is_json_and_leaves_out_what_changes_no_number(tiny_qwen, corpus):
-    run = loop.identity(tiny_qwen, corpus, LORA, SETTINGS, batch_size=4)
+    run = checkpoints.identity(tiny_qwen, corpus, LORA, SETTINGS, batch_size=4)
     assert json.loads(json.dumps(run)) == run and run["lora_target_modules"][0] == "q_proj"
     assert run["corpus"] == corpus.fingerprint and "remat" not in run
 
@@ -308,7 +308,7 @@ def test_settings_of_numpy_numbers_have_the_identity_of_pythons(tiny_qwen, corpu
         SETTINGS, seed=np.int64(SETTINGS.seed), num_steps=np.int32(SETTINGS.num_steps)
     )
     runs = [
-        loop.identity(tiny_qwen, corpus, LORA, settings, batch_size=size)
+        checkpoints.identity(tiny_qwen, corpus, LORA, settings, batch_size=size)
         for settings, size in ((SETTINGS, 4), (of_numpy, np.int64(4)))
     ]
     assert runs[0] == runs[1]

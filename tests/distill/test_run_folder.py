@@ -21,7 +21,7 @@ def test_a_folder_that_another_process_trains_in_is_refused(tmp_path):
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
 def test_an_export_onto_a_full_disk_is_an_oserror_and_leaves_nothing(tmp_path, code):
-    """safetensors, which is written in Rust, has an exception of its own."""
+    """safetensors, which is written in Rust, raises an exception of its own for a full disk."""
 
     def write(folder):
         folder.mkdir()

@@ -12,8 +12,8 @@ import optax
 import pytest
 from flax import traverse_util
 
-from powerjax import models
-from powerjax.distill import data, loss, step
+from powerjax import distill, models
+from powerjax.distill import batches, loss, step
 from powerjax.models import causal, lora
 from powerjax.parallel import mesh as mesh_lib
 from powerjax.records import scalars
@@ -50,13 +50,13 @@ def _check_training(folder, case, seed, expected, record_property):
     lm = models.load(folder, dtype="float32", mesh=mesh)
     state = _start(lm, mesh, case, seed)
     adapted = models.LM(lm.config, lm.params, adapter=lora.Adapter(LORA, state.adapter))
-    batches = training.batches(seed)
-    logits = np.asarray(adapted.logits(batches[0][0]))
+    all_batches = training.batches(seed)
+    logits = np.asarray(adapted.logits(all_batches[0][0]))
     worst_logit = np.abs(logits - expected["logits"]).max()
     record_property("max|dlogit|", f"{worst_logit:.1e}")
     assert worst_logit <= 1e-4
     run, worst = step.make_step(lm, LORA, SETTINGS, mesh), {}
-    for i, (tokens, completion) in enumerate(batches, start=1):
+    for i, (tokens, completion) in enumerate(all_batches, start=1):
         state, metrics = run(state, lm.params, _batch(tokens, completion, accumulation=2))
         if f"{i}/loss" in expected:
             np.testing.assert_allclose(metrics.loss, expected[f"{i}/loss"], rtol=1e-5)
@@ -182,9 +182,9 @@ def test_a_token_that_training_never_feeds_may_be_damaged(one, value):
     embed = {"embed_tokens": {"embedding": table}}
     damaged = dataclasses.replace(lm, params={**lm.params, **embed})
     rows = ([5, 6, 7], [8, 9, 0]), ([11], [12] * 20 + [0]), ([13] * 9, [14])
-    examples = [data.Example(str(i), *row) for i, row in enumerate(rows)]
-    batch = data.make_batch(
-        data.Corpus(examples, 64), np.arange(3), batch_size=8, data_size=1, tokens_per_device=64
+    examples = [distill.Example(str(i), *row) for i, row in enumerate(rows)]
+    batch = batches.make_batch(
+        distill.Corpus(examples, 64), np.arange(3), batch_size=8, data_size=1, tokens_per_device=64
     )
     assert batch.tokens.shape[0] == 4  # two steps of the four have no example at all
     run = step.make_step(lm, SMALL, ADAM, one)

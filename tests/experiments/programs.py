@@ -7,20 +7,21 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = ("--model=tiny", "--task=arithmetic", "--quick", "--noprogress")  # of reproduce
+QUICK = ("--model=tiny", "--task=arithmetic", "--quick", "--noprogress")  # for reproduce
 
 
 def environment(num_devices: int = 1, optimized: bool = False) -> dict[str, str]:
-    """Of a process that makes `num_devices` devices of the CPU.
+    """Returns the environment of a process that makes `num_devices` devices of the CPU.
 
-    optimized: for work whose time is not that of compiling, which otherwise takes half as long.
+    optimized: whether XLA optimises what it compiles. Without, compiling takes half as long, so it
+      pays only where a program computes for longer than it compiles.
     """
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": str(int(not optimized)),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
-        # A process that a test kills may leave half an entry in the cache all tests share.
+        # A process that a test kills may leave half an entry in the cache that all tests share.
         "PYTHONWARNINGS": "ignore:Error reading persistent compilation cache",
     }
 
@@ -33,7 +34,10 @@ def start(
     env: dict[str, str] | None = None,
     **options,
 ) -> subprocess.Popen:
-    """`python -m module arguments`, its output in pipes, in that `environment` and `env`."""
+    """Starts `python -m module arguments` with its output in pipes.
+
+    env: variables in addition to those of `environment`. options: further ones of Popen.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
@@ -46,7 +50,7 @@ def start(
 
 
 def end(process: subprocess.Popen, timeout_s: float = 300) -> tuple[int, str, str]:
-    """Exit status, standard output, standard error."""
+    """Waits for a process and returns its exit status, standard output and standard error."""
     out, err = process.communicate(timeout=timeout_s)
     return process.returncode, out, err
 
@@ -73,7 +77,10 @@ for argv in json.loads(sys.argv[2]):
 
 
 def ends(module: str, argvs: list[list[str]], num_devices: int = 1) -> list[tuple[int, str, str]]:
-    """Exit status, output and errors of a launcher for each of these arguments, in one process."""
+    """Runs a launcher with each of these arguments, all in one process, which saves time.
+
+    Returns the exit status, standard output and standard error of each.
+    """
     ran = subprocess.run(
         [sys.executable, "-c", _ENDS, module, json.dumps(argvs)],
         cwd=ROOT,
@@ -81,6 +88,6 @@ def ends(module: str, argvs: list[list[str]], num_devices: int = 1) -> list[tupl
         capture_output=True,
         text=True,
     )
-    found = [json.loads(line[4:]) for line in ran.stdout.split("\n") if line.startswith("END ")]
-    assert len(found) == len(argvs), ran.stderr
-    return [tuple(end) for end in found]
+    results = [json.loads(line[4:]) for line in ran.stdout.split("\n") if line.startswith("END ")]
+    assert len(results) == len(argvs), ran.stderr
+    return [tuple(result) for result in results]

@@ -24,7 +24,7 @@ _NUM_STEPS = 96
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    """32 worked answers as a user's own file would have them: texts, no tokens."""
+    """A file of 32 answers as a user might write it: texts and no tokens."""
     path = tmp_path_factory.mktemp("teacher") / "worked.jsonl"
     problems = arithmetic.problems("train", 32)
     rows = [{"prompt": p.prompt, "completion": f" \\boxed{{{p.answer}}}"} for p in problems]
@@ -171,7 +171,7 @@ def test_a_finished_run_without_its_metrics_is_exported_again(undisturbed, teach
 
 @pytest.mark.parametrize("what", ["out", "safetensors version"])
 def test_hosts_that_differ_end_with_one_line_each(teacher, tmp_path, what):
-    """In --out, which all share; in the version of a package, as another host's folder has it."""
+    """They differ in --out, which all hosts share, or in the version of an installed package."""
     other = tmp_path / "packages" / "safetensors-0.0.1.dist-info"
     other.mkdir(parents=True)
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: safetensors\nVersion: 0.0.1\n")

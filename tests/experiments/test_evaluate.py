@@ -45,7 +45,7 @@ def _write(path, made):
 
 
 def _sums(sampler, seed, right):
-    """Two completions each of six problems of the second hundred; `right` of them are."""
+    """Returns two completions of each of six problems, `right` of which are right."""
     made = []
     for i, problem in enumerate(arithmetic.load("test", 206)[200:]):
         for sample in range(2):
@@ -57,7 +57,7 @@ def _sums(sampler, seed, right):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two seeds of one sampler in run folders of their own, and a folder of several rows."""
+    """Three run folders: two seeds of one sampler, and one with a file per row of its table."""
     folder = tmp_path_factory.mktemp("runs")
     _write(folder / "seed0" / "records.jsonl", _sums("standard", 0, 4))
     _write(folder / "seed1" / "records.jsonl", _sums("standard", 1, 6))
@@ -108,7 +108,10 @@ def test_rows_of_several_folders_are_scored_written_and_taken_up_again(runs, tmp
 
 
 def test_runs_of_other_settings_are_rows_of_their_own(runs, tmp_path):
-    """Three runs of one seed that differ in top_k and max_new_tokens, and one of before."""
+    """Records of three runs with one seed that differ in top_k and max_new_tokens.
+
+    A fourth run is of an older version, whose records do not state all of their settings.
+    """
     names = []
     for top_k, longest in ((None, 64), (20, 64), (20, 32)):
         made = _sums("standard", 0, 4)

@@ -1,4 +1,4 @@
-"""experiments/sample.py in several processes: kills, other counts, mistakes that all hear of."""
+"""experiments/sample.py in several processes: kills, another number of them, mistakes."""
 
 import json
 import re
@@ -20,7 +20,7 @@ _FLOATS = ("log_prob", "self_reward", "acceptance_rate", "log_probs")
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """Records of one process that nothing disturbed, with the slots that each of several has."""
+    """The records of one process that nothing disturbed, with the --num_slots of all tests here."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     code, _, err = programs.end(programs.start("experiments.sample", *_JOB, f"--out={folder}"))
     assert code == 0, err
@@ -29,19 +29,22 @@ def undisturbed(tmp_path_factory):
 
 @pytest.fixture
 def start():
-    """start(folder, count, ids) -> processes; those still running at the test's end are killed."""
+    """Returns a function that starts processes; at the test's end those that still run are killed.
+
+    Of `count` processes in all it starts those with these ids, or all of them.
+    """
     started = []
 
     def start(folder, count, ids=None, *, meet=True, flags=(), of_one=None, num_devices=1):
         address = f"127.0.0.1:{free_port()}"
-        found = []
+        processes = []
         for i in range(count) if ids is None else ids:
             given = [*_JOB, f"--out={folder}", f"--num_processes={count}", f"--process_id={i}"]
             given += [f"--coordinator={address}"] if meet else []
             given += [*flags, *(of_one or {}).get(i, ())]
-            found.append(programs.start("experiments.sample", *given, num_devices=num_devices))
-        started.extend(found)
-        return found
+            processes.append(programs.start("experiments.sample", *given, num_devices=num_devices))
+        started.extend(processes)
+        return processes
 
     yield start
     for process in started:
@@ -63,7 +66,7 @@ def _kill_midway(process, path, at_least):
 
 
 def _assert_same(found, expected):
-    """Record for record, in the same order of problems: drawn things exactly, floats to 1e-4."""
+    """Asserts that the records have the same ids and draws, and the same numbers up to 1e-4."""
     assert len({record["id"] for record in found}) == len(found) == len(expected)
     expected = {record["id"]: record for record in expected}
     for record in found:
@@ -76,7 +79,7 @@ def _assert_same(found, expected):
 
 
 def test_a_lost_process_is_started_again_alone(undisturbed, tmp_path, start):
-    """Two processes, one killed: the other ends its share, and the lost one later its own."""
+    """Of two processes one is killed. The other ends its share, and the lost one later its own."""
     folder = tmp_path / "run"
     first, second = start(folder, 2)
     lost = folder / "records-00001-of-00002.jsonl"
@@ -107,7 +110,7 @@ def test_a_lost_process_is_started_again_alone(undisturbed, tmp_path, start):
 
 
 def test_a_run_goes_on_with_another_number_of_processes(undisturbed, tmp_path, start):
-    """Two of three are killed; then two, where there were three, make what is missing."""
+    """Of three processes two are killed. Then two processes make what the three left out."""
     folder = tmp_path / "run"
     processes = start(folder, 3)
     for i in (1, 2):
@@ -134,7 +137,7 @@ def test_a_run_goes_on_with_another_number_of_processes(undisturbed, tmp_path, s
 
 
 def test_two_processes_of_four_devices_draw_the_chains_of_one(undisturbed, tmp_path, start):
-    """Each process splits the model over its own four: sums are taken in another order."""
+    """Each process splits the model over its own four devices: sums are taken in other orders."""
     folder = tmp_path / "run"
     for process in start(folder, 2, flags=["--model_axis=4"], num_devices=4):
         code, out, err = programs.end(process)
@@ -175,7 +178,7 @@ def test_processes_that_differ_end_with_one_line_each(tmp_path, start):
 
 
 def test_nobody_waits_for_ever(tmp_path, start):
-    """Without a coordinator, and without the other process."""
+    """A process gives up without a coordinator, and the coordinator without the other process."""
     (alone,) = start(tmp_path / "run", 2, [1], flags=["--wait_s=1"])
     code, _, err = programs.end(alone)
     assert code == 1

@@ -27,7 +27,7 @@ _HF = {
 
 @pytest.fixture(scope="module")
 def plans(tmp_path_factory):
-    """(exit status, output, errors) by what was asked."""
+    """name -> (exit status, output, errors) of the plans that the tests look at."""
     folder = tmp_path_factory.mktemp("models")
     for name, more in (("seven", {}), ("large", {"num_hidden_layers": 280})):
         (folder / name).mkdir()
@@ -91,7 +91,7 @@ def test_launch_takes_the_variables_that_are_printed(plans):
 
 
 def test_the_commands_run_what_was_planned(plans):
-    """Learnt on the training problems, and with the lengths and moves that were asked for."""
+    """They train on the training problems, with the lengths and moves that the flags gave."""
     code, out, err = plans["short"]
     assert code == 0, err
     (line,) = [x for x in out.split("\n") if x.strip().startswith("MODEL=")]

@@ -1,4 +1,4 @@
-"""experiments/qualitative.py: of one problem sampled now, and of the records of a run."""
+"""experiments/qualitative.py on one problem sampled now, and on the records of a run."""
 
 import json
 

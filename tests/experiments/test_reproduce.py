@@ -42,7 +42,7 @@ def _records(folder):
 
 
 def _rises(folder, files, value):
-    """Lower ends of the 95 % intervals of the paired steps from each row to the next."""
+    """Returns the lower ends of the 95 % intervals of the paired differences from row to row."""
     made = [records.read(folder / "records" / f"{file}.jsonl") for file in files]
     return [
         evaluation.paired_difference(after, before, value).low
@@ -91,7 +91,7 @@ def test_one_command_gives_plan_table_and_report(quick_run):
 
 @pytest.fixture(scope="module")
 def again(quick_run, tmp_path_factory):
-    """(copy of the quick run, the command that made it)."""
+    """A copy of the quick run's folder, and a function that runs its command again."""
     made, _ = quick_run
     folder = tmp_path_factory.mktemp("again") / "run"
     shutil.copytree(made, folder)
@@ -160,6 +160,7 @@ def model(data_dir, tmp_path_factory):
 
 
 def _real(model, data_dir, out, task):
+    """Runs the launcher on a published task and returns what it printed."""
     flags = [f"--model={model}", f"--data_dir={data_dir}", f"--out={out}", f"--task={task}"]
     code, said, err = _reproduce(*flags, *_REAL, "--noprogress")
     assert code == 0, err

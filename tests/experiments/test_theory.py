@@ -1,4 +1,4 @@
-"""The theory launcher: its lines, its exit status, its files, and what it says to a mistake."""
+"""experiments/theory.py: what it prints and writes, its exit status, and mistakes."""
 
 import csv
 import itertools

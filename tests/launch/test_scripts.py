@@ -1,4 +1,4 @@
-"""The shell scripts of launch/: what each would run, as DRY_RUN=1 prints it, on no accelerator."""
+"""The shell scripts of launch/: the commands that each would run, as DRY_RUN=1 prints them."""
 
 import json
 import os
@@ -20,7 +20,7 @@ ARGUMENTS = {
     "tpu_pod.sh": ["my-slice", "us-east5-a"],
 }
 
-# Says what a launcher does not understand of command lines read from standard input.
+# Reads command lines from standard input and prints what a launcher does not understand of them.
 _PARSE = """
 import importlib, json, sys
 from absl import flags
@@ -35,30 +35,41 @@ for line in json.load(sys.stdin):
 
 
 def dry_run(script: str, *arguments: str, **environment: str) -> list[list[str]]:
-    """The commands the script would run, each as a list of words."""
-    done = subprocess.run(
-        ["bash", LAUNCH / script, *(arguments or ARGUMENTS[script])],
-        env={"PATH": os.environ["PATH"], "DRY_RUN": "1", "OUT": "/disk/run"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    """Returns the commands that the script would run, each as a list of words."""
+    done = _bash(script, *(arguments or ARGUMENTS[script]), **{"OUT": "/disk/run"} | environment)
     assert done.returncode == 0, done.stderr
     return [shlex.split(line) for line in done.stdout.splitlines()]
 
 
+def refusal(script: str, *arguments: str, **environment: str) -> str:
+    """Returns what the script prints on stderr when it ends without a command to run."""
+    done = _bash(script, *arguments, **environment)
+    assert (done.returncode, done.stdout) == (1, "")
+    return done.stderr
+
+
+def _bash(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", LAUNCH / script, *arguments],
+        env={"PATH": os.environ["PATH"], "DRY_RUN": "1"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
 def programs(commands: list[list[str]]) -> list[tuple[str, list[str]]]:
-    """(module, flags) of the launchers among the commands."""
-    found = []
+    """Returns (module, flags) of each command that starts a launcher."""
+    launchers = []
     for words in commands:
         if "-m" in words:
             at = words.index("-m")
-            found.append((words[at + 1], words[at + 2 :]))
-    return found
+            launchers.append((words[at + 1], words[at + 2 :]))
+    return launchers
 
 
 def of_jobset() -> list[tuple[str, list[str]]]:
-    """(module, flags) of the container in jobset.yaml."""
+    """Returns (module, flags) of the container in jobset.yaml."""
     yaml = pytest.importorskip("yaml")
     manifest = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
     (container,) = _pod(manifest)["containers"]
@@ -143,16 +154,10 @@ def test_the_student_of_secret_records_reads_the_prompts_of_their_task():
     assert {"--task=gpqa_rest", "--data_dir=/data"} <= set(flags)
 
 
-def test_a_job_that_is_none_is_one_line():
-    done = subprocess.run(
-        ["bash", LAUNCH / "a100.sh", "evaluate", "sampel"],
-        env={"PATH": os.environ["PATH"], "DRY_RUN": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stdout) == (1, "")
+def test_a_job_of_another_name_is_refused_in_one_line():
     jobs = "teacher, student, evaluate (or standard, temperature)"
-    assert done.stderr == f"a100: sampel is not one of the jobs {jobs}\n"
+    expected = f"a100: sampel is not one of the jobs {jobs}\n"
+    assert refusal("a100.sh", "evaluate", "sampel") == expected
 
 
 @pytest.mark.parametrize(
@@ -184,27 +189,14 @@ def test_the_meshes_of_slurm_take_every_gpu_of_their_nodes(
 
 
 def test_nodes_that_no_batch_of_8_divides_over_are_refused_before_the_teacher():
-    done = subprocess.run(
-        ["bash", LAUNCH / "slurm.sbatch"],
-        env={"PATH": os.environ["PATH"], "DRY_RUN": "1", "SLURM_GPUS_ON_NODE": "6"},
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "a batch of 8 does not divide over nodes of 6 GPUs" in done.stderr
-    assert "BATCH_SIZE=6" in done.stderr and done.stderr.count("\n") == 1
+    err = refusal("slurm.sbatch", SLURM_GPUS_ON_NODE="6")
+    assert "a batch of 8 does not divide over nodes of 6 GPUs" in err
+    assert "BATCH_SIZE=6" in err and err.count("\n") == 1
 
 
 def test_a_model_axis_that_does_not_divide_a_node_is_refused():
-    done = subprocess.run(
-        ["bash", LAUNCH / "slurm.sbatch"],
-        env={"PATH": os.environ["PATH"], "DRY_RUN": "1", "SLURM_GPUS_ON_NODE": "6"}
-        | {"MODEL_AXIS": "4"},
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "MODEL_AXIS=4 does not divide the 6 GPUs of a node" in done.stderr
+    err = refusal("slurm.sbatch", SLURM_GPUS_ON_NODE="6", MODEL_AXIS="4")
+    assert "MODEL_AXIS=4 does not divide the 6 GPUs of a node" in err
 
 
 @pytest.mark.parametrize(
@@ -224,11 +216,11 @@ def test_workers_of_a_slice_are_told_the_settings():
     assert [words[0] for words in commands[:-1]] == ["git", *["gcloud"] * 3]
     *_, ssh = commands[:-1]
     assert {"ssh", "slice", "--zone=us-east5-a", "--worker=all"} <= set(ssh)
-    (told,) = (word.removeprefix("--command=") for word in ssh if word.startswith("--command="))
-    # The worker's own shell reads it once more: what it then runs is what was printed last.
-    told = told.removeprefix("cd powerjax && ")
+    (command,) = (word.removeprefix("--command=") for word in ssh if word.startswith("--command="))
+    # The worker's shell parses the command again. What it then runs was printed last.
+    command = command.removeprefix("cd powerjax && ")
     done = subprocess.run(
-        ["bash", "-c", told],
+        ["bash", "-c", command],
         cwd=LAUNCH.parent,
         env={"PATH": os.environ["PATH"], "DRY_RUN": "1"},
         capture_output=True,
@@ -240,20 +232,14 @@ def test_workers_of_a_slice_are_told_the_settings():
 
 
 def test_a_slice_ends_each_job_on_all_workers_before_the_next():
-    """A worker's share ends hours before another's, and the student waits for all of them."""
+    """The student needs all workers' shares, and one may end hours before another."""
     commands = dry_run("tpu_pod.sh")
     jobs = [words[-1].split()[-1] for words in commands if "on_worker" in words[-1]]
     assert jobs == ["teacher", "student", "standard", "temperature"]
 
 
 def test_a_slice_needs_a_disk_that_its_workers_share():
-    done = subprocess.run(
-        ["bash", LAUNCH / "tpu_pod.sh", "slice", "zone"],
-        env={"PATH": os.environ["PATH"], "DRY_RUN": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1 and done.stderr.startswith("tpu_pod: usage: OUT=/")
+    assert refusal("tpu_pod.sh", "slice", "zone").startswith("tpu_pod: usage: OUT=/")
 
 
 def test_the_pods_of_the_jobset_are_as_many_as_they_are_told():
