@@ -1,4 +1,7 @@
-"""Sampling of a task's problems into a file of records."""
+"""Sampling of a task's problems into a file of records.
+
+`collect` draws only what the file lacks, so a run that was killed goes on when it is called again.
+"""
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,7 +18,7 @@ Chain = tuple[int, int]  # index of the problem, sample index
 
 
 def model_name(lm: LM, random_weights: bool = False) -> str:
-    """The model's name in records: a folder's last part, or a Hugging Face id as it is.
+    """Returns the model's name in records: a folder's last part, or a Hugging Face id as it is.
 
     A student is called `base+adapter`. Where its adapter's folder is called just "adapter", the
     parent folder's name stands for it. random_weights adds `-randw`.
@@ -29,9 +32,12 @@ def model_name(lm: LM, random_weights: bool = False) -> str:
 
 
 def problems(task: Task, settings: Mapping[str, Any]) -> list[Problem]:
-    """The problems that a run is about, by its flags: model, split, limit, data_dir.
+    """Returns the problems that a run is about.
 
-    Raises ValueError where the task has no such split.
+    settings: the flags "model" (which decides the wording), "split", "limit" and "data_dir" of the
+      run, each but the model None where it was not given. Others are passed over.
+
+    Raises ValueError where the task has no such split, and as the task's `load` does.
     """
     options = {"data_dir": settings["data_dir"], "limit": settings["limit"]}
     if (split := settings["split"]) is not None:
@@ -62,17 +68,23 @@ def collect(
     secret problems is left out of their records.
 
     Args:
-      model: the model's name in the records.
-      sampler: the name of a function of `powerjax.sample`.
+      lm: the model.
+      problems: the problems, as `prompts.prompted` returns them.
+      file: the record file, open.
+      task: the problems' task, which names them in ids and grades.
+      model: the model's name in the records (`model_name`).
+      sampler: the name of a function of `powerjax.sample` that draws independent chains.
       settings: that function's keywords.
-      label: the sampler's name in record ids, where one file's samplers differ in settings alone.
-      share: this process's part, where there are several processes.
-      elsewhere: the records that other files of the run hold.
+      label: the sampler's name in record ids, where one file's samplers differ in settings alone;
+        None: `sampler`.
+      share: which chains this process draws, where there are several processes.
+      elsewhere: the records that other files of the run hold, which are not drawn again.
       progress: whether a bar is shown.
 
     Returns the sampler's stats, or None where nothing was lacking.
 
-    Raises ValueError where a record of one of these chains was drawn from another law.
+    Raises ValueError where a record of one of these chains states another law than this run's, and
+    as the sampler does for bad settings and prompts.
     """
     drawing, options = job.parse(sampler, settings)
     names = _chain_names(problems, options, task.name, model, label or sampler)
@@ -80,7 +92,7 @@ def collect(
         return None
 
     def law(style: str) -> dict[str, Any]:
-        """What a record states of its law; `style` is how the problem was put to the model."""
+        """Returns what the records state of the run, for problems prompted in this style."""
         return job.stated_settings(lm, drawing, options.seed, style) | {"model": model}
 
     laws = {style: law(style) for style in {problem.style for problem in problems}}
@@ -108,9 +120,10 @@ def collect(
 def _chain_names(
     problems: Sequence[Problem], options: job.Options, task: str, model: str, label: str
 ) -> dict[Chain, str]:
-    """The name of each chain of a run, which is its record's id without the hash of the law.
+    """Returns the chain name of each chain of a run: its record's id without the hash.
 
-    Records made before ids had a hash are found by it, and so is the process that makes the record.
+    These names, and not ids, say which records are there and which process draws a chain: older
+    records have no hash in their ids.
     """
     return {
         (i, j): records.record_id(
@@ -133,7 +146,10 @@ def _appender(
     laws: Mapping[str, dict[str, Any]],
     label: str | None,
 ) -> Callable[[sample.Completion], None]:
-    """A function that appends the record of a completion, graded where the task is quick."""
+    """Returns a function that appends the record of a completion, graded where the task is quick.
+
+    laws: the problems' prompt style -> what a record states of the run.
+    """
 
     def append(completion: sample.Completion) -> None:
         problem = problems[completion.prompt_index]
@@ -152,13 +168,19 @@ def _appender(
 
 
 def _num_slots(lm: LM, problems: Sequence[Problem], max_new_tokens: int, num_chains: int) -> int:
-    """The slots that the sampler would choose if the process's own chains were the whole job."""
+    """Returns the slots that the sampler would choose if this process's chains were the whole job.
+
+    Left to itself, the sampler would count the chains of all processes.
+    """
     longest = max(len(lm.encode(problem.prompt)) for problem in problems)
     return memory.pick_num_slots(lm, longest, max_new_tokens, num_chains)
 
 
 def _check_law(record: records.Record, law: dict[str, Any], path: Path) -> None:
-    """Raises ValueError where the record states another law than that of the run."""
+    """Raises ValueError where the record states another law than that of the run.
+
+    A setting that an older record does not state is not compared.
+    """
     differing = identity.differences(record, law)
     if differing:
         was = ", ".join(f"{name} {identity.shown(value)}" for name, value, _ in differing)

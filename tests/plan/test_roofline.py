@@ -129,7 +129,7 @@ def test_the_fastest_layout_with_room_is_best_and_none_is_an_error():
     chosen = roofline.best(found)
     assert chosen.tokens_per_s == max(layout.tokens_per_s for layout in found)
     wide = dataclasses.replace(SEVEN_B, num_layers=280)
-    with pytest.raises(ValueError, match=r"does not fit: with 1 devices a copy each holds 12\d"):
+    with pytest.raises(ValueError, match=r"does not fit: with 1 devices per copy, each needs 12\d"):
         roofline.best(roofline.layouts(wide, hardware.parse("a100-40gb:1"), **JOB))
 
 
