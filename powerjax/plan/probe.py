@@ -135,7 +135,7 @@ def probe_sampling(
         )
         return stats, sum(ended)
 
-    run(lambda stats: False)  # this call compiles, and is stopped after its first step
+    run(lambda stats: False)  # compiles; ends after the first call of the slots
 
     def go_on(stats: engine.Stats) -> bool:
         enough = stats.model_steps >= _PROBE_STEPS and stats.wall_s >= seconds
