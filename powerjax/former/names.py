@@ -45,7 +45,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "rewards": ("evaluation.proposition4",),
     "scalars": ("records.scalars",),
     "setups": ("runs.setups",),
-    "shards": ("records.shards",),
+    "shards": ("records.shards", "records.lock"),
     "stages": ("records.stage_counts",),
     "tables": ("report.tables",),
     "text": ("models.text",),
@@ -68,6 +68,7 @@ RENAMED = {
     ("pipeline", "kept"): "finished_result",
     ("pipeline", "student"): "train_student",
     ("planning", "Stage"): "Workload",
+    ("shards", "taking_turns"): "locked",
 }
 
 

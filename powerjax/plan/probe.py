@@ -103,7 +103,6 @@ def probe_sampling(
     speed is multiplied by their number.
 
     Args:
-      lm: the model.
       prompts: the texts of the run's prompts.
       num_samples: chains per prompt.
       max_new_tokens: the longest completion.

@@ -11,7 +11,7 @@ from typing import Any
 from powerjax import records, sample
 from powerjax.models import LM
 from powerjax.records import identity, shards
-from powerjax.sample import job, memory
+from powerjax.sample import job, memory, spec
 from powerjax.tasks import Problem, Task, without_text
 
 Chain = tuple[int, int]  # index of the problem, sample index
@@ -68,18 +68,14 @@ def collect(
     secret problems is left out of their records.
 
     Args:
-      lm: the model.
       problems: the problems, as `prompts.prompted` returns them.
       file: the record file, open.
-      task: the problems' task, which names them in ids and grades.
       model: the model's name in the records (`model_name`).
-      sampler: the name of a function of `powerjax.sample` that draws independent chains.
-      settings: that function's keywords.
+      sampler, settings: the name of a function of `powerjax.sample`, and its keywords.
       label: the sampler's name in record ids, where one file's samplers differ in settings alone;
         None: `sampler`.
       share: which chains this process draws, where there are several processes.
       elsewhere: the records that other files of the run hold, which are not drawn again.
-      progress: whether a bar is shown.
 
     Returns the sampler's stats, or None where nothing was lacking.
 
@@ -91,15 +87,14 @@ def collect(
     if not names:
         return None
 
-    def law(style: str) -> dict[str, Any]:
-        """Returns what the records state of the run, for problems prompted in this style."""
-        return job.stated_settings(lm, drawing, options.seed, style) | {"model": model}
-
-    laws = {style: law(style) for style in {problem.style for problem in problems}}
+    # --- what is there, and of which law ---
+    laws = _laws(lm, problems, drawing, options.seed, model)
     existing = {records.chain_name(record): record for record in (*elsewhere, *file.records)}
     for (i, _), name in names.items():
         if name in existing:
             _check_law(existing[name], laws[problems[i].style], file.path)
+
+    # --- what is lacking ---
     own = {chain for chain, name in names.items() if share.owns(name)}
     lacking = {chain for chain in own if names[chain] not in existing}
     if not lacking:
@@ -139,6 +134,16 @@ def _chain_names(
     }
 
 
+def _laws(
+    lm: LM, problems: Sequence[Problem], drawing: spec.Sampler, seed: int, model: str
+) -> dict[str, dict[str, Any]]:
+    """Returns {the problems' prompt style: what a record of such a problem states of the run}."""
+    return {
+        style: job.stated_settings(lm, drawing, seed, style) | {"model": model}
+        for style in {problem.style for problem in problems}
+    }
+
+
 def _appender(
     file: records.RecordFile,
     problems: Sequence[Problem],
@@ -146,10 +151,7 @@ def _appender(
     laws: Mapping[str, dict[str, Any]],
     label: str | None,
 ) -> Callable[[sample.Completion], None]:
-    """Returns a function that appends the record of a completion, graded where the task is quick.
-
-    laws: the problems' prompt style -> what a record states of the run.
-    """
+    """Returns a function that appends the record of a completion, graded where the task is quick."""
 
     def append(completion: sample.Completion) -> None:
         problem = problems[completion.prompt_index]

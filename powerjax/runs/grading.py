@@ -12,7 +12,7 @@ from typing import Any
 from powerjax.records import Record, numbered
 from powerjax.runs import result_files
 from powerjax.runs.rescoring import rescore as rescore  # its place before; for experiments.evaluate
-from powerjax.tasks.base import Problem, Task
+from powerjax.tasks.base import Graded, Problem, Task
 
 
 def load(paths: Sequence[str | os.PathLike]) -> list[Record]:
@@ -82,14 +82,7 @@ def grade_records(
     def grade(batch: Sequence[int]) -> list[dict[str, Any]]:
         completions = [_completion(records[i], decode) for i in batch]
         verdicts = task.grade_all([own_problems[i] for i in batch], completions, **options)
-        return [
-            {
-                "correct": verdict.correct,
-                "extracted_answer": verdict.extracted,
-                "grade_detail": verdict.detail,
-            }
-            for verdict in verdicts
-        ]
+        return [_fields(verdict) for verdict in verdicts]
 
     sources = [
         result_files.source_hash(
@@ -125,6 +118,14 @@ def _problems_of(
                 " data it was made with"
             )
     return [by_id[record["problem_id"]] for record in records]
+
+
+def _fields(verdict: Graded) -> dict[str, Any]:
+    return {
+        "correct": verdict.correct,
+        "extracted_answer": verdict.extracted,
+        "grade_detail": verdict.detail,
+    }
 
 
 def _keeps_verdict(record: Record) -> bool:

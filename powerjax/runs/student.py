@@ -41,11 +41,10 @@ def train_student(
         that hold none (secret problems) are looked up.
       epochs: passes through the records, in batches of `batch_size` records.
       max_length: tokens of prompt and completion; a longer example is cut there.
-      schedule: the learning rate after the warm-up, "constant" or "linear" (falling to 0).
+      schedule: "constant" after the warm-up, or "linear", which falls to 0.
       lora_config: the adapter's shape; None for the defaults.
       seed: of the adapter's first weights, the dropout and the order of the records.
       remat: whether activations are computed again in the backward pass, to save memory.
-      progress: whether a bar is shown.
 
     Returns the model with the adapter, and what training left (`distill.Trained`).
 
