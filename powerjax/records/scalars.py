@@ -2,11 +2,12 @@
 
 import math
 import numbers
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import numpy as np
 
+_Number = TypeVar("_Number", int, float)
 _MAX_SHOWN = 60  # the most characters of a value that a message quotes
 
 
@@ -42,10 +43,7 @@ def whole_from(name: str, value: Any, least: int, most: int) -> int:
 
     Raises ValueError, naming the argument `name`, for any other value.
     """
-    number = whole(value)
-    if number is not None and least <= number <= most:
-        return number
-    raise _outside(name, value, f"a whole number from {least} to {most}")
+    return _bounded(name, value, whole, least, most, f"a whole number from {least} to {most}")
 
 
 def real_from(name: str, value: Any, least: float, most: float) -> float:
@@ -53,10 +51,7 @@ def real_from(name: str, value: Any, least: float, most: float) -> float:
 
     Raises ValueError, naming the argument `name`, for any other value.
     """
-    number = real(value)
-    if number is not None and least <= number <= most:
-        return number
-    raise _outside(name, value, f"a number from {least:g} to {most:g}")
+    return _bounded(name, value, real, least, most, f"a number from {least:g} to {most:g}")
 
 
 def key_seed(value: Any) -> int:
@@ -94,8 +89,18 @@ def listed(names: Iterable[Any]) -> str:
     )
 
 
-def _outside(name: str, value: Any, wanted: str) -> ValueError:
-    return ValueError(f"{name} is {shown(value)}: it must be {wanted}")
+def _bounded(
+    name: str,
+    value: Any,
+    read: Callable[[Any], _Number | None],
+    least: float,
+    most: float,
+    wanted: str,
+) -> _Number:
+    number = read(value)
+    if number is None or not least <= number <= most:
+        raise ValueError(f"{name} is {shown(value)}: it must be {wanted}")
+    return number
 
 
 def _unwrapped(value: Any) -> Any:

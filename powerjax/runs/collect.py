@@ -72,15 +72,13 @@ def collect(
       file: the record file, open.
       model: the model's name in the records (`model_name`).
       sampler, settings: the name of a function of `powerjax.sample`, and its keywords.
-      label: the sampler's name in record ids, where one file's samplers differ in settings alone;
-        None: `sampler`.
+      label: what record ids call the sampler, such as a table row's name; None: `sampler`.
       share: which chains this process draws, where there are several processes.
       elsewhere: the records that other files of the run hold, which are not drawn again.
 
     Returns the sampler's stats, or None where nothing was lacking.
 
-    Raises ValueError where a record of one of these chains states another law than this run's, and
-    as the sampler does for bad settings and prompts.
+    Raises ValueError where a record of one of these chains states another law than this run's.
     """
     drawing, options = job.parse(sampler, settings)
     names = _chain_names(problems, options, task.name, model, label or sampler)
@@ -151,7 +149,7 @@ def _appender(
     laws: Mapping[str, dict[str, Any]],
     label: str | None,
 ) -> Callable[[sample.Completion], None]:
-    """Returns a function that appends the record of a completion, graded where the task is quick."""
+    """Returns a function that appends a completion's record, graded where the task is quick."""
 
     def append(completion: sample.Completion) -> None:
         problem = problems[completion.prompt_index]
