@@ -29,11 +29,11 @@ def machine(monkeypatch):
 )
 def test_all_devices_are_used_that_share_a_batch(machine, devices, model, rows_divide, data):
     machine(devices)
-    found = mesh.local_mesh(model, rows_divide)
+    grid = mesh.local_mesh(model, rows_divide)
     if data is None:
-        assert found is None
+        assert grid is None
     else:
-        assert found.shape == {"data": data, "model": model}
+        assert grid.shape == {"data": data, "model": model}
 
 
 def test_more_devices_per_row_than_there_are_are_refused():

@@ -15,7 +15,7 @@ def lm():
 
 @pytest.fixture(scope="package")
 def measured(lm, tmp_path_factory):
-    """(folder, row, problems, result) of a power row of secret problems."""
+    """Returns (folder, row, problems, result) of a power row of secret problems."""
     folder = tmp_path_factory.mktemp("run")
     problems = hidden.secret(arithmetic.problems(num=3))
     plain = {"max_new_tokens": 16, "seed": 0, "num_samples": 2}

@@ -6,12 +6,12 @@ from powerjax.tasks import Graded, Problem, Task, arithmetic, registry
 
 
 def task() -> Task:
-    """A grader with two rules; no record holds the text that the second one reads."""
+    """Returns a task whose grader has two rules. The second reads a text that no record holds."""
 
     def grade_all(problems, completions, **_):
         return [
-            Graded(*arithmetic.grade(problem, said), {"boxed": True, "long": len(said) > 20})
-            for problem, said in zip(problems, completions, strict=True)
+            Graded(*arithmetic.grade(problem, text), {"boxed": True, "long": len(text) > 20})
+            for problem, text in zip(problems, completions, strict=True)
         ]
 
     return dataclasses.replace(

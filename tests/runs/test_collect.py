@@ -14,7 +14,7 @@ PROBLEMS = [Problem(f"p{i}", [5 + i, 9], None) for i in range(6)]
 
 
 def _collect(lm, path, problems=PROBLEMS, share=shards.Share(), **changed):  # noqa: B008, immutable
-    """The records of `path` after a run of a few power chains, and the run's stats."""
+    """Returns the records of `path` after a run of a few power chains, and the run's stats."""
     settings = {"max_new_tokens": 8, "block_size": 4, "num_mcmc_steps": 1, "alpha": 2.0}
     settings |= {"seed": 0, "num_samples": 2, "num_slots": 4, **changed}
     with records.RecordFile(path) as file:
@@ -43,7 +43,7 @@ def whole(tiny_qwen, tmp_path_factory):
     return _collect(tiny_qwen, tmp_path_factory.mktemp("whole") / "records.jsonl")[0]
 
 
-def _drawn(drawn):
+def _tokens(drawn):
     return {records.chain_name(record): record["tokens"] for record in drawn}
 
 
@@ -53,7 +53,7 @@ def test_older_records_are_taken_up_where_they_stopped(tiny_qwen, whole, tmp_pat
     _write(path, before)
     drawn, stats = _collect(tiny_qwen, path)
     assert stats is not None and drawn[:5] == before and len(drawn) == 12
-    assert _drawn(drawn) == _drawn(whole)
+    assert _tokens(drawn) == _tokens(whole)
     assert {record["id"] for record in drawn[5:]} <= {record["id"] for record in whole}
     again, stats = _collect(tiny_qwen, path)
     assert stats is None and again == drawn
@@ -68,18 +68,18 @@ def test_processes_share_what_an_older_run_lacks(tiny_qwen, whole, tmp_path):
     for i in range(3):
         share = shards.Share(i, 3)
         _collect(tiny_qwen, share.path(tmp_path), share=share)
-    found = shards.gather(tmp_path, [(p.id, j) for p in PROBLEMS for j in range(2)])
-    assert not found.missing and not found.num_repeated
-    assert _drawn(found.records) == _drawn(whole)
-    assert sum(len(records.read(path)) for path in found.parts) == len(whole)
-    assert [r for r in found.records if r in before] != []
+    gathered = shards.gather(tmp_path, [(p.id, j) for p in PROBLEMS for j in range(2)])
+    assert not gathered.missing and not gathered.num_repeated
+    assert _tokens(gathered.records) == _tokens(whole)
+    assert sum(len(records.read(path)) for path in gathered.parts) == len(whole)
+    assert [r for r in gathered.records if r in before] != []
 
 
 def test_an_older_and_a_newer_record_of_one_chain_are_the_same(whole, tmp_path):
     _write(tmp_path / "records.jsonl", map(older.as_before, whole[:2]))
     _write(shards.Share(0, 2).path(tmp_path), whole[1:4])
-    found = shards.gather(tmp_path, [])
-    assert _drawn(found.records) == _drawn(whole[:4])
+    gathered = shards.gather(tmp_path, [])
+    assert _tokens(gathered.records) == _tokens(whole[:4])
     _write(shards.Share(0, 2).path(tmp_path), [{**whole[1], "top_k": 3}])
     _write(tmp_path / "records.jsonl", [whole[1]])
     with pytest.raises(ValueError, match="is another one in"):
@@ -110,7 +110,7 @@ def test_the_same_law_written_otherwise_goes_on(tiny_qwen, whole, tmp_path):
     assert _collect(tiny_qwen, path, temperature=0.5, kernel="exact", num_slots=2)[1] is None
 
 
-def test_problems_asked_in_two_styles_are_two_rows(tiny_qwen, whole, tmp_path):
+def test_problems_prompted_in_two_styles_are_two_rows(tiny_qwen, whole, tmp_path):
     chat = [dataclasses.replace(problem, style="chat") for problem in PROBLEMS]
     drawn, _ = _collect(tiny_qwen, tmp_path / "records.jsonl", chat)
     assert not {record["id"] for record in drawn} & {record["id"] for record in whole}

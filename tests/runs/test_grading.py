@@ -15,7 +15,7 @@ PROBLEMS = [Problem(f"p{i}", f"{i}+{i}=", str(2 * i)) for i in range(5)]
 
 
 class _Grader:
-    """Right if the completion is the answer; counts, and stops before a call if told to."""
+    """Grades by equality with the answer, counts its calls, and stops before call `stop_at`."""
 
     def __init__(self):
         self.calls, self.graded, self.stop_at = 0, 0, None
@@ -46,30 +46,30 @@ def _many(num=200):
 
 
 def test_records_get_verdicts_and_keep_what_they_have(task):
-    made = [sums.record("p2", 0, "4", strange=7), sums.record("p3", 1, "4", correct=True)]
-    found = grading.grade_records(made, task, PROBLEMS, progress=False)
-    assert [r["correct"] for r in found] == [True, False]
-    assert [r["extracted_answer"] for r in found] == ["4", "4"]
-    assert found[1]["grade_detail"] == {"rules": False, "other": True}
-    assert found[0]["strange"] == 7 and "correct" not in made[0]
+    drawn = [sums.record("p2", 0, "4", strange=7), sums.record("p3", 1, "4", correct=True)]
+    graded = grading.grade_records(drawn, task, PROBLEMS, progress=False)
+    assert [r["correct"] for r in graded] == [True, False]
+    assert [r["extracted_answer"] for r in graded] == ["4", "4"]
+    assert graded[1]["grade_detail"] == {"rules": False, "other": True}
+    assert graded[0]["strange"] == 7 and "correct" not in drawn[0]
 
 
 def test_a_run_that_stopped_goes_on_and_a_torn_line_is_made_again(task, grader, tmp_path):
-    made, path = _many(), tmp_path / "inside" / "verdicts.jsonl"
-    whole = grading.grade_records(made, task, PROBLEMS, progress=False)
+    drawn, path = _many(), tmp_path / "inside" / "verdicts.jsonl"
+    whole = grading.grade_records(drawn, task, PROBLEMS, progress=False)
     grader.calls, grader.graded, grader.stop_at = 0, 0, 3
     with pytest.raises(KeyboardInterrupt):
-        grading.grade_records(made, task, PROBLEMS, path, progress=False)
-    kept = len(records.read(path))
-    assert kept == grader.graded and 0 < kept < len(made)
+        grading.grade_records(drawn, task, PROBLEMS, path, progress=False)
+    num_written = len(records.read(path))
+    assert num_written == grader.graded and 0 < num_written < len(drawn)
     text = path.read_bytes()
     path.write_bytes(text[:-9])  # as if it had been killed in the middle of its last line
     grader.graded, grader.stop_at = 0, None
-    assert grading.grade_records(made, task, PROBLEMS, path, progress=False) == whole
-    assert grader.graded == len(made) - kept + 1
+    assert grading.grade_records(drawn, task, PROBLEMS, path, progress=False) == whole
+    assert grader.graded == len(drawn) - num_written + 1
     grader.graded = 0
-    more = [*made, sums.record("p1", 777, "2")]  # the sampler went on in the meantime
-    assert grading.grade_records(more, task, PROBLEMS, path, progress=False)[:-1] == whole
+    longer = [*drawn, sums.record("p1", 777, "2")]  # the sampler went on in the meantime
+    assert grading.grade_records(longer, task, PROBLEMS, path, progress=False)[:-1] == whole
     assert grader.graded == 1
 
 
@@ -81,9 +81,9 @@ def test_verdicts_on_other_completions_are_refused(task, tmp_path):
         ([sums.record("p1", 0, "5")], PROBLEMS),
         ([sums.record("p1", 0)], [dataclasses.replace(PROBLEMS[1], answer="3")]),
     ]
-    for made, problems in others:
+    for drawn, problems in others:
         with pytest.raises(ValueError, match=r"verdicts.jsonl holds a result for another") as error:
-            grading.grade_records(made, task, problems, path, progress=False)
+            grading.grade_records(drawn, task, problems, path, progress=False)
         assert "\n" not in str(error.value)
 
 
@@ -97,9 +97,9 @@ def test_records_that_cannot_be_graded_are_named_in_one_line(task):
         ([{**good, "completion": None}], "give --model, whose tokenizer reads them"),
         ([{**good, "completion": None, "tokens": None}], "neither a completion nor tokens"),
     ]
-    for made, expected in cases:
+    for drawn, expected in cases:
         with pytest.raises(ValueError, match=expected) as error:
-            grading.grade_records(made, task, PROBLEMS, progress=False)
+            grading.grade_records(drawn, task, PROBLEMS, progress=False)
         assert "\n" not in str(error.value)
 
 
@@ -124,8 +124,8 @@ def test_problems_named_by_numbers_are_those_of_the_file_of_prompts(tmp_path):
     path, prompts = tmp_path / "records.jsonl", tmp_path / "prompts.jsonl"
     rows = [sums.record(name, 0, task="prompts") for name in (0, 2**64 - 1)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    asked = [{"prompt": "2+2=", "answer": 4, "problem_id": row["problem_id"]} for row in rows]
-    prompts.write_text("".join(json.dumps(row) + "\n" for row in asked))
+    lines = [{"prompt": "2+2=", "answer": 4, "problem_id": row["problem_id"]} for row in rows]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in lines))
     task = dataclasses.replace(registry.get(str(prompts)), name="prompts")
     graded = grading.grade_records(grading.load([path]), task, task.load(), progress=False)
     assert [record["correct"] for record in graded] == [True, True]
@@ -134,25 +134,25 @@ def test_problems_named_by_numbers_are_those_of_the_file_of_prompts(tmp_path):
 def test_secret_text_is_graded_and_not_kept(tmp_path):
     task = registry.get("gpqa_diamond")
     secret = Problem("rec0", "zorbs?", "B", secret=True)
-    made = [
+    drawn = [
         without_text(secret, {**sums.record("rec0", i), "task": task.name, "prompt": secret.prompt})
         for i in range(2)
     ]
     texts = {0: r"zorbs: \boxed{B}", 1: "zorbs, so A \\boxed{A} B"}
-    asked = []
+    decoded = []
 
     def decode(tokens):
-        asked.append(tokens)
+        decoded.append(tokens)
         return texts[tokens[0]]
 
     path = tmp_path / "verdicts.jsonl"
-    found = grading.grade_records(made, task, [secret], path, decode=decode, progress=False)
-    assert [r["correct"] for r in found] == [True, False]
-    assert [r["extracted_answer"] for r in found] == ["B", "A"]
-    assert found[1]["grade_detail"] == {"boxed": False, "last_letter": True}
-    assert asked == [[0], [1]]  # the end of the completion is no text
-    assert "zorbs" not in path.read_text() and "zorbs" not in json.dumps(found)
-    # Without a tokenizer the verdict that was given as it was sampled stands.
-    given = [{**made[0], "correct": False, "extracted_answer": "A"}]
-    (kept,) = grading.grade_records(given, task, [secret], progress=False)
-    assert kept == {**given[0], "grade_detail": None}
+    graded = grading.grade_records(drawn, task, [secret], path, decode=decode, progress=False)
+    assert [r["correct"] for r in graded] == [True, False]
+    assert [r["extracted_answer"] for r in graded] == ["B", "A"]
+    assert graded[1]["grade_detail"] == {"boxed": False, "last_letter": True}
+    assert decoded == [[0], [1]]  # the end of the completion is no text
+    assert "zorbs" not in path.read_text() and "zorbs" not in json.dumps(graded)
+    # Without a tokenizer the verdict that was given in sampling stands.
+    sampled = [{**drawn[0], "correct": False, "extracted_answer": "A"}]
+    (record,) = grading.grade_records(sampled, task, [secret], progress=False)
+    assert record == {**sampled[0], "grade_detail": None}

@@ -24,7 +24,7 @@ class _Chatty:
 
 
 @pytest.mark.parametrize(
-    "name, chat, template, asked",
+    "name, chat, template, prompt",
     [
         ("Phi-3.5-mini-instruct", True, "auto", "<p>"),
         ("Phi-3.5-mini-instruct", False, "auto", "p"),
@@ -33,13 +33,13 @@ class _Chatty:
         ("Phi-3.5-mini-instruct", True, "off", "p"),
     ],
 )
-def test_problems_are_asked_as_the_paper_asks(lm, name, chat, template, asked):
+def test_problems_are_prompted_as_in_the_paper(lm, name, chat, template, prompt):
     chatty = dataclasses.replace(lm, tokenizer=_Chatty(), name=name)
     task = dataclasses.replace(TASK, chat=chat)
     problems = [Problem("a", "p", None), Problem("b", [1, 2], None)]
-    found = runs.prompted(chatty, task, problems, template)
-    assert [problem.prompt for problem in found] == [asked, [1, 2]]
-    assert [problem.style for problem in found] == ["chat" if asked == "<p>" else "raw", "raw"]
+    problems = runs.prompted(chatty, task, problems, template)
+    assert [problem.prompt for problem in problems] == [prompt, [1, 2]]
+    assert [problem.style for problem in problems] == ["chat" if prompt == "<p>" else "raw", "raw"]
 
 
 @pytest.mark.parametrize(
@@ -71,12 +71,12 @@ def test_sampling_scoring_and_the_student_read_a_rendered_prompt_alike(
         assert record["evaluated_self_reward"] == pytest.approx(record["self_reward"], abs=1e-4)
 
 
-def test_the_manifest_says_how_each_task_is_asked_and_why(lm, tmp_path):
+def test_the_manifest_says_the_style_of_each_task_and_why(lm, tmp_path):
     chatty = dataclasses.replace(lm, tokenizer=_Chatty(), name="org/Phi-3.5-mini-instruct")
     tasks = [registry.get("math500"), registry.get("humaneval")]
-    for name, told in (("auto", "auto"), ("off", "off")):
+    for name in ("auto", "off"):
         folder = records.open_run(tmp_path / name, {})
-        runs.note_prompts(folder, chatty, tasks, told)
+        runs.note_prompts(folder, chatty, tasks, name)
     noted = {
         name: json.loads((tmp_path / name / "manifest.json").read_text())["prompts"]
         for name in ("auto", "off")
@@ -102,7 +102,3 @@ def test_a_prompt_is_recovered_by_its_hash_in_raw_text_or_in_the_chat_template()
     assert recovered == ["p", [1, 2], None, None, None, None]
     recovered = prompts.recover_prompts([*hidden, *others], problems, _Chatty())
     assert recovered == ["p", [1, 2], "<p>", None, None, None]
-
-
-def test_the_names_before_are_still_those_of_the_package():
-    assert runs.asked is runs.prompted and runs.kept is runs.finished_result

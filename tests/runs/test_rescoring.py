@@ -28,13 +28,13 @@ def sampled(lm):
 def test_a_model_that_scores_its_own_completions_agrees_with_the_sampler(lm, sampled, tmp_path):
     problems, drawn = sampled
     path = tmp_path / "scores.jsonl"
-    found = rescoring.rescore(lm, drawn, problems, path, progress=False)
-    for record in found:
+    scored = rescoring.rescore(lm, drawn, problems, path, progress=False)
+    for record in scored:
         assert record["evaluated_self_reward"] == pytest.approx(record["self_reward"], abs=1e-4)
         assert record["evaluated_log_prob"] == pytest.approx(record["log_prob"], abs=1e-3)
         assert (record["evaluated_model"], record["evaluated_as"]) == ("tiny", "tokens")
     before = path.read_bytes()
-    assert rescoring.rescore(lm, drawn, problems, path, progress=False) == found
+    assert rescoring.rescore(lm, drawn, problems, path, progress=False) == scored
     assert path.read_bytes() == before
     with pytest.raises(ValueError, match="another completion, answer or model"):
         rescoring.rescore(lm, drawn, problems, path, model="another", progress=False)
@@ -43,9 +43,9 @@ def test_a_model_that_scores_its_own_completions_agrees_with_the_sampler(lm, sam
 def test_another_tokenizers_completion_is_scored_by_its_text(lm, sampled):
     problems, drawn = sampled
     foreign = [{**record, "tokens": [5000 + i for i in record["tokens"]]} for record in drawn]
-    found = rescoring.rescore(lm, foreign, problems, progress=False)
+    scored = rescoring.rescore(lm, foreign, problems, progress=False)
     own = rescoring.rescore(lm, drawn, problems, progress=False)
-    for ours, theirs, record in zip(own, found, drawn, strict=True):
+    for ours, theirs, record in zip(own, scored, drawn, strict=True):
         assert theirs["evaluated_as"] == "text"
         # A text has several spellings in tokens; where it is the model's own, so is the score.
         tokens = lm.encode(record["completion"], special=False)
@@ -57,9 +57,9 @@ def test_secret_prompts_come_from_the_problems(tiny_qwen):
     secret = Problem("rec0", list(range(1, 9)), "B", secret=True)
     record = {**sums.record("rec0", 5, None, tokens=[7, 8, 0]), "prompt": secret.prompt}
     hidden = without_text(secret, record)
-    (found,) = rescoring.rescore(tiny_qwen, [hidden], [secret], progress=False)
+    (scored,) = rescoring.rescore(tiny_qwen, [hidden], [secret], progress=False)
     (direct,) = tiny_qwen.score([secret.prompt], [[7, 8, 0]])
-    assert found["evaluated_log_prob"] == pytest.approx(float(np.sum(direct)), rel=1e-6)
+    assert scored["evaluated_log_prob"] == pytest.approx(float(np.sum(direct)), rel=1e-6)
     with pytest.raises(ValueError, match="made with another prompt"):
         rescoring.rescore(tiny_qwen, [{**hidden, "prompt_sha256": "0"}], [secret], progress=False)
     with pytest.raises(ValueError, match="no prompt, and no problem gives it"):
@@ -112,5 +112,5 @@ def test_a_text_of_more_tokens_than_the_model_has_is_named_by_its_record(lm):
 
 def test_an_ended_record_without_tokens_is_read_as_text(lm):
     record = sums.record("p0", 0, "4", prompt=[1, 2], tokens=[])
-    (found,) = rescoring.rescore(lm, [record], [], progress=False)
-    assert found["evaluated_as"] == "text"
+    (scored,) = rescoring.rescore(lm, [record], [], progress=False)
+    assert scored["evaluated_as"] == "text"

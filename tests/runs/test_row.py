@@ -13,25 +13,25 @@ from tests.runs import hidden
 PLAIN = {"max_new_tokens": 16, "seed": 0, "num_samples": 2}
 
 
-def test_a_row_that_is_whole_is_kept_without_the_model(measured):
+def test_a_row_that_is_whole_is_finished_without_the_model(measured):
     folder, row, problems, result = measured
     finished = runs.finished_result(problems, row, folder, task=hidden.task())
     assert finished == result and row.lacking(folder, problems) == 0
     assert all(record["grade_detail"]["boxed"] for record in finished.records)
     assert finished.stages and sum(moves for moves, _ in finished.stages) > 0
     assert row.lacking(folder, hidden.secret(arithmetic.problems(num=5))) == 4
-    more = dataclasses.replace(row, settings={**row.settings, "num_samples": 3})
-    assert more.lacking(folder, problems) == 3
-    assert runs.finished_result(problems, more, folder, task=hidden.task()) is None
+    another = dataclasses.replace(row, settings={**row.settings, "num_samples": 3})
+    assert another.lacking(folder, problems) == 3
+    assert runs.finished_result(problems, another, folder, task=hidden.task()) is None
 
 
 def test_a_smaller_run_looks_at_its_own_records_alone(measured):
     folder, row, problems, _ = measured
     fewer = dataclasses.replace(row, settings={**row.settings, "num_samples": 1})
-    found = runs.finished_result(problems[:2], fewer, folder, task=hidden.task())
-    asked = {problem.id for problem in problems[:2]}
-    assert {(r["problem_id"], r["sample_index"]) for r in found.records} == {(p, 0) for p in asked}
-    assert found.stages == []  # the counts are of more chains
+    result = runs.finished_result(problems[:2], fewer, folder, task=hidden.task())
+    ids = {problem.id for problem in problems[:2]}
+    assert {(r["problem_id"], r["sample_index"]) for r in result.records} == {(p, 0) for p in ids}
+    assert result.stages == []  # the counts are of more chains
 
 
 def test_what_is_to_do_goes_into_the_plan(measured):
@@ -43,7 +43,7 @@ def test_what_is_to_do_goes_into_the_plan(measured):
     )
 
 
-def test_a_row_without_all_its_verdicts_is_not_kept(measured, tmp_path):
+def test_a_row_without_all_its_verdicts_is_not_finished(measured, tmp_path):
     folder, row, problems, _ = measured
     for path in (row.path, row.verdicts):
         path(tmp_path).parent.mkdir()
@@ -55,10 +55,10 @@ def test_a_row_without_all_its_verdicts_is_not_kept(measured, tmp_path):
 
 
 def test_programs_are_graded_after_sampling(lm, tmp_path):
-    asked_with = []
+    unsafe = []
 
     def grade_all(problems, completions, *, num_workers=None, unsafe_exec=False, progress=False):
-        asked_with.append(unsafe_exec)
+        unsafe.append(unsafe_exec)
         return grade_each(arithmetic.grade)(problems, completions)
 
     task = dataclasses.replace(
@@ -71,4 +71,4 @@ def test_programs_are_graded_after_sampling(lm, tmp_path):
     )
     assert all(record["correct"] is None for record in records.read(row.path(tmp_path)))
     assert all(isinstance(record["correct"], bool) for record in result.records)
-    assert asked_with == [True] and result.summary.accuracy is not None
+    assert unsafe == [True] and result.summary.accuracy is not None
