@@ -156,7 +156,8 @@ def training(
       hardware: the devices.
       model_axis: devices that share the weights; None tries 1, 2, 4 and 8.
       length: tokens per example.
-      batch_size: examples per step. See `Training.batch_size` for what is made of it.
+      batch_size: examples per step. A TPU slice of several hosts gets a few more where the batch
+        does not divide by its rows.
       lora_config: the adapter's shape; None for the defaults.
       remat: whether activations are computed again in the backward pass.
     """

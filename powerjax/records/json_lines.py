@@ -56,7 +56,7 @@ def read_bytes(path: str | os.PathLike) -> bytes:
             raise ValueError(f"{path} is {what}: convert it, {_filled(command, path)}")
     if _is_array(text.removeprefix(_BOM).lstrip()):
         raise ValueError(
-            f"{path} is a JSON array and not one object a line: convert it,"
+            f"{path} is a JSON array and not one object per line: convert it,"
             f" {_filled(_FROM_ARRAY, path)}"
         )
     return text

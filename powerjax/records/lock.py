@@ -35,7 +35,9 @@ def locked(folder: str | os.PathLike, refusal: str | None = None) -> Iterator[No
     """Holds the lock of a folder while the `with` block runs, so that processes take turns there.
 
     The folder is made where it is lacking. The lock is an empty file in it, which stays.
-    refusal: as for `take`: None waits for the process that holds the lock, a text raises it.
+
+    refusal: where another process holds the lock, None waits for that process, and a text is the
+      message of the ValueError that is raised (`take`).
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -90,12 +90,12 @@ def note_prompts(folder: str | os.PathLike, styles: dict[str, dict[str, str]]) -
     folder = Path(folder)
     manifest = read_manifest(folder / MANIFEST)
     before = manifest.get("prompts") or {}
-    for task, now in styles.items():
-        was = before.get(task, now)
-        if was["style"] != now["style"] and _has_records(folder):
+    for task, new in styles.items():
+        old = before.get(task, new)
+        if old["style"] != new["style"] and _has_records(folder):
             raise ValueError(
-                f"{folder} holds a run of {was['style']} prompts ({was['why']}), and this command's"
-                f" would be {now['style']} ({now['why']}): choose another --out"
+                f"{folder} holds a run of {old['style']} prompts ({old['why']}), and this command's"
+                f" would be {new['style']} ({new['why']}): choose another --out"
             )
     if before | styles != before:
         _write_manifest(folder / MANIFEST, manifest | {"prompts": before | styles})

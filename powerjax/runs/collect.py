@@ -14,7 +14,7 @@ from powerjax.records import identity, shards
 from powerjax.sample import job, memory, spec
 from powerjax.tasks import Problem, Task, without_text
 
-Chain = tuple[int, int]  # index of the problem, sample index
+ChainIndex = tuple[int, int]  # index of the problem, sample index
 
 
 def model_name(lm: LM, random_weights: bool = False) -> str:
@@ -34,8 +34,8 @@ def model_name(lm: LM, random_weights: bool = False) -> str:
 def problems(task: Task, settings: Mapping[str, Any]) -> list[Problem]:
     """Returns the problems that a run is about.
 
-    settings: the flags "model" (which decides the wording), "split", "limit" and "data_dir" of the
-      run, each but the model None where it was not given. Others are passed over.
+    settings: the run's flags, of which four are used: "model", which decides the wording, and
+      "split", "limit" and "data_dir", each None where it was not given.
 
     Raises ValueError where the task has no such split, and as the task's `load` does.
     """
@@ -112,7 +112,7 @@ def collect(
 
 def _chain_names(
     problems: Sequence[Problem], options: job.Options, task: str, model: str, label: str
-) -> dict[Chain, str]:
+) -> dict[ChainIndex, str]:
     """Returns the chain name of each chain of a run: its record's id without the hash.
 
     These names, and not ids, say which records are there and which process draws a chain: older
@@ -183,9 +183,9 @@ def _check_law(record: records.Record, law: dict[str, Any], path: Path) -> None:
     """
     differing = identity.differences(record, law)
     if differing:
-        was = ", ".join(f"{name} {identity.shown(value)}" for name, value, _ in differing)
-        now = ", ".join(f"{name} {identity.shown(value)}" for name, _, value in differing)
+        old = ", ".join(f"{name} {identity.shown(value)}" for name, value, _ in differing)
+        new = ", ".join(f"{name} {identity.shown(value)}" for name, _, value in differing)
         raise ValueError(
-            f"the record {record['id']!r} in {path.parent} was drawn with {was}, and this run has"
-            f" {now}: choose another --out, or move the records of the other run away"
+            f"the record {record['id']!r} in {path.parent} was drawn with {old}, and this run has"
+            f" {new}: choose another --out, or move the records of the other run away"
         )

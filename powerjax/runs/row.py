@@ -1,8 +1,10 @@
 """A row of a table: sampled, graded and summarised, in a record file of its own.
 
-RUN/records/base_power.jsonl           the records of the row "Base Power"
-RUN/records/base_power.stages.json     how many moves each stage made (`stage_counts`)
-RUN/verdicts/base_power.jsonl          verdicts, where it was graded after sampling (`grading`)
+A row has these files in its run folder:
+
+    records/base_power.jsonl           the records of the row "Base Power"
+    records/base_power.stages.json     how many moves each stage made (`stage_counts`)
+    verdicts/base_power.jsonl          verdicts, where it was graded after sampling (`grading`)
 """
 
 import dataclasses
