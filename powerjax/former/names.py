@@ -1,7 +1,11 @@
-"""Import paths of earlier versions: `powerjax.mesh.make_mesh` is `powerjax.parallel.mesh`'s now.
+"""Import paths of earlier versions, which go on working.
 
-`import powerjax` installs a finder that makes a module under an old path on demand. Such a module
-has no code of its own: it looks every name up in the modules that the old one was divided into.
+    import powerjax.mesh            gives a DeprecationWarning that names the new modules
+    powerjax.mesh.make_mesh         is powerjax.parallel.mesh.make_mesh
+
+`import powerjax` installs a finder that makes a module under an old path when it is imported. Such
+a module has no code of its own: it looks every name up in the modules that the old one was divided
+into. To move a module, add a line to `MOVED`; to rename a public name with it, one to `RENAMED`.
 """
 
 import importlib
@@ -15,7 +19,7 @@ from collections.abc import Sequence
 
 _PACKAGE = "powerjax."
 
-# Old module -> the modules that hold its names now.
+# Old module -> the modules that have its names now, in the order in which they are searched.
 MOVED: dict[str, tuple[str, ...]] = {
     "capacity": ("plan.roofline",),
     "comparison": ("report.comparison", "report.claims", "report.comparison_notes"),
@@ -23,7 +27,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "estimates": ("evaluation.estimates",),
     "evaluate": ("evaluation.summary", "evaluation.estimates", "evaluation.equal_cost"),
     "fields": ("records.fields",),
-    "grading": ("runs.grading",),
+    "grading": ("runs.grading", "runs.rescoring"),
     "hardware": ("plan.hardware",),
     "identity": ("records.identity",),
     "json_file": ("models.json_file",),
@@ -61,9 +65,11 @@ MOVED: dict[str, tuple[str, ...]] = {
     "tasks.seccomp": ("tasks.sandbox.seccomp",),
     "tasks.statements": ("tasks.code.statements",),
 }
-# (old module, name) -> the name now, where that changed too.
+# (old module, old name) -> the name now, where the name changed too.
 RENAMED = {
     ("launch", "grid"): "local_mesh",
+    ("pipeline", "asked"): "prompted",
+    ("pipeline", "kept"): "finished_result",
     ("pipeline", "student"): "train_student",
     ("planning", "Stage"): "Workload",
     ("shards", "taking_turns"): "locked",
@@ -92,7 +98,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def _look_up(old: str, name: str) -> object:
-    """The value of an old module's name. Raises AttributeError where there is none."""
+    """Returns what an old module had under a name. Raises AttributeError where it had none."""
     if name.startswith("__"):
         raise AttributeError(name)
     homes: Sequence[str] = MOVED[old]
@@ -106,6 +112,6 @@ def _look_up(old: str, name: str) -> object:
 
 
 def install() -> None:
-    """Makes the old paths importable, once for each process."""
+    """Makes the old paths importable. A second call in one process does nothing."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())

@@ -17,10 +17,12 @@ _GIB, _MIB = 2**30, 2**20
 class Chip:
     """One device as JAX counts them (a TPU v4 or v5p chip with its two cores is one device).
 
-    memory_bytes: device memory that programs may use.
-    bf16_flops: FLOP/s of dense bfloat16 matrix products, at the peak.
-    bandwidth: bytes/s between chip and its device memory, at the peak.
-    host_devices: devices of one host in the usual machines and slices.
+    Attributes:
+      name: the chip's name, as `parse` reads it: "a100-80gb", or "v5e" without "tpu-".
+      memory_bytes: bytes of device memory that programs may use.
+      bf16_flops: FLOP/s of dense bfloat16 matrix products, at the peak.
+      bandwidth: bytes/s between the chip and its device memory, at the peak.
+      host_devices: devices per host in the usual machines and slices.
     """
 
     name: str
@@ -30,7 +32,10 @@ class Chip:
     host_devices: int = 8
 
     def roofline_s(self, flops: float, num_bytes: float) -> float:
-        """Seconds below which no program of so many operations and bytes moved can run."""
+        """Returns the fewest seconds that this chip can take.
+
+        flops: operations. num_bytes: bytes moved between the chip and its memory.
+        """
         return max(flops / self.bf16_flops, num_bytes / self.bandwidth)
 
 
@@ -51,18 +56,19 @@ CHIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Hardware:
-    """So many of one chip: an `a100-40gb:8`."""
+    """A number of chips of one kind: `a100-40gb:8`."""
 
     chip: Chip
     count: int
 
     @property
     def is_tpu(self) -> bool:
+        """Whether these are TPUs; otherwise they are GPUs."""
         return self.chip.name.startswith("v")
 
     @property
     def host_devices(self) -> int:
-        """Devices of one host; slices of v5e and v6e above 8 chips have hosts of 4."""
+        """Devices per host. A slice of more than 8 v5e or v6e chips has hosts of 4."""
         usual = self.chip.host_devices
         if self.is_tpu and self.count > usual:
             usual = min(usual, 4)
@@ -70,24 +76,30 @@ class Hardware:
 
     @property
     def num_hosts(self) -> int:
+        """Hosts that the devices are in."""
         return self.count // self.host_devices
 
     @property
     def name(self) -> str:
+        """The text that `parse` reads as this hardware."""
         return f"{'tpu-' if self.is_tpu else ''}{self.chip.name}:{self.count}"
 
 
 def parse(text: str) -> Hardware:
-    """Reads "a100-40gb:8" or "tpu-v5e:8" (chips); raises ValueError that lists what there is."""
+    """Returns the hardware that "a100-40gb:8" or "tpu-v5e:8" names: a chip and how many of it.
+
+    Raises ValueError for an unknown chip, listing those known, and for a number of chips that is
+    not one of whole hosts.
+    """
     match = re.fullmatch(r"(?:tpu-)?([a-z0-9-]+?)(?::(\d+))?", text.strip().lower())
     chip = CHIPS.get(match[1]) if match else None
-    if chip is None:
+    if match is None or chip is None:
         known = ", ".join(f"tpu-{name}" if name[0] == "v" else name for name in CHIPS)
         raise ValueError(f"hardware {text!r}: give CHIP:COUNT, the chip one of {known}")
-    found = Hardware(chip, int(match[2] or 1))
-    if found.count < 1 or found.count % found.host_devices:
+    hardware = Hardware(chip, int(match[2] or 1))
+    if hardware.count < 1 or hardware.count % hardware.host_devices:
         raise ValueError(
-            f"hardware {text!r}: {found.count} devices are no whole number of hosts of"
-            f" {found.host_devices}"
+            f"hardware {text!r}: {hardware.count} devices are no whole number of hosts of"
+            f" {hardware.host_devices}"
         )
-    return found
+    return hardware

@@ -15,14 +15,14 @@ def describe(
     steps: int = 0,
     step_s: float = 0.0,
 ) -> list[str]:
-    """The lines of a plan: memory, the probe, a line per workload, and the sum.
+    """Returns the lines of a plan: memory, the probe, a line per workload, and the sum.
 
     Args:
       workloads: what there is to draw.
       probe: what a few seconds of sampling showed.
-      memory: of one device.
+      memory: what the run takes of one device's memory.
       steps: optimizer steps of the student; 0 leaves its line out.
-      step_s: seconds that one of them takes.
+      step_s: seconds per optimizer step.
     """
     num_slots = -(-probe.num_slots // memory.rows)
     at_most = _bytes(memory.weights + num_slots * memory.slot)

@@ -1,16 +1,15 @@
-"""What a model takes of a chip that is not here: bytes on each device, slots, time by the roofline.
+"""What a model takes of hardware that is not at hand: bytes on each device, slots and time.
 
-From a config.json and the chip's data sheet alone. The roofline is a floor: a model step reads the
-weights and all slots' caches once and does each product once, at the chip's peak; a share of it is
-what programs reach. What a run will draw is `workload.Workload`'s to say.
+All of it is computed from a config.json and the chip's data sheet. The time is the roofline's: a
+model step reads the weights and all slots' caches once and does each product once, at the chip's
+peak. That is a floor, and programs reach a share of its speed.
 """
 
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, Mesh
 
 from powerjax.models import lora, sharding
 from powerjax.models.cache import bytes_per_token, cache_sharding
@@ -18,70 +17,16 @@ from powerjax.models.config import ModelConfig
 from powerjax.models.layout import tensors
 from powerjax.models.lora import LoraConfig
 from powerjax.plan.hardware import Hardware
+from powerjax.plan.layout import Layout, Training
 from powerjax.sample import shapes as shapes_lib
 
-# Of a GPU's memory JAX gets what launch/ asks for; a TPU's figure is of what programs get.
+# The share of a GPU's memory that the scripts in launch/ ask JAX to take. A TPU's memory in
+# `hardware` is what programs get, so it needs no such share.
 _GPU_SHARE = 0.95
-_HOP_S = 15e-6  # of one small all-reduce between the devices of a host: assumed, not measured
-# Of a training step: more than distill/loss.py keeps, for what else the compiler does.
+_HOP_S = 15e-6  # seconds per small all-reduce between the devices of a host: assumed, not measured
+# Bytes of logits in a training step: more than distill/loss.py keeps, for what the compiler adds.
 _LOGITS_BYTES = 1 << 28
-_LEAST_SLOTS = 8
-
-
-class Layout(NamedTuple):
-    """Sampling with each copy of the model on `model_axis` devices. Bytes are of one device.
-
-    room: of the chip's memory, for programs.
-    buffers: the largest transient, a batch of prompts in prefill.
-    num_slots: of one engine; 0 where not even one fits.
-    step_s: the roofline of one model step, which moves each of an engine's slots by one token.
-    """
-
-    model_axis: int
-    num_engines: int
-    room: int
-    weights: int
-    slot: int
-    buffers: int
-    num_slots: int
-    step_s: float
-
-    @property
-    def all_slots(self) -> int:
-        return self.num_engines * self.num_slots
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Of all engines with all slots busy."""
-        return self.all_slots / self.step_s if self.num_slots else 0.0
-
-    def seconds(self, chains: int, forward_tokens: float) -> float:
-        """So many chains of so many tokens in all; none ends before its own tokens are fed."""
-        if not chains:
-            return 0.0
-        return self.step_s * max(forward_tokens / self.all_slots, forward_tokens / chains)
-
-
-class Training(NamedTuple):
-    """The student's step on a mesh. Bytes are of one device."""
-
-    batch_size: int
-    data_axis: int
-    model_axis: int
-    fsdp: bool
-    room: int
-    weights: int
-    adapter: int  # float32, with AdamW's two moments
-    activations: int
-    tokens_per_s: float  # by the roofline
-
-    @property
-    def num_bytes(self) -> int:
-        return self.weights + self.adapter + self.activations
-
-    @property
-    def fits(self) -> bool:
-        return self.num_bytes <= self.room
+_LEAST_SLOTS = 8  # per engine; with fewer, a layout is taken only where no other has them
 
 
 def layouts(
@@ -93,42 +38,65 @@ def layouts(
     num_chains: int,
     dtype="bfloat16",
 ) -> list[Layout]:
-    """One for each model axis that divides a host's devices, from 1 up.
+    """Returns a layout for each model axis that divides the devices of a host, from 1 up.
 
-    num_chains: the most that run at a time; no engine gets more slots than its share of them.
+    Args:
+      config: the model.
+      hardware: the devices.
+      longest_prompt, max_new_tokens: the most tokens of a prompt and of a completion.
+      num_chains: chains that are to run at a time. No engine gets more slots than its share of
+        them.
+      dtype: that of weights and cache.
     """
     axes = [n for n in range(1, hardware.host_devices + 1) if hardware.host_devices % n == 0]
-    given = config, hardware, longest_prompt, max_new_tokens, num_chains, jnp.dtype(dtype)
-    return [_layout(axis, *given) for axis in axes]
+    shared = config, hardware, longest_prompt, max_new_tokens, num_chains, jnp.dtype(dtype)
+    return [_layout(axis, *shared) for axis in axes]
 
 
-def best(found: list[Layout]) -> Layout:
-    """The one of most tokens a second, among those with 8 slots an engine if there are any.
+def best(candidates: list[Layout]) -> Layout:
+    """Returns the layout with the most tokens per second.
 
-    Raises ValueError where the model fits in no way.
+    Only those with at least 8 slots per engine are compared, if there are any.
+
+    Raises ValueError where the model fits in none of them.
     """
-    fitting = [layout for layout in found if layout.num_slots]
+    fitting = [layout for layout in candidates if layout.num_slots]
     if not fitting:
-        least = found[-1]
+        least = candidates[-1]
         raise ValueError(
-            f"the model does not fit: with {least.model_axis} devices a copy each holds"
-            f" {least.weights / 2**30:.1f} GiB of weights, {least.buffers / 2**30:.1f} of buffers"
-            f" and {least.slot / 2**30:.2f} a slot, and has {least.room / 2**30:.1f}"
+            f"the model does not fit: with {least.model_axis} devices per copy, each needs"
+            f" {least.weights / 2**30:.1f} GiB for weights, {least.buffers / 2**30:.1f} for buffers"
+            f" and {least.slot / 2**30:.2f} per slot, and has {least.room / 2**30:.1f}"
         )
     roomy = [layout for layout in fitting if layout.num_slots >= _LEAST_SLOTS]
     return max(roomy or fitting, key=lambda layout: layout.tokens_per_s)
 
 
 def room(hardware: Hardware) -> int:
-    """Bytes of a device that programs get."""
+    """Returns the bytes of a device's memory that programs get."""
     share = 1.0 if hardware.is_tpu else _GPU_SHARE
     return int(share * hardware.chip.memory_bytes)
 
 
-def _layout(axis, config, hardware, longest_prompt, max_new_tokens, num_chains, dtype) -> Layout:
+def _mesh(data: int, model: int) -> Mesh:
+    """Returns a mesh without devices; what is asked of it here are its axes and their sizes."""
+    return AbstractMesh((data, model), ("data", "model"))  # type: ignore[return-value]
+
+
+def _layout(
+    axis: int,
+    config: ModelConfig,
+    hardware: Hardware,
+    longest_prompt: int,
+    max_new_tokens: int,
+    num_chains: int,
+    dtype: jnp.dtype,
+) -> Layout:
     c, chip = config, hardware.chip
     platform = "tpu" if hardware.is_tpu else "gpu"
-    grid = AbstractMesh((1, axis), ("data", "model"))
+    grid = _mesh(1, axis)
+
+    # --- memory, and the slots that fit ---
     shapes = {path: tensor.shape for path, tensor in tensors(c).items()}
     weights = sharding.num_bytes_per_device(shapes, c, grid, dtype.itemsize)
     slot = shapes_lib.bytes_per_slot(c, dtype, longest_prompt, max_new_tokens, platform, grid)
@@ -137,7 +105,9 @@ def _layout(axis, config, hardware, longest_prompt, max_new_tokens, num_chains, 
     free = room(hardware) - weights - buffers
     num_slots = shapes_lib.count_fitting(free, slot, platform) if free >= slot else 0
     num_slots = min(num_slots, shapes_lib.slots_for(math.ceil(num_chains / engines)))
-    # The embedding's table is looked up, not read, unless it is the head as well.
+
+    # --- the roofline of a step ---
+    # A step reads only a few rows of the embedding's table, unless the table is the head as well.
     read = {p: s for p, s in shapes.items() if c.tie_word_embeddings or "embed_tokens" not in p}
     read_bytes = sharding.num_bytes_per_device(read, c, grid, dtype.itemsize)
     products = sharding.num_bytes_per_device(
@@ -155,7 +125,10 @@ def _layout(axis, config, hardware, longest_prompt, max_new_tokens, num_chains, 
 
 
 def _prefill_bytes(c: ModelConfig, axis: int, longest_prompt: int, itemsize: int) -> int:
-    """One layer's activations of a batch of prompts, and one block of its scores in float32."""
+    """Returns the bytes of one layer's activations for a batch of prompts.
+
+    One block of the attention's scores, in float32, is among them.
+    """
     rows, width = shapes_lib.prefill_shape(longest_prompt)
     wide = 4 * c.hidden_size + 3 * c.intermediate_size // axis
     scores = 2 * 4 * -(-c.num_heads // axis) * min(width, max(128, width // 8))
@@ -172,26 +145,41 @@ def training(
     lora_config: LoraConfig | None = None,
     remat: bool = True,
 ) -> Training:
-    """The student's step, laid out with as little splitting as fits; else as it would fit least.
+    """Returns the student's training step, with the weights split as little as fits.
 
-    Weights whole on each device, then split over "model" within a host (or as model_axis says),
-    then over "data" as well. Data rows divide the batch: as many as there are, but that a TPU slice
-    of several hosts has to be used whole, by a batch of a multiple of its rows, and GPUs of several
-    hosts whole hosts at a time.
+    The layouts are tried in this order: the weights whole on each device; split over "model", the
+    devices of a host; split over "data" as well. Where none fits, the one that needs the fewest
+    bytes on each device is returned.
+
+    Args:
+      config: the base model, in bfloat16.
+      hardware: the devices.
+      model_axis: devices that share the weights; None tries 1, 2, 4 and 8.
+      length: tokens per example.
+      batch_size: examples per step. A TPU slice of several hosts gets a few more where the batch
+        does not divide by its rows.
+      lora_config: the adapter's shape; None for the defaults.
+      remat: whether activations are computed again in the backward pass.
     """
     axes = [n for n in (1, 2, 4, 8) if hardware.host_devices % n == 0]
-    tries = []
+    layouts = []
     for fsdp in (False, True):
         for axis in axes if model_axis is None else [model_axis]:
             batch, data = _batch_rows(hardware, axis, batch_size)
             if not fsdp or data > 1:
-                given = batch, data, axis, fsdp, length, lora_config, remat
-                tries.append(_training(config, hardware, *given))
-    return next((one for one in tries if one.fits), min(tries, key=lambda one: one.num_bytes))
+                layout = batch, data, axis, fsdp
+                layouts.append(_training(config, hardware, *layout, length, lora_config, remat))
+    least = min(layouts, key=lambda layout: layout.num_bytes)
+    return next((layout for layout in layouts if layout.fits), least)
 
 
 def _batch_rows(hardware: Hardware, axis: int, batch_size: int) -> tuple[int, int]:
-    """(examples of a batch, data rows)."""
+    """Returns (examples per batch, data rows that share it), with `axis` devices per row.
+
+    The rows divide the batch, and are as many as can be. A TPU slice of several hosts has to be
+    used whole, so there the batch grows to a multiple of all rows. GPUs in several hosts are used
+    in whole hosts.
+    """
     rows = hardware.count // axis
     if hardware.is_tpu and hardware.num_hosts > 1:
         return math.ceil(batch_size / rows) * rows, rows
@@ -200,26 +188,44 @@ def _batch_rows(hardware: Hardware, axis: int, batch_size: int) -> tuple[int, in
     return batch_size, max(fitting, default=1)
 
 
-def _training(c, hardware, batch, data, axis, fsdp, length, lora_config, remat) -> Training:
-    grid = AbstractMesh((data, axis), ("data", "model"))
+def _training(
+    config: ModelConfig,
+    hardware: Hardware,
+    batch: int,
+    data: int,
+    axis: int,
+    fsdp: bool,
+    length: int,
+    lora_config: LoraConfig | None,
+    remat: bool,
+) -> Training:
+    c, grid = config, _mesh(data, axis)
+
+    # --- memory ---
     shapes = {path: tensor.shape for path, tensor in tensors(c).items()}
     weights = sharding.num_bytes_per_device(shapes, c, grid, 2, fsdp=fsdp)
     adapters = lora.shapes(c, lora_config or LoraConfig())
     adapter = 3 * 4 * _count(adapters)
-    # One row of a batch at a time. A layer's inputs are kept; with remat what lies within a layer
-    # is there for one layer only: width-D and width-F arrays, forward and backward.
-    kept = length * c.hidden_size * 2
+    # A row computes one example at a time. The inputs of every layer are kept. What is computed
+    # within a layer (arrays of width D and F) is kept for all layers, or with remat for one layer
+    # at a time, forward and backward.
+    inputs = length * c.hidden_size * 2
     within = length * (8 * c.hidden_size + 6 * c.intermediate_size // axis) * 2
-    layers = c.num_layers * kept + within * (2 if remat else c.num_layers)
-    head = c.hidden_size * c.vocab_size * 2 // axis if fsdp else 0  # gathered, kept for both ways
+    layers = c.num_layers * inputs + within * (2 if remat else c.num_layers)
+    # The head's weights, which fsdp gathers once for the forward and the backward pass.
+    head = c.hidden_size * c.vocab_size * 2 // axis if fsdp else 0
     activations = layers + 2 * _LOGITS_BYTES + head
+
+    # --- the roofline ---
     products = sum(math.prod(s) for p, s in shapes.items() if len(s) > 1 and "embed" not in p)
     products += c.vocab_size * c.hidden_size if c.tie_word_embeddings else 0
-    passes = 3 if remat else 2  # forward, again, and to activations: base weights have no gradient
+    # Forward, with remat forward again, and backward to the activations alone: the base weights
+    # have no gradient.
+    passes = 3 if remat else 2
     flops = passes * (2 * products + 2 * c.num_layers * c.num_heads * c.head_dim * length)
     tokens_per_s = data * axis * hardware.chip.bf16_flops / flops
-    held = room(hardware), weights, adapter, activations
-    return Training(batch, data, axis, fsdp, *held, tokens_per_s)
+    num_bytes = room(hardware), weights, adapter, activations
+    return Training(batch, data, axis, fsdp, *num_bytes, tokens_per_s)
 
 
 def _count(tree) -> int:

@@ -27,12 +27,15 @@ class Workload:
         return self.sampler.max_new_tokens
 
     def forward_tokens(self, length: float) -> float:
-        """Tokens fed to the model over all chains, for completions of `length` tokens."""
+        """Returns the tokens fed to the model over all chains.
+
+        length: tokens per completion, on average.
+        """
         return self.num_chains * self.sampler.forward_tokens(length)
 
 
 def duration(seconds: float) -> str:
-    """Seconds for readers: `53 s`, `12 min`, `3.4 h`."""
+    """Returns a duration as readers have it: `53 s`, `12 min`, `3.4 h`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

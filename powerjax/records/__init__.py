@@ -1,8 +1,18 @@
-"""What a run leaves on disk: records, manifests, and the counts beside them.
+"""What a run leaves on disk: records, a manifest, and the counts beside them.
 
-A record is one finished completion: one line of JSON, on disk before the run goes on. Its `id` is
-task/problem/model/sampler-hash/seed/sample (`ids`). `file` reads and appends them, `fields` checks
-them, `identity` says from which law they were drawn, and `manifest` says which run made them.
+A record is one finished completion: one line of JSON, which is on disk before the run goes on.
+
+    math500/test-7/Qwen2.5-1.5B/power-9f8e7d6c/0/2   task/problem/model/sampler-hash/seed/sample
+
+This is the `id` of a record (`ids`). Its *law* is those of its fields that decide how the
+completion was distributed (`identity.LAW`), and the hash in the id is made from them. A *row* of a
+table pools the records of one model, one sampler name and one law. A *pass* is one completion of
+every problem, which is what the records of one (seed, sample) are.
+
+`file` reads and appends records. `fields` says what each field may hold, and what happens to a
+field that it does not know. `manifest` says which commands made a run, `shards` lets several
+processes share one. Where this folder raises ValueError, its message is one line, made to be read
+by the user of a launcher.
 """
 
 from powerjax.records.file import (

@@ -1,6 +1,13 @@
 """What the fields of a record may hold: one table, by which every reader of records checks them.
 
-Fields that the table does not name pass through. None says that a field is not known.
+    {"id": "a", "alpha": 4.0}             fits
+    {"id": "a", "alpha": "four"}          is refused: alpha must be a finite number or "inf"
+    {"id": "a", "alpha": None}            fits: None says that the value is not known
+    {"id": "a", "color": "blue"}          fits: the table has no such field
+
+A field that `FIELDS` does not name is not checked. It stays in the record wherever that is copied,
+and it takes part neither in the record's id nor in the rows of tables. So a new field of records
+should be named here, and in `identity.LAW` too if it decides how a completion is distributed.
 """
 
 import math
@@ -14,7 +21,12 @@ _MOST = 2**31 - 1  # int32
 
 
 class Kind(NamedTuple):
-    """What a field may hold: a test of its value, and the words for it."""
+    """What a field may hold.
+
+    Attributes:
+      fits: whether the field may have this value, which is never None.
+      words: what it may have, as a message says it after "must be".
+    """
 
     fits: Callable[[Any], bool]
     words: str
@@ -60,7 +72,8 @@ def _is_chat(value: Any) -> bool:
 
 TEXT = Kind(_is_text, "text")
 WHOLE = Kind(_is_whole, "a whole number, 0 or more")
-# Tools that write columns of numbers make 20.0 of 20 where a row has none.
+# A float such as 20.0 counts: tools that hold records as columns make floats of a column of whole
+# numbers where one record lacks the field.
 _COUNT = Kind(
     lambda v: _is_whole(int(v) if isinstance(v, float) and v.is_integer() else v), WHOLE.words
 )
@@ -122,13 +135,16 @@ def check(
     needs: Iterable[str] = (),
     kinds: Mapping[str, Kind] = FIELDS,
 ) -> None:
-    """Raises a ValueError of one line for the first field that is not what it must be.
+    """Checks the fields of one record.
 
     Args:
       row: the record.
-      where: names it in the message, as "records.jsonl, line 3".
-      needs: fields that must be there, and not None.
-      kinds: what each field holds, where it is there and not None.
+      where: what the message calls the record, such as "records.jsonl, line 3".
+      needs: names of fields that must be there and must not be None.
+      kinds: field name -> what it may hold. Fields that are absent or None are passed over, and so
+        are those that `kinds` does not name.
+
+    Raises ValueError for the first field that is not what it must be.
     """
     for name in needs:
         if row.get(name) is None:
@@ -142,10 +158,13 @@ def check(
 
 
 def _described(value: Any) -> str:
-    """A number, or the type of another value and no part of it, since a text may be secret."""
+    """How a message describes a bad value: a number is quoted, of others only the type is named.
+
+    A text may be that of a secret problem, so no part of it is quoted.
+    """
     if isinstance(value, str) and not _is_text(value):
         return "text with half a surrogate pair"
     if isinstance(value, bool | int | float):
         return scalars.shown(value)
-    names = {str: "text", list: "a list of something else", dict: "an object"}
-    return names.get(type(value), f"of type {type(value).__name__}")
+    words: dict[type, str] = {str: "text", list: "a list of something else", dict: "an object"}
+    return words.get(type(value), f"of type {type(value).__name__}")

@@ -1,4 +1,11 @@
-"""A file of records: append-only JSON lines, each on disk before the run goes on."""
+"""A file of records: JSON lines that are only ever appended, each on disk before the run goes on.
+
+A process may be killed while it writes, so the last line of a file may be cut short:
+
+    {"id": "a"}\n{"id": "b"}\n      two records
+    {"id": "a"}\n{"id": "b"}        two records: the last line is whole JSON and only lacks its \n
+    {"id": "a"}\n{"id": "           one record: the last line was cut short and is left out
+"""
 
 import errno
 import json
@@ -10,56 +17,68 @@ from typing import Any
 from powerjax.records import fields, json_lines, lock
 
 Record = dict[str, Any]
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an OSError: there is no room to write
 
 
 def rows(path: str | os.PathLike, as_written: bool = False) -> Iterator[tuple[int, Record]]:
     """Yields (line number, row) of any file of JSON lines; blank lines are passed over.
 
-    as_written: whether floats are `json_lines.Float`, with their digits.
-    Raises a ValueError of one line, with file and line number, at the first line that is not a JSON
-    object, and for a file that is no file of lines.
+    as_written: make each float a `json_lines.Float`, which remembers the digits in the file.
+
+    Raises ValueError, naming file and line, at the first line that is not a JSON object, also at a
+    last line that was cut short. Raises ValueError for a folder and for a file that holds something
+    other than JSON lines, such as a JSON array or a gzip file.
     """
     yield from json_lines.rows(path, json_lines.read_bytes(path), as_written=as_written)
 
 
 def whole_rows(path: str | os.PathLike) -> Iterator[tuple[int, Record]]:
-    """`rows` without a last line that a kill cut short. One without its newline alone is whole."""
+    """Yields what `rows` does, but leaves out a last line that was cut short.
+
+    A last line that is whole JSON and only lacks its newline is yielded.
+    """
     text = json_lines.read_bytes(path)
     yield from json_lines.rows(path, text, json_lines.end_of_whole_lines(text))
 
 
 def is_cut_short(path: str | os.PathLike) -> bool:
-    """Whether `whole_rows` leaves out the file's last line."""
+    """Whether the file's last line was cut short, so that `whole_rows` leaves it out."""
     text = json_lines.read_bytes(path)
     return json_lines.end_of_whole_lines(text) < len(text)
 
 
 def read(path: str | os.PathLike, needs: Iterable[str] = ()) -> list[Record]:
-    """The finished records of a file; a last line that a kill cut short is no record.
+    """Returns the finished records of a file, without a last line that was cut short.
 
-    needs: fields that each record must have.
-    Raises a ValueError of one line, with file and line number, for a line that is no JSON object
-    and for a field that is not what `fields` says.
+    needs: names of fields that each record must have, with a value other than None.
+
+    Raises ValueError, naming file and line, for a line that is not a JSON object, and for a field
+    that is lacking or is not what `fields.FIELDS` says.
     """
     return [row for _, row in numbered(path, needs)]
 
 
 def numbered(path: str | os.PathLike, needs: Iterable[str] = ()) -> list[tuple[int, Record]]:
-    """(line number, record) of each record that `read` returns."""
-    found = list(whole_rows(path))
-    for number, row in found:
+    """Returns (line number, record) for each record that `read` returns, and raises as it does."""
+    numbered_rows = list(whole_rows(path))
+    for number, row in numbered_rows:
         fields.check(row, f"{path}, line {number}", needs=needs)
-    return found
+    return numbered_rows
 
 
 class RecordFile:
     """An append-only file of records, open in one process at a time.
 
-    Opening it drops a torn last line and reads the rest into `records`; `append` returns when the
-    record is on disk. A last record that only lacks its newline stays, and gets it with the next
-    record. When the disk is full, `append` leaves the file at its last whole record and raises
-    OSError.
+    Opening it reads the file, which is made where it is not there yet. A last line that was cut
+    short is cut off the file. A last line that only lacks its newline is kept, and `append` writes
+    the newline before the next record.
+
+    Attributes:
+      path: the file.
+      records: the records of the file, in its order.
+
+    Opening raises ValueError while another process has the file open, and where a record is
+    malformed, has no id or has the id of another record.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -99,7 +118,12 @@ class RecordFile:
         return len(self.records)
 
     def append(self, record: Record) -> None:
-        """Writes one record, and returns when it is on disk."""
+        """Writes one record, and returns when it is on disk.
+
+        Raises ValueError where the record has no id, has the id of another record, or holds what
+        JSON cannot say (NaN). Raises OSError where the disk is full; the file then ends with its
+        last whole record, and `append` may be called again.
+        """
         line = encode(record)
         self._admit(json.loads(line), f"{self.path}")
         data = self._newline + line
@@ -117,6 +141,7 @@ class RecordFile:
         self._newline = b""
 
     def close(self) -> None:
+        """Closes the file, so that another process may open it."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -131,7 +156,11 @@ class RecordFile:
 
 
 def encode(record: Record) -> bytes:
-    """A record as its line of a file."""
+    """Returns a record as its line of a file: UTF-8 JSON and a newline.
+
+    Numbers and arrays of NumPy and JAX become JSON's. Raises ValueError for NaN, for infinity and
+    for too deep nesting; TypeError for a value of another kind that JSON does not have.
+    """
     try:
         line = json.dumps(record, ensure_ascii=False, allow_nan=False, default=_plain)
     except RecursionError:
@@ -140,7 +169,7 @@ def encode(record: Record) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """A number or array of NumPy or JAX as Python's."""
+    """Returns a number or an array of NumPy or JAX as Python's own."""
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"a record cannot hold a {type(value).__name__}")

@@ -6,8 +6,15 @@ round the weights themselves to those of another model. What only changes the or
 are added does not: slots, devices, the attention's implementation, early rejection. The seed and
 the sample index do not either: they name one draw from the law.
 
-A record that lacks a field does not state it: records made before a field was there form groups of
-their own in tables, apart from those that state it.
+The law is used twice, and the two uses treat None and an absent field differently:
+
+    a = {"alpha": 4.0, "top_k": None}     states that all tokens could be drawn
+    b = {"alpha": 4.0}                    does not state top_k: it is older than that field
+
+- The hash in an id leaves out what is None, so a and b have one hash. A field that is added to
+  `LAW` later therefore changes no older id.
+- The rows of a table (`evaluation.rows`) compare what is stated, so a and b stand in two rows:
+  nobody knows which top_k b was drawn with.
 """
 
 import hashlib
@@ -30,7 +37,7 @@ LAW = (
     *("top_k", "max_new_tokens", "prompt_style", "dtype"),
     *("adapter", "adapter_merged", "adapter_hash", "weights"),
 )
-# Hashes say little to a reader, so they stand in a name only where nothing else differs.
+# Hashes say little to a reader, so a label has them only where nothing else differs.
 _HASHES = ("adapter_hash", "weights")
 _EQUALS = {
     "alpha": "alpha",
@@ -45,11 +52,14 @@ _NUM_HEX = 8
 
 
 def stated(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the law that a record (or a sampler's settings) states, comparable by ==.
+    """Returns those settings of the law that a record or a sampler's settings state.
 
-    Numbers are rounded to float32, in which the sampler computes, so that 4, 4.0 and np.float32(4)
-    agree. Where the hash of an adapter is known, the adapter goes by the name of its folder instead
-    of its path, so that a run folder may be moved.
+    Two results may be compared by ==. A setting that is None is among them, one that is absent is
+    not. Numbers are rounded to float32, in which the sampler computes, so that 4, 4.0 and
+    np.float32(4) agree. Where the hash of an adapter is known, the adapter goes by the name of its
+    folder instead of its path, so that a run folder may be moved.
+
+    settings: field name -> value; names that are not in `LAW` are passed over.
     """
     law = {name: _normal(settings[name]) for name in LAW if name in settings}
     if law.get("adapter_hash") is not None and isinstance(law.get("adapter"), str):
@@ -58,7 +68,7 @@ def stated(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def law_hash(settings: Mapping[str, Any]) -> str:
-    """Eight hexadecimal digits that name the law, the same in every Python and on every machine.
+    """Returns eight hexadecimal digits that name the law, the same on every machine.
 
     Settings that are None are left out, so that a field added later leaves older hashes as they
     are.
@@ -69,9 +79,11 @@ def law_hash(settings: Mapping[str, Any]) -> str:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(name, value before, value now) of each setting that both state and that differs.
+    """Returns (name, value before, value now) for each setting that both state and that differs.
 
-    The path of an adapter is not compared where one of the two lacks its hash.
+    [] therefore says that the two do not contradict each other. Where only one of the two has the
+    hash of an adapter, nothing about adapters is compared: one names it by its folder, the other by
+    its path.
     """
     before, now = stated(before), stated(now)
     names = [name for name in LAW if name in before and name in now]
@@ -81,45 +93,52 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple
 
 
 def shown(value: Any) -> str:
-    """A value of `stated` as a message or a label has it: 0.3, where float32 holds 0.30000001.
+    """Returns a value of `stated` as messages and labels write it: 0.3, and not 0.30000001192.
 
-    These are the fewest digits that float32 reads as the same number, so no two values look alike.
+    A float gets the fewest digits that float32 reads as the same number, so no two values look
+    alike.
     """
     return str(np.float32(value)) if isinstance(value, float) else str(value)
 
 
 def adapter_label(path: str) -> str:
-    """The short name of an adapter's folder; one called just adapter goes by its parent's name."""
+    """Returns the short name of an adapter's folder.
+
+    That is the folder's own name, or its parent's where the folder is called just "adapter".
+    """
     folder = PurePosixPath(path)
     name = folder.parent.name if folder.name == "adapter" else folder.name
     return name or folder.name
 
 
 def labels(laws: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What sets each of several different laws (of `stated`) apart, as `top_k 20, 512 tokens`.
+    """Returns a label for each of several different laws, such as `top_k 20, 512 tokens`.
 
-    Only settings that differ are named; the label of a single law is empty. A law that does not
+    Only settings that differ are named, so the label of a single law is empty. A law that does not
     state what others do is labelled `settings not recorded`.
+
+    laws: results of `stated`.
     """
-    fields = [n for n in LAW if len({law[n] for law in laws if n in law}) > 1]
-    plain = [name for name in fields if name not in _HASHES]
+    differing = [n for n in LAW if len({law[n] for law in laws if n in law}) > 1]
+    plain = [name for name in differing if name not in _HASHES]
     known = {name for law in laws for name in law}
 
     def label(law: Mapping[str, Any], names: Sequence[str], lacking: str) -> str:
         parts = [_phrase(name, law[name]) for name in names if name in law]
         return ", ".join([*parts, lacking] if known - law.keys() else parts)
 
-    found = [label(law, plain, "settings not recorded") for law in laws]
-    if len(set(found)) < len(found):
-        lists = [" and ".join(n for n in LAW if n in known - law.keys()) for law in laws]
-        found = [
-            label(law, fields, f"{lacking} not recorded")
-            for law, lacking in zip(laws, lists, strict=True)
-        ]
-    return found
+    short = [label(law, plain, "settings not recorded") for law in laws]
+    if len(set(short)) == len(short):
+        return short
+    unstated = [" and ".join(n for n in LAW if n in known - law.keys()) for law in laws]
+    return [
+        label(law, differing, f"{names} not recorded")
+        for law, names in zip(laws, unstated, strict=True)
+    ]
 
 
 def _phrase(name: str, value: Any) -> str:
+    """Returns one setting as a label has it: `alpha=4`, `512 tokens`, `no adapter`."""
     text = shown(value)
     if name in _EQUALS:
         return f"{_EQUALS[name]}={text}"
@@ -135,7 +154,7 @@ def _phrase(name: str, value: Any) -> str:
 
 
 def _normal(value: Any) -> Any:
-    """A setting as Python's plain value; whole numbers as int, others rounded to float32."""
+    """Returns a setting as a plain value: whole numbers as int, others rounded to float32."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.item()
     if value is None or isinstance(value, bool | str):
@@ -144,5 +163,5 @@ def _normal(value: Any) -> Any:
         return json.dumps(value, sort_keys=True, default=str)
     if isinstance(value, numbers.Integral):
         return int(value)
-    rounded = scalars.in_float32(value)
+    rounded = scalars.in_float32(float(value))
     return int(rounded) if rounded.is_integer() else rounded

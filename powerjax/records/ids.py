@@ -1,4 +1,11 @@
-"""The names of records: which task, problem, model, sampler, seed and sample a record is of."""
+"""The ids of records, which say the task, problem, model, sampler, law, seed and sample.
+
+    arithmetic/p7/tiny/power-9f8e7d6c/0/2     an id: task/problem/model/sampler-hash/seed/sample
+    arithmetic/p7/tiny/power/0/2              its chain name, the same without the hash
+
+The hash is that of the record's law (`identity.law_hash`). It was added later, so the ids of older
+records are what is called the chain name here, and both kinds of ids are read.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,19 +24,24 @@ def record_id(
     sample_index: int,
     law: Mapping[str, Any] | None = None,
 ) -> str:
-    """The unique name of one completion: task/problem/model/sampler-hash/seed/sample.
+    """Returns the id of one completion: task/problem/model/sampler-hash/seed/sample.
 
-    law: the record's settings (`identity.LAW`), whose hash tells apart samplers of one name.
-      Without it the id has no hash, and names the chain whatever its settings.
+    Args:
+      task, problem_id, model, sampler, seed, sample_index: the parts of the id. `sampler` is the
+        name of the sampler, or of the row that the record is made for.
+      law: the record's fields, of which those in `identity.LAW` are hashed. With None there is no
+        hash, and what is returned is the chain name, which records of one sampler name share
+        whatever their other settings are.
     """
     label = sampler if law is None else f"{sampler}-{identity.law_hash(law)}"
     return f"{task}/{problem_id}/{model}/{label}/{seed}/{sample_index}"
 
 
 def sampler_label(record: Record) -> str:
-    """The sampler's name in a record's id, without the hash; its `sampler` where the id has none.
+    """Returns the sampler's name in a record's id, without the hash that may follow it.
 
-    It is the name of the row where a run's rows have names of their own.
+    It is the row's name where the rows of a run have names of their own. Where the id is not made
+    as `record_id` makes it (fewer than three slashes), the record's field `sampler` is returned.
     """
     parts = str(record.get("id")).rsplit("/", 3)
     if len(parts) < 4:
@@ -38,7 +50,11 @@ def sampler_label(record: Record) -> str:
 
 
 def chain_name(record: Record) -> str:
-    """A record's id without the hash, as records made before the hash have it."""
+    """Returns a record's id without the hash.
+
+    An older record, whose id never had a hash, has the chain name that a new record of the same
+    chain has, so that a run which is taken up again finds it.
+    """
     parts = str(record.get("id")).rsplit("/", 3)
     if len(parts) == 4:
         parts[1] = _without_hash(record, parts[1])
@@ -47,5 +63,6 @@ def chain_name(record: Record) -> str:
 
 def _without_hash(record: Record, label: str) -> str:
     name, dash, end = label.rpartition("-")
-    # Names that users chose may end like a hash: only the record's own is taken away.
+    # A name that a user chose may end in what looks like a hash, so that only the hash which this
+    # record's law has is taken away.
     return name if dash and end == identity.law_hash(record) else label

@@ -1,8 +1,9 @@
-"""JSON that a user hands in: one object a line, or one document; each mistake is one line.
+"""JSON that a user hands in: a file with one object per line, or a file that is one document.
 
-Strict where Python's reader is not: NaN, numbers past float64, a key that stands twice and bytes
-that are no UTF-8 are refused. A file that is something else, compressed, UTF-16 or a JSON array, is
-refused by what it is, with the command that converts it.
+It is read more strictly than Python's `json` reads it: NaN, numbers beyond float64, a key that
+stands twice in one object and bytes that are not UTF-8 are refused. A file in another format
+(compressed, UTF-16, a JSON array) is refused with a message that names the format and gives the
+command that converts it.
 """
 
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 _BOM = b"\xef\xbb\xbf"
-# First bytes -> what the file is, and what makes lines of it.
+# First bytes of a file -> what the file is, and the command that makes JSON lines of it.
 _FORMATS = {
     b"\x1f\x8b": ("compressed by gzip", "gunzip -c {path} > {to}"),
     b"BZh": ("compressed by bzip2", "bunzip2 -c {path} > {to}"),
@@ -37,11 +38,15 @@ _FROM_ARRAY = (
 
 
 class Malformed(ValueError):
-    """Text that is not JSON, which a line that a kill cut short is as well."""
+    """Text that is not JSON. A line that was cut short by a kill is of this kind."""
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
-    """What a file of JSON lines holds. Raises ValueError for a folder, and for another format."""
+    """Returns the bytes of a file of JSON lines.
+
+    Raises ValueError for a folder and for a file in another format, OSError where there is no such
+    file.
+    """
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the file in it, such as {path}/records.jsonl")
@@ -51,7 +56,7 @@ def read_bytes(path: str | os.PathLike) -> bytes:
             raise ValueError(f"{path} is {what}: convert it, {_filled(command, path)}")
     if _is_array(text.removeprefix(_BOM).lstrip()):
         raise ValueError(
-            f"{path} is a JSON array and not one object a line: convert it,"
+            f"{path} is a JSON array and not one object per line: convert it,"
             f" {_filled(_FROM_ARRAY, path)}"
         )
     return text
@@ -60,12 +65,15 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 def rows(
     path: str | os.PathLike, text: bytes, end: int | None = None, as_written: bool = False
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields (line number, object) of the file's text, up to `end`; blank lines are passed over.
+    """Yields (line number, object) for each line of a file that is not blank.
 
-    as_written: whether floats are `Float`, with their digits.
+    Args:
+      path: the file, for messages.
+      text: what it holds (`read_bytes`).
+      end: how many bytes of `text` to read; None for all.
+      as_written: make each float a `Float`, which remembers the digits in the file.
 
-    Raises a ValueError of one line, with file and line number, at the first line that is not a JSON
-    object.
+    Raises ValueError, naming file and line, at the first line that is not a JSON object.
     """
     for number, line in enumerate(text[:end].split(b"\n"), start=1):
         if not line.strip():
@@ -90,39 +98,46 @@ def rows(
 
 
 def end_of_whole_lines(text: bytes) -> int:
-    """How many of the text's bytes are whole lines.
+    """Returns how many bytes of a text, from its start, are whole lines.
 
-    A last line without a newline counts where it is JSON; else a kill cut it short.
+    A last line without a newline counts as whole where it is JSON. Otherwise a kill cut it short.
     """
     end = text.rfind(b"\n") + 1
     try:
         parse(text[end:])
     except Malformed:
         return len(text) if not text[end:].strip() else end
-    except ValueError:  # JSON, but refused: no kill made that
+    except ValueError:  # it is whole JSON that is refused, which no kill leaves behind
         pass
     return len(text)
 
 
 def parse(text: bytes, as_written: bool = False) -> Any:
-    """The JSON value. Raises Malformed where it is none, ValueError where it is refused."""
+    """Returns the JSON value of a text.
+
+    Raises Malformed where the text is not JSON, and ValueError where it is JSON that is refused.
+    """
     try:
         decoder = _DECODER_AS_WRITTEN if as_written else _DECODER
         return decoder.decode(text.removeprefix(_BOM).decode("utf-8"))
     except json.JSONDecodeError as error:
-        # What follows a whole value was not left by a kill.
+        # Something follows a whole value: no kill leaves that.
         kind = ValueError if error.msg == "Extra data" else Malformed
         raise kind(f"column {error.colno}: {error.msg}") from None
     except UnicodeDecodeError as error:
         raise Malformed(f"byte {error.start + 1} is no UTF-8") from None
     except RecursionError:
         raise ValueError("it is nested too deep") from None
-    except ValueError as error:  # of the functions below, or an int of thousands of digits
+    except ValueError as error:  # from the hooks below, or for an int of thousands of digits
         raise ValueError(str(error).split(";")[0]) from None
 
 
 def document(path: str | os.PathLike) -> Any:
-    """The one JSON value of a file. Raises ValueError that names the file, or OSError."""
+    """Returns the JSON value that a whole file is.
+
+    Raises ValueError, naming the file, for a folder and for a file that is not valid JSON; OSError
+    where there is no such file.
+    """
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder and not a JSON file")
@@ -133,7 +148,11 @@ def document(path: str | os.PathLike) -> Any:
 
 
 def _is_array(text: bytes) -> bool:
-    """Whether a JSON array begins the text, and is neither a row of its own nor nested too deep."""
+    """Whether the text is a JSON array, in several lines or in its only line.
+
+    A first line that is an array with other lines below it is a bad row rather than a bad file, and
+    so is one that is nested too deep.
+    """
     if not text.startswith(b"["):
         return False
     first, _, rest = text.partition(b"\n")
@@ -155,6 +174,7 @@ def _is_one_document(text: bytes) -> bool:
 
 
 def _filled(command: str, path: Path) -> str:
+    """Returns the command with the file's name, and a .jsonl name for what it makes, filled in."""
     if path.stem.endswith(".jsonl"):  # records.jsonl.gz
         to = path.with_suffix("")
     else:
@@ -168,7 +188,11 @@ def _no_constant(name: str) -> None:
 
 
 class Float(float):
-    """A number of a file, with the digits that it is written with, which float64 may not hold."""
+    """A number of a file that remembers the digits it is written with.
+
+    Attributes:
+      written: those digits, such as "0.10000000000000000001", which float64 does not hold.
+    """
 
     written: str
 
@@ -187,12 +211,13 @@ def _as_written(digits: str) -> Float:
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    """Returns the pairs of one JSON object as a dict. Raises ValueError for a repeated key."""
+    members = dict(pairs)
+    if len(members) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {twice[:40]!r} stands twice in one object")
-    return found
+    return members
 
 
 _DECODER = json.JSONDecoder(

@@ -1,4 +1,14 @@
-"""The manifest of a run folder: flags, versions, commit and device of every start."""
+"""The manifest of a run folder: with which flags the run is made, and who started it when.
+
+    {
+      "settings": {"model": ..., "alpha": 4.0, ...},            each flag as the last start had it
+      "starts": [{"time", "command", "git_commit", "versions", "device"}, ...],
+      "prompts": {"math500": {"style": "chat", "why": ...}}     added by `note_prompts`
+    }
+
+A run that was stopped is started again by the same command. Its flags are compared with the
+manifest first, so that a folder never mixes the records of two different runs.
+"""
 
 import datetime
 import importlib.metadata
@@ -14,21 +24,27 @@ from typing import Any
 from powerjax.records import json_lines, lock
 
 MANIFEST = "manifest.json"
+# The packages that decide what is computed.
 VERSIONS_OF = ("powerjax", "jax", "jaxlib", "flax", "numpy", "transformers", "safetensors")
 
 
 def open_run(
     folder: str | os.PathLike, settings: dict[str, Any], *, free: tuple[str, ...] = ()
 ) -> Path:
-    """Makes the folder of a run, or takes up one made before with the same settings.
+    """Writes this start of a run into the folder's manifest, and makes both where they are lacking.
+
+    It neither reads nor resumes anything else: that is for those who write the records. The flags
+    of this start become the manifest's "settings", and an entry is added to its "starts".
 
     Args:
       folder: the run folder.
-      settings: flag name -> value, as the command has them.
-      free: names that may differ from one start to the next, because they do not change a record.
+      settings: flag name -> value; a value that JSON cannot say is written as its text.
+      free: names of flags that may differ from the earlier start, because they change no record.
 
-    Returns the folder. Raises ValueError, naming the flags that differ, if the folder holds records
-    of a run with other settings.
+    Returns the folder. Raises ValueError where the folder holds JSONL files that are not empty and
+    either no manifest, or one with another value of a flag that is not free; then the message names
+    these flags, and the manifest stays as it was. A flag that only one of the two starts has is not
+    compared. Raises ValueError, too, where manifest.json is not a manifest.
     """
     folder = Path(folder)
     path = folder / MANIFEST
@@ -43,7 +59,7 @@ def open_run(
     has_records = _has_records(folder)
     if path.exists():
         manifest = read_manifest(path)
-        if has_records:  # a run that failed before its first one binds nobody
+        if has_records:  # a run that failed before its first record may be made anew
             _compare(folder, manifest["settings"], settings, free)
     else:
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,23 +75,27 @@ def open_run(
 
 
 def note_prompts(folder: str | os.PathLike, styles: dict[str, dict[str, str]]) -> None:
-    """Writes into a run's manifest how the model is asked each task.
+    """Writes into a run's manifest in which style the model is prompted with each task.
+
+    `runs.note_prompts` finds the styles out and calls this.
 
     Args:
       folder: the run folder that `open_run` made.
-      styles: task -> {"style": "raw" or "chat", "why": the reason}.
+      styles: task name -> {"style": "raw" or "chat", "why": the reason, for readers}. Tasks that
+        the manifest has and `styles` has not stay in the manifest.
 
-    Raises ValueError where the folder holds records that were asked in the other style.
+    Raises ValueError where the folder holds records and its manifest has the other style for a
+    task; OSError where the folder has no manifest.
     """
     folder = Path(folder)
     manifest = read_manifest(folder / MANIFEST)
     before = manifest.get("prompts") or {}
-    for task, now in styles.items():
-        was = before.get(task, now)
-        if was["style"] != now["style"] and _has_records(folder):
+    for task, new in styles.items():
+        old = before.get(task, new)
+        if old["style"] != new["style"] and _has_records(folder):
             raise ValueError(
-                f"{folder} holds a run of {was['style']} prompts ({was['why']}), and this command's"
-                f" would be {now['style']} ({now['why']}): choose another --out"
+                f"{folder} holds a run of {old['style']} prompts ({old['why']}), and this command's"
+                f" would be {new['style']} ({new['why']}): choose another --out"
             )
     if before | styles != before:
         _write_manifest(folder / MANIFEST, manifest | {"prompts": before | styles})
@@ -90,9 +110,9 @@ def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """A run's manifest: "settings", an object, and "starts", a list.
+    """Returns a run's manifest, in which "settings" is an object and "starts" a list.
 
-    Raises a ValueError of one line where the file is no such thing.
+    Raises ValueError where the file holds no such thing, OSError where there is no file.
     """
     try:
         manifest = json_lines.document(path)
@@ -109,18 +129,19 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def _compare(
     folder: Path, before: dict[str, Any], now: dict[str, Any], free: tuple[str, ...]
 ) -> None:
+    """Raises ValueError where a flag that both starts have, and that is not free, differs."""
     differing = [k for k in now if k in before and k not in free and before[k] != now[k]]
     if differing:
-        was = " ".join(f"--{k}={before[k]}" for k in differing)
-        asked = " ".join(f"--{k}={now[k]}" for k in differing)
+        flags_before = " ".join(f"--{k}={before[k]}" for k in differing)
+        flags_now = " ".join(f"--{k}={now[k]}" for k in differing)
         raise ValueError(
-            f"{folder} holds a run made with {was}, and this command has {asked}: choose another"
-            " --out, or give the flags it was made with"
+            f"{folder} holds a run made with {flags_before}, and this command has {flags_now}:"
+            " choose another --out, or give the flags it was made with"
         )
 
 
 def command() -> str:
-    """The shell command that started this program, to be typed in the same folder again."""
+    """Returns the shell command that started this program, to be typed in the same folder again."""
     python = os.path.relpath(sys.executable)
     if python.startswith(".."):
         python = "python"
@@ -130,37 +151,46 @@ def command() -> str:
 
 
 def git_commit() -> str | None:
-    """The checkout this program runs from; None where it is not one."""
+    """Returns the git commit that this program's source is from, as `git describe` names it.
+
+    That is 40 hexadecimal digits, or a tag and digits, with "-dirty" behind it where files were
+    changed since. None where the source is in no git checkout, or git cannot be run.
+    """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     try:
-        asked = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+        describe = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
         return subprocess.run(
-            asked, capture_output=True, text=True, check=True, timeout=10
+            describe, capture_output=True, text=True, check=True, timeout=10
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 
 
 def software() -> dict[str, str | None]:
-    """What hosts of one run have to have alike: `versions` but Python's, and the commit."""
-    found = {f"{name} version": v for name, v in versions().items() if name != "python"}
-    return found | {"git commit": git_commit()}
+    """Returns what has to be the same on all hosts of one run.
+
+    These are the versions of the packages (not that of Python) and the git commit, each under a
+    name for messages: {"jax version": "0.7.0", ..., "git commit": "..."}.
+    """
+    alike = {f"{name} version": v for name, v in versions().items() if name != "python"}
+    return alike | {"git commit": git_commit()}
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide what is computed."""
-    found = {"python": platform.python_version()}
+    """Returns {"python": version, package: version, ...} for the installed ones of VERSIONS_OF."""
+    installed = {"python": platform.python_version()}
     for name in VERSIONS_OF:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def _device() -> dict[str, Any]:
+    """Returns what this start runs on. `count` is that of the devices of all processes."""
     import jax  # here, so that reading records needs no accelerator
 
     devices = jax.devices()

@@ -1,19 +1,21 @@
-"""Numbers that a caller gives, of Python, NumPy or JAX, as Python's own."""
+"""Numbers that a caller gives as Python's, NumPy's or JAX's, turned into Python's own."""
 
 import math
 import numbers
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import numpy as np
 
-_MAX_SHOWN = 60  # characters of a value that a message quotes
+_Number = TypeVar("_Number", int, float)
+_MAX_SHOWN = 60  # the most characters of a value that a message quotes
 
 
 def whole(value: Any) -> int | None:
-    """The value as an int; None where it is not a whole number's type. A boolean is none.
+    """Returns the value as an int, or None where its type is not that of a whole number.
 
-    Arrays without axes count as the number they hold.
+    A boolean and a float such as 3.0 give None. An array without axes counts as the number it
+    holds.
     """
     value = _unwrapped(value)
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
@@ -22,47 +24,52 @@ def whole(value: Any) -> int | None:
 
 
 def real(value: Any) -> float | None:
-    """The value as a float, infinite where it is too large; None where it is not a real number."""
+    """Returns the value as a float, or None where its type is not that of a real number.
+
+    A number that is too large for float64 becomes infinite. A boolean gives None. An array without
+    axes counts as the number it holds.
+    """
     value = _unwrapped(value)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return None
     try:
         return float(value)
     except OverflowError:
-        return math.inf if value > 0 else -math.inf
+        return -math.inf if value < 0 else math.inf
 
 
 def whole_from(name: str, value: Any, least: int, most: int) -> int:
-    """A whole number from `least` to `most`, as an int; else a ValueError that names it."""
-    number = whole(value)
-    if number is None or not least <= number <= most:
-        bounds = f"from {least} to {most}"
-        raise ValueError(f"{name} is {shown(value)}: it must be a whole number {bounds}")
-    return number
+    """Returns a whole number from `least` to `most` as an int.
+
+    Raises ValueError, naming the argument `name`, for any other value.
+    """
+    return _bounded(name, value, whole, least, most, f"a whole number from {least} to {most}")
 
 
 def real_from(name: str, value: Any, least: float, most: float) -> float:
-    """A real number from `least` to `most`, as a float; else a ValueError that names it."""
-    number = real(value)
-    if number is None or not least <= number <= most:
-        bounds = f"from {least:g} to {most:g}"
-        raise ValueError(f"{name} is {shown(value)}: it must be a number {bounds}")
-    return number
+    """Returns a real number from `least` to `most` as a float.
+
+    Raises ValueError, naming the argument `name`, for any other value.
+    """
+    return _bounded(name, value, real, least, most, f"a number from {least:g} to {most:g}")
 
 
 def key_seed(value: Any) -> int:
-    """A seed of `jax.random.key`, which takes 32 bits: it draws for 2**32 what it draws for 0."""
+    """Returns a seed for `jax.random.key` as an int. Raises ValueError outside 0 to 2**32 - 1.
+
+    The key has 32 bits: without the check, 2**32 would draw what 0 draws.
+    """
     return whole_from("seed", value, 0, 2**32 - 1)
 
 
 def in_float32(value: float) -> float:
-    """The number that a device with float32 computes with, infinite where float32 overflows."""
+    """Returns the number rounded to float32; infinite where float32 overflows."""
     with np.errstate(over="ignore", under="ignore"):
         return float(np.float32(value))
 
 
 def shown(value: Any) -> str:
-    """How a message quotes a value: its repr, cut where it is long."""
+    """Returns a value as a message quotes it: its repr in one line, cut after 60 characters."""
     try:
         text = repr(value)
     except ValueError:  # an int of more digits than Python prints
@@ -72,15 +79,32 @@ def shown(value: Any) -> str:
 
 
 def listed(names: Iterable[Any]) -> str:
-    """`prompt, answer`: how a message lists names; one that would break its line is quoted."""
+    """Returns names as a message lists them: `prompt, answer`.
+
+    A name that is long or holds characters such as newlines is quoted by `shown`.
+    """
     texts = map(str, names)
     return ", ".join(
         text if text.isprintable() and len(text) <= _MAX_SHOWN else shown(text) for text in texts
     )
 
 
+def _bounded(
+    name: str,
+    value: Any,
+    read: Callable[[Any], _Number | None],
+    least: float,
+    most: float,
+    wanted: str,
+) -> _Number:
+    number = read(value)
+    if number is None or not least <= number <= most:
+        raise ValueError(f"{name} is {shown(value)}: it must be {wanted}")
+    return number
+
+
 def _unwrapped(value: Any) -> Any:
-    """An array or scalar of NumPy or JAX as Python's number; anything else as it is."""
+    """Returns an array or scalar of NumPy or JAX as Python's number, anything else as it is."""
     if isinstance(value, numbers.Number) and not isinstance(value, np.generic):
         return value
     if getattr(value, "ndim", None) != 0 or not hasattr(value, "__array__"):
@@ -89,6 +113,6 @@ def _unwrapped(value: Any) -> Any:
         array = np.asarray(value)
     except (TypeError, RuntimeError):  # a random key, or a tensor that only its library reads
         return value
-    if array.dtype.name.startswith(("float", "bfloat")):  # ml_dtypes' too, which have no kind
+    if array.dtype.name.startswith(("float", "bfloat")):  # by name: ml_dtypes' have no kind "f"
         return float(array)
     return array.item()

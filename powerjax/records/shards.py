@@ -1,9 +1,11 @@
-"""One run's records in several files: which process makes which, and the files as one.
+"""One run's records in several files: which process makes which record, and how files are joined.
 
-Each process of a run appends to a file of its own, records-00001-of-00003.jsonl, and a run of one
-process to records.jsonl. Who makes a record is decided by a hash of its chain's name, so it does
-not depend on what there is already; and since every process first reads what the others' files
-hold, a run may go on with another number of processes and makes no record twice.
+    records.jsonl                     the file of a run of one process, or all files joined
+    records-00001-of-00003.jsonl      the part that process 1 of 3 appends to
+
+Which process makes a record is decided by a hash of its chain name (`ids.chain_name`), so it does
+not depend on which records are there already. Every process first reads the files of the others.
+So a run may go on with another number of processes, and no record is made twice.
 """
 
 import hashlib
@@ -22,59 +24,78 @@ Chain = tuple[str, int]  # problem id, sample index
 
 
 class Share(NamedTuple):
-    """The part of one process among several in a run's records."""
+    """Which of a run's records one process makes.
+
+    Attributes:
+      process_id: the process, from 0.
+      num_processes: how many processes make the run.
+    """
 
     process_id: int = 0
     num_processes: int = 1
 
     def owns(self, chain_name: str) -> bool:
-        """Whether this process makes the record of this `records.chain_name`."""
+        """Whether this process makes the record of this chain (`records.chain_name`)."""
         digest = hashlib.sha256(chain_name.encode()).digest()
         return int.from_bytes(digest[:8], "big") % self.num_processes == self.process_id
 
     def path(self, folder: Path) -> Path:
-        """The file that this process appends to."""
+        """Returns the file that this process appends to."""
         if self.num_processes == 1:
             return folder / WHOLE
         return folder / f"records-{self.process_id:05d}-of-{self.num_processes:05d}.jsonl"
 
 
 def parts(folder: Path) -> list[Path]:
-    """The files that a run of several processes left."""
+    """Returns the parts that a run of several processes left, in the order of their names."""
     return sorted(folder.glob(_PARTS))
 
 
-def elsewhere(folder: Path, mine: Path) -> list[Record]:
-    """The records that the folder's other files hold, each once."""
-    files = [path for path in (folder / WHOLE, *parts(folder)) if path != mine and path.exists()]
+def elsewhere(folder: Path, own: Path) -> list[Record]:
+    """Returns the records that a process finds in its run folder outside its own file.
+
+    These are those of records.jsonl and of all parts except the file `own`, each id once. Raises
+    ValueError as `records.read` does.
+    """
+    files = [path for path in (folder / WHOLE, *parts(folder)) if path != own and path.exists()]
     by_id = {record["id"]: record for path in files for record in read(path, needs=("id",))}
     return list(by_id.values())
 
 
 class Gathered(NamedTuple):
-    """What the files of a run hold together."""
+    """What the files of a run hold together.
 
-    records: list[Record]  # in the order wanted, then any others
+    Attributes:
+      records: each record once: those that were wanted, in that order, then any others.
+      missing: those chains that were wanted and have no record.
+      num_repeated: how many records stand in more than one part.
+      parts: the parts that were read.
+    """
+
+    records: list[Record]
     missing: list[Chain]
-    num_repeated: int  # records that stand in two parts
+    num_repeated: int
     parts: list[Path]
 
 
 def gather(folder: Path, wanted: Sequence[Chain]) -> Gathered:
-    """The records of records.jsonl and of all parts, each once.
+    """Returns the records of records.jsonl and of all parts, each once.
 
-    Where both have one, records.jsonl's is taken: it may have been graded since.
+    Where records.jsonl and a part both have a record, that of records.jsonl is taken: it may have
+    been graded since.
 
-    Raises ValueError where two files have different tokens for one record, or a record lacks one
-    of the fields that name it.
+    wanted: the chains that the run consists of.
+
+    Raises ValueError where two files disagree about a record's tokens or law, and where a record
+    lacks one of the fields that name it.
     """
-    found: dict[Chain, tuple[Record, Path]] = {}
-    in_parts, repeated = set(), 0
+    by_chain: dict[Chain, tuple[Record, Path]] = {}
+    in_parts, num_repeated = set(), 0
     paths = parts(folder)
     for path in (folder / WHOLE, *paths):
         for record in read(path, needs=_NEEDED) if path.exists() else ():
             chain = (record["problem_id"], record["sample_index"])
-            other, where = found.setdefault(chain, (record, path))
+            other, where = by_chain.setdefault(chain, (record, path))
             same_chain = ids.chain_name(other) == ids.chain_name(record)
             same_law = not identity.differences(other, record)
             if not (same_chain and same_law and other["tokens"] == record["tokens"]):
@@ -83,22 +104,23 @@ def gather(folder: Path, wanted: Sequence[Chain]) -> Gathered:
                     " that is not of this run"
                 )
             if path in paths:
-                repeated += chain in in_parts
+                num_repeated += chain in in_parts
                 in_parts.add(chain)
     order = {chain: i for i, chain in enumerate(wanted)}
     chains = sorted(
-        found, key=lambda chain: (order.get(chain, len(order)), str(chain[0]), chain[1])
+        by_chain, key=lambda chain: (order.get(chain, len(order)), str(chain[0]), chain[1])
     )
-    missing = [chain for chain in wanted if chain not in found]
-    return Gathered([found[chain][0] for chain in chains], missing, repeated, paths)
+    missing = [chain for chain in wanted if chain not in by_chain]
+    return Gathered([by_chain[chain][0] for chain in chains], missing, num_repeated, paths)
 
 
-def write(folder: Path, found: Gathered) -> Path:
-    """Writes records.jsonl, whole or not at all. Raises ValueError while a process appends to it.
+def write(folder: Path, gathered: Gathered) -> Path:
+    """Writes the gathered records to records.jsonl, all or none, and returns that path.
 
-    The parts stay where they are.
+    The parts stay where they are. Raises ValueError while a process appends to records.jsonl, and
+    OSError where the disk is full.
     """
     path = folder / WHOLE
     with RecordFile(path):
-        lock.replace_file(path, (encode(record) for record in found.records))
+        lock.replace_file(path, (encode(record) for record in gathered.records))
     return path

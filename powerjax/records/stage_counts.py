@@ -1,8 +1,12 @@
-"""Moves and accepted moves stage by stage: counts that a run of a sampler has and no record holds.
+"""How many moves a sampler made and accepted in each of its stages, which no record holds.
 
-They stand beside a record file, records.jsonl, in records.stages.json: a list with an entry for
-each start of the run that came to its end. A start that was killed leaves none, so the counts may
-cover fewer chains than there are records.
+The counts of records.jsonl stand beside it in records.stages.json, one entry for each start of the
+run that came to its end:
+
+    [{"num_records": 40, "moves": [400, 380], "accepted": [210, 95]}]     two stages
+
+A start that was killed leaves no entry, so the counts may cover fewer chains than there are
+records.
 """
 
 import json
@@ -18,24 +22,43 @@ _KINDS = {"num_records": fields.WHOLE, "moves": _COUNTS, "accepted": _COUNTS}
 
 
 def beside(path: str | os.PathLike) -> Path:
-    """Where the counts of the record file `path` stand."""
+    """Returns the file with the counts of the record file `path`."""
     return Path(path).with_suffix(".stages.json")
 
 
 def keep(path: str | os.PathLike, stats, num_records: int) -> None:
-    """Adds a start's counts (`Completions.stats`), which cover `num_records` of the records."""
-    entry = {
-        "num_records": num_records,
-        "moves": [int(n) for n in stats.stage_moves],
-        "accepted": [int(n) for n in stats.stage_accepted],
-    }
-    if not sum(entry["moves"]):
+    """Adds the counts of one start to the file beside the records.
+
+    A start without any moves, as one of plain sampling, adds nothing.
+
+    Args:
+      path: the record file.
+      stats: what the sampler returned (`Completions.stats`).
+      num_records: how many records the start added.
+
+    Raises ValueError where the counts of earlier starts are damaged.
+    """
+    moves = [int(n) for n in stats.stage_moves]
+    accepted = [int(n) for n in stats.stage_accepted]
+    if not sum(moves):
         return
+    entry = {"num_records": num_records, "moves": moves, "accepted": accepted}
     lock.replace_file(beside(path), json.dumps([*_entries(path), entry]) + "\n")
 
 
 def read(path: str | os.PathLike, num_records: int) -> list[tuple[int, int]]:
-    """(moves, accepted) of each stage; [] where none are kept or they are of other records."""
+    """Returns (moves, accepted moves) of each stage, summed over all starts.
+
+    Returns [] where there are no counts, and where they cover more than `num_records` records: then
+    some of the chains counted are not among the records at hand. Whether they are others of the
+    same number cannot be told.
+
+    Args:
+      path: the record file.
+      num_records: how many of its records are at hand.
+
+    Raises ValueError where the file of counts is damaged.
+    """
     entries = _entries(path)
     if sum(entry["num_records"] for entry in entries) > num_records:
         return []
@@ -49,15 +72,15 @@ def read(path: str | os.PathLike, num_records: int) -> list[tuple[int, int]]:
 
 
 def _entries(path: str | os.PathLike) -> list[dict]:
-    there = beside(path)
-    if not there.is_file():
+    counts = beside(path)
+    if not counts.is_file():
         return []
     try:
-        entries = json_lines.document(there)
+        entries = json_lines.document(counts)
         for entry in entries:
-            fields.check(entry, str(there), needs=_KINDS, kinds=_KINDS)
+            fields.check(entry, str(counts), needs=_KINDS, kinds=_KINDS)
     except (ValueError, TypeError, AttributeError):
         raise ValueError(
-            f"{there} is not valid JSON: delete it, or mend the counts in it"
+            f"{counts} is not valid JSON: delete it, or mend the counts in it"
         ) from None
     return entries

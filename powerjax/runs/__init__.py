@@ -1,17 +1,27 @@
-"""Runs: a task's problems are put to a model, sampled into record files, graded and learnt from."""
+"""Runs: a task's problems are put to a model, sampled into record files, graded and learnt from.
 
-from powerjax.runs.prompts import asked, note_prompts, prompt_choice
-from powerjax.runs.row import Row, kept, measure
+`prompts` writes the problems as prompts, and `collect` samples them into a record file. `grading`
+and `rescoring` add verdicts and scores to records, in `result_files`. `row` does all of this for
+one row of a table, `setups` lists the rows of a reproduction, and `student` trains a model on
+records.
+"""
+
+from powerjax.runs.prompts import note_prompts, prompt_choice, prompted
+from powerjax.runs.prompts import prompted as asked  # the name before, which launchers still use
+from powerjax.runs.row import Row, finished_result, measure
+from powerjax.runs.row import finished_result as kept  # as above
 from powerjax.runs.student import losses, train_student, with_prompts
 
 __all__ = [
     "Row",
     "asked",
+    "finished_result",
     "kept",
     "losses",
     "measure",
     "note_prompts",
     "prompt_choice",
+    "prompted",
     "train_student",
     "with_prompts",
 ]

@@ -1,4 +1,7 @@
-"""Sampling of a task's problems into a file of records."""
+"""Sampling of a task's problems into a file of records.
+
+`collect` draws only what the file lacks, so a run that was killed goes on when it is called again.
+"""
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -8,14 +11,14 @@ from typing import Any
 from powerjax import records, sample
 from powerjax.models import LM
 from powerjax.records import identity, shards
-from powerjax.sample import job, memory
+from powerjax.sample import job, memory, spec
 from powerjax.tasks import Problem, Task, without_text
 
-Chain = tuple[int, int]  # index of the problem, sample index
+ChainIndex = tuple[int, int]  # index of the problem, sample index
 
 
 def model_name(lm: LM, random_weights: bool = False) -> str:
-    """The model's name in records: a folder's last part, or a Hugging Face id as it is.
+    """Returns the model's name in records: a folder's last part, or a Hugging Face id as it is.
 
     A student is called `base+adapter`. Where its adapter's folder is called just "adapter", the
     parent folder's name stands for it. random_weights adds `-randw`.
@@ -29,9 +32,12 @@ def model_name(lm: LM, random_weights: bool = False) -> str:
 
 
 def problems(task: Task, settings: Mapping[str, Any]) -> list[Problem]:
-    """The problems that a run is about, by its flags: model, split, limit, data_dir.
+    """Returns the problems that a run is about.
 
-    Raises ValueError where the task has no such split.
+    settings: the run's flags, of which four are used: "model", which decides the wording, and
+      "split", "limit" and "data_dir", each None where it was not given.
+
+    Raises ValueError where the task has no such split, and as the task's `load` does.
     """
     options = {"data_dir": settings["data_dir"], "limit": settings["limit"]}
     if (split := settings["split"]) is not None:
@@ -62,32 +68,31 @@ def collect(
     secret problems is left out of their records.
 
     Args:
-      model: the model's name in the records.
-      sampler: the name of a function of `powerjax.sample`.
-      settings: that function's keywords.
-      label: the sampler's name in record ids, where one file's samplers differ in settings alone.
-      share: this process's part, where there are several processes.
-      elsewhere: the records that other files of the run hold.
-      progress: whether a bar is shown.
+      problems: the problems, as `prompts.prompted` returns them.
+      file: the record file, open.
+      model: the model's name in the records (`model_name`).
+      sampler, settings: the name of a function of `powerjax.sample`, and its keywords.
+      label: what record ids call the sampler, such as a table row's name; None: `sampler`.
+      share: which chains this process draws, where there are several processes.
+      elsewhere: the records that other files of the run hold, which are not drawn again.
 
     Returns the sampler's stats, or None where nothing was lacking.
 
-    Raises ValueError where a record of one of these chains was drawn from another law.
+    Raises ValueError where a record of one of these chains states another law than this run's.
     """
     drawing, options = job.parse(sampler, settings)
     names = _chain_names(problems, options, task.name, model, label or sampler)
     if not names:
         return None
 
-    def law(style: str) -> dict[str, Any]:
-        """What a record states of its law; `style` is how the problem was put to the model."""
-        return job.stated_settings(lm, drawing, options.seed, style) | {"model": model}
-
-    laws = {style: law(style) for style in {problem.style for problem in problems}}
+    # --- what is there, and of which law ---
+    laws = _laws(lm, problems, drawing, options.seed, model)
     existing = {records.chain_name(record): record for record in (*elsewhere, *file.records)}
     for (i, _), name in names.items():
         if name in existing:
             _check_law(existing[name], laws[problems[i].style], file.path)
+
+    # --- what is lacking ---
     own = {chain for chain, name in names.items() if share.owns(name)}
     lacking = {chain for chain in own if names[chain] not in existing}
     if not lacking:
@@ -107,10 +112,11 @@ def collect(
 
 def _chain_names(
     problems: Sequence[Problem], options: job.Options, task: str, model: str, label: str
-) -> dict[Chain, str]:
-    """The name of each chain of a run, which is its record's id without the hash of the law.
+) -> dict[ChainIndex, str]:
+    """Returns the chain name of each chain of a run: its record's id without the hash.
 
-    Records made before ids had a hash are found by it, and so is the process that makes the record.
+    These names, and not ids, say which records are there and which process draws a chain: older
+    records have no hash in their ids.
     """
     return {
         (i, j): records.record_id(
@@ -126,6 +132,16 @@ def _chain_names(
     }
 
 
+def _laws(
+    lm: LM, problems: Sequence[Problem], drawing: spec.Sampler, seed: int, model: str
+) -> dict[str, dict[str, Any]]:
+    """Returns {the problems' prompt style: what a record of such a problem states of the run}."""
+    return {
+        style: job.stated_settings(lm, drawing, seed, style) | {"model": model}
+        for style in {problem.style for problem in problems}
+    }
+
+
 def _appender(
     file: records.RecordFile,
     problems: Sequence[Problem],
@@ -133,7 +149,7 @@ def _appender(
     laws: Mapping[str, dict[str, Any]],
     label: str | None,
 ) -> Callable[[sample.Completion], None]:
-    """A function that appends the record of a completion, graded where the task is quick."""
+    """Returns a function that appends a completion's record, graded where the task is quick."""
 
     def append(completion: sample.Completion) -> None:
         problem = problems[completion.prompt_index]
@@ -152,18 +168,24 @@ def _appender(
 
 
 def _num_slots(lm: LM, problems: Sequence[Problem], max_new_tokens: int, num_chains: int) -> int:
-    """The slots that the sampler would choose if the process's own chains were the whole job."""
+    """Returns the slots that the sampler would choose if this process's chains were the whole job.
+
+    Left to itself, the sampler would count the chains of all processes.
+    """
     longest = max(len(lm.encode(problem.prompt)) for problem in problems)
     return memory.pick_num_slots(lm, longest, max_new_tokens, num_chains)
 
 
 def _check_law(record: records.Record, law: dict[str, Any], path: Path) -> None:
-    """Raises ValueError where the record states another law than that of the run."""
+    """Raises ValueError where the record states another law than that of the run.
+
+    A setting that an older record does not state is not compared.
+    """
     differing = identity.differences(record, law)
     if differing:
-        was = ", ".join(f"{name} {identity.shown(value)}" for name, value, _ in differing)
-        now = ", ".join(f"{name} {identity.shown(value)}" for name, _, value in differing)
+        old = ", ".join(f"{name} {identity.shown(value)}" for name, value, _ in differing)
+        new = ", ".join(f"{name} {identity.shown(value)}" for name, _, value in differing)
         raise ValueError(
-            f"the record {record['id']!r} in {path.parent} was drawn with {was}, and this run has"
-            f" {now}: choose another --out, or move the records of the other run away"
+            f"the record {record['id']!r} in {path.parent} was drawn with {old}, and this run has"
+            f" {new}: choose another --out, or move the records of the other run away"
         )

@@ -1,42 +1,89 @@
-"""How a model is asked the problems of a task: as raw text, or through its chat template."""
+"""How a model is prompted with the problems of a task: in raw text, or through its chat template.
+
+The prompts of secret problems are in no record, which holds their SHA-256 instead.
+`recover_prompts` finds them again among the problems.
+"""
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from powerjax import records
+from powerjax import records as files
 from powerjax.models import LM, text
+from powerjax.records import Record
 from powerjax.tasks import CHAT, RAW, Problem, Task
+from powerjax.tasks.base import prompt_hash
+
+Prompt = str | list[int]
 
 
-def asked(
+def prompted(
     lm: LM, task: Task, problems: Sequence[Problem], chat_template: str = "auto"
 ) -> list[Problem]:
-    """The problems as the model is to read them: in raw text, or in its chat template.
+    """Returns the problems with the prompts that the model is to continue.
 
-    chat_template: "on", "off", or "auto", as the paper asks such a model.
+    In raw style they are returned as they are. In chat style each text becomes the user's turn of
+    the tokenizer's chat template, and "chat" stands in the problem's `style`. Prompts of token ids
+    are never changed.
+
+    chat_template: "on", "off", or "auto", which decides as `Task.prompt_choice` does.
+
+    Raises ValueError where the style is chat and the tokenizer has no template that can be
+    rendered.
     """
     style, _ = prompt_choice(lm, task, chat_template)
 
-    def read(problem: Problem) -> Problem:
+    def in_style(problem: Problem) -> Problem:
         if style == RAW or not isinstance(problem.prompt, str):
             return problem
-        prompt = text.format_prompt(lm.tokenizer, problem.prompt, chat=True)
         chat = CHAT if problem.style == RAW else f"{problem.style}, {CHAT}"
-        return dataclasses.replace(problem, prompt=prompt, style=chat)
+        return dataclasses.replace(_in_chat(lm.tokenizer, problem), style=chat)
 
-    return [read(problem) for problem in problems]
+    return [in_style(problem) for problem in problems]
 
 
 def prompt_choice(lm: LM, task: Task, chat_template: str = "auto") -> tuple[str, str]:
-    """(RAW or CHAT, the reason), see `asked`."""
+    """Returns the style, RAW or CHAT, in which the model is prompted, and the reason for it.
+
+    chat_template: as for `prompted`.
+    """
     if chat_template != "auto":
         return {"on": CHAT, "off": RAW}[chat_template], f"--chat_template={chat_template}"
     return task.prompt_choice(lm.name, text.has_chat_template(lm.tokenizer))
 
 
 def note_prompts(folder: Path, lm: LM, tasks: Sequence[Task], chat_template: str = "auto") -> None:
-    """Writes into the run's manifest how the model is asked each task, and why."""
+    """Writes each task's `prompt_choice`, style and reason, into the run's manifest.
+
+    Raises ValueError where the folder holds records that were made in the other style.
+    """
     choices = {task.name: prompt_choice(lm, task, chat_template) for task in tasks}
     styles = {name: {"style": style, "why": why} for name, (style, why) in choices.items()}
-    records.note_prompts(folder, styles)
+    files.note_prompts(folder, styles)
+
+
+def recover_prompts(
+    records: Sequence[Record], problems: Sequence[Problem], tokenizer=None
+) -> list[Prompt | None]:
+    """Returns the prompt of each record that holds none but the SHA-256 of one.
+
+    Each problem's prompt is compared with that hash. Where that leaves a hash unmatched and the
+    tokenizer has a chat template, so is each problem's text in the chat template. The result is
+    None for a record that holds its prompt, for one without a hash, and where nothing matches.
+    """
+    hashes = [
+        None if record.get("prompt") is not None else record.get("prompt_sha256")
+        for record in records
+    ]
+    by_hash = {prompt_hash(problem): problem.prompt for problem in problems}
+    unmatched = any(name is not None and name not in by_hash for name in hashes)
+    if unmatched and text.has_chat_template(tokenizer):
+        in_chat = [_in_chat(tokenizer, p) for p in problems if isinstance(p.prompt, str)]
+        by_hash |= {prompt_hash(problem): problem.prompt for problem in in_chat}
+    return [None if name is None else by_hash.get(name) for name in hashes]
+
+
+def _in_chat(tokenizer, problem: Problem) -> Problem:
+    """Returns the problem with its text as the user's turn of the chat template."""
+    prompt = text.format_prompt(tokenizer, str(problem.prompt), chat=True)
+    return dataclasses.replace(problem, prompt=prompt)

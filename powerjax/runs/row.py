@@ -1,4 +1,11 @@
-"""A row of a table: sampled, graded and summarised, in a record file of its own."""
+"""A row of a table: sampled, graded and summarised, in a record file of its own.
+
+A row has these files in its run folder:
+
+    records/base_power.jsonl           the records of the row "Base Power"
+    records/base_power.stages.json     how many moves each stage made (`stage_counts`)
+    verdicts/base_power.jsonl          verdicts, where it was graded after sampling (`grading`)
+"""
 
 import dataclasses
 import re
@@ -6,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from powerjax import evaluation, records
+from powerjax import evaluation, records, sample
 from powerjax.models import LM
 from powerjax.plan.workload import Workload
 from powerjax.records import stage_counts
@@ -17,7 +24,14 @@ from powerjax.tasks import Problem, Task
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One row of a table: a sampler with its keywords, on one model ("Base", "RandW", ...)."""
+    """One row of a table: a sampler with its keywords, on one model.
+
+    Attributes:
+      model: which model, as the table calls it: "Base", "Distilled", or "RandW" (random weights).
+      name: the row's name in the table, such as "Power, alpha 2".
+      sampler: the name of a function of `powerjax.sample`.
+      settings: that function's keywords, among them num_samples, the row's number of passes.
+    """
 
     model: str
     name: str
@@ -26,41 +40,44 @@ class Row:
 
     @property
     def label(self) -> str:
-        """`Base Power`: its name among the rows of a run."""
+        """The row's name among all rows of a run: `Base Power`."""
         return f"{self.model} {self.name}"
 
     @property
     def slug(self) -> str:
-        """The row's name in file names and record ids."""
+        """The row's name in file names and record ids: `power_alpha_2`."""
         return re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_")
 
     def path(self, folder: Path) -> Path:
-        """Its record file in a run folder."""
+        """Returns the row's record file in a run folder."""
         return folder / "records" / f"{self.model.lower()}_{self.slug}.jsonl"
 
     def verdicts(self, folder: Path) -> Path:
-        """The file of its records' verdicts, where they are graded after sampling."""
+        """Returns the file for verdicts on the row's records, which is there if any were given."""
         return folder / "verdicts" / self.path(folder).name
 
     def own(
-        self, made: Sequence[records.Record], problems: Sequence[Problem]
+        self, drawn: Sequence[records.Record], problems: Sequence[Problem]
     ) -> list[records.Record]:
-        """Those of the records that are of these problems and of the row's passes."""
+        """Returns those of the records that are of these problems and of the row's passes.
+
+        A record file holds others where it was made for more problems or passes.
+        """
         wanted = {(p.id, i) for p in problems for i in range(self.settings["num_samples"])}
-        return [r for r in made if (r.get("problem_id"), r.get("sample_index")) in wanted]
+        return [r for r in drawn if (r.get("problem_id"), r.get("sample_index")) in wanted]
 
     def lacking(self, folder: Path, problems: Sequence[Problem]) -> int:
-        """How many of its completions are not in its record file."""
+        """Returns how many of the row's completions are not in its record file."""
         path = self.path(folder)
-        made = records.read(path) if path.exists() else []
-        return len(problems) * self.settings["num_samples"] - len(self.own(made, problems))
+        drawn = records.read(path) if path.exists() else []
+        return len(problems) * self.settings["num_samples"] - len(self.own(drawn, problems))
 
     def to_do(self, folder: Path, problems: Sequence[Problem]) -> Workload:
-        """What is still to draw of the row, for a plan."""
+        """Returns what is still to draw of the row, for a plan."""
         return self.workload(self.lacking(folder, problems))
 
     def workload(self, num_chains: int) -> Workload:
-        """`num_chains` of the row's chains, for a plan."""
+        """Returns `num_chains` of the row's chains as what a plan is made for."""
         sampler = spec.of(self.sampler, self.settings)
         return Workload(self.label, sampler, num_chains, is_endless=self.model == "RandW")
 
@@ -75,12 +92,23 @@ def measure(
     progress: bool = True,
     grade: bool = False,
     unsafe_exec: bool = False,
-):
-    """Draws what the row's record file lacks: (evaluate.Result, the sampler's stats or None).
+) -> tuple[evaluation.Result, sample.Stats | None]:
+    """Draws what the row's record file lacks, and returns the row with what drawing it cost.
 
-    grade: grade all records afterwards as well, by `grading.grade_records`, which gives second
-      opinions; tasks that run programs are graded there in any case.
-    unsafe_exec: for tasks that run programs, see `tasks.sandbox`.
+    Args:
+      lm: the model.
+      problems: the problems, as `prompts.prompted` returns them.
+      row: the row.
+      folder: the run folder.
+      task: the problems' task.
+      progress: whether bars are shown.
+      grade: grade all records once more afterwards, for the second opinions that
+        `grading.grade_records` gives. Tasks that run programs are graded there in any case.
+      unsafe_exec: for tasks that run programs: run them without the sandbox (`tasks.sandbox`).
+
+    Returns the row's result, and the sampler's stats or None where nothing was lacking.
+
+    Raises ValueError as `collect.collect` and `grading.grade_records` do.
     """
     path = row.path(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,10 +127,10 @@ def measure(
         )
         if stats is not None:
             stage_counts.keep(path, stats, len(file) - before)
-        made = row.own(file.records, problems)
+        own = row.own(file.records, problems)
     if grade or not task.quick:
-        made = grading.grade_records(
-            made,
+        own = grading.grade_records(
+            own,
             task,
             problems,
             row.verdicts(folder),
@@ -110,23 +138,27 @@ def measure(
             unsafe_exec=unsafe_exec,
             progress=progress,
         )
-    return _result(row, made, path), stats
+    return _result(row, own, path), stats
 
 
-def kept(
+def finished_result(
     problems: Sequence[Problem], row: Row, folder: Path, *, task: Task
 ) -> evaluation.Result | None:
-    """The row as `measure(..., grade=True)` left it; None where completions or verdicts lack."""
+    """Returns the row from what `measure(..., grade=True)` left in the folder, without the model.
+
+    Returns None where any of its completions or verdicts is lacking. Raises ValueError where a file
+    of the row is malformed.
+    """
     if row.lacking(folder, problems) or not row.verdicts(folder).exists():
         return None
-    made = row.own(records.read(row.path(folder), needs=("id",)), problems)
+    own = row.own(records.read(row.path(folder), needs=("id",)), problems)
     graded = {record["id"] for record in records.read(row.verdicts(folder), needs=("id",))}
-    if any(record["id"] not in graded for record in made):
+    if any(record["id"] not in graded for record in own):
         return None
-    made = grading.grade_records(made, task, problems, row.verdicts(folder), progress=False)
-    return _result(row, made, row.path(folder))
+    own = grading.grade_records(own, task, problems, row.verdicts(folder), progress=False)
+    return _result(row, own, row.path(folder))
 
 
-def _result(row: Row, made: list[records.Record], path: Path) -> evaluation.Result:
-    known = stage_counts.read(path, len(made))
-    return evaluation.Result(row.model, row.name, made, evaluation.summarize(made), known)
+def _result(row: Row, own: list[records.Record], path: Path) -> evaluation.Result:
+    stages = stage_counts.read(path, len(own))
+    return evaluation.Result(row.model, row.name, own, evaluation.summarize(own), stages)

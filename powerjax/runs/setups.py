@@ -1,4 +1,4 @@
-"""What a reproduction of each task consists of: data sets, settings and the table's rows."""
+"""What a reproduction of each task consists of: data, settings and the rows of its table."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ TEACHER = "Teacher"  # the name of the row whose records the student learns from
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What a task is measured and learnt on, and with what; the paper's but for arithmetic.
+    """The data and the settings of one reproduction. All but arithmetic's are the paper's.
 
-    test, train: (name of the task, keywords of its `load`).
-    sizes, quick_sizes: problems of the two; None: all.
-    quick_max_new_tokens: for runs that only have a look.
-    alphas: of further rows of power sampling.
+    Attributes:
+      test: what is measured: (name of a task, keywords of its `load`).
+      train: what the teacher's records are drawn from, in the same form.
+      sizes: the numbers of test and of train problems; None: all.
+      quick_sizes: the same for a quick run, which is only a look.
+      quick_max_new_tokens: the longest completion in a quick run.
+      max_new_tokens: the longest completion otherwise.
+      block_size: tokens that a stage of power sampling adds.
+      num_mcmc_steps: moves per stage.
+      alphas: the exponents of further rows of power sampling.
     """
 
     test: tuple[str, dict[str, Any]]
@@ -38,7 +44,7 @@ SETUPS = {
     "math": Setup(("math500", {}), ("math_train", {})),
     "code": Setup(("humaneval", {}), ("mbpp", {})),
     "gpqa": Setup(("gpqa_diamond", {}), ("gpqa_rest", {})),
-    # One stage, so that stop="eos" tends to pi^alpha itself, and as many moves as that takes here.
+    # One stage, so that stop="eos" tends to pi^alpha itself as moves grow, and enough moves for it.
     "arithmetic": Setup(
         ("arithmetic", {"split": "test"}),
         ("arithmetic", {"split": "train"}),
@@ -65,10 +71,17 @@ def rows(
     seed: int = 0,
     num_slots: int | None = None,
 ) -> list[Row]:
-    """The table's rows and the teacher's, in the order they are measured.
+    """Returns the table's rows, and among them the teacher's, in the order they are measured.
 
-    seeds: passes through the problems. alphas: exponents of further rows of power sampling. Random
-    weights get the paper's fewer moves and shorter completions.
+    Random weights get the paper's fewer moves and shorter completions.
+
+    Args:
+      max_new_tokens, block_size, num_mcmc_steps, stop: settings of the samplers (`sample.spec`).
+      alpha: the exponent of power sampling; temperature sampling gets temperature 1 / alpha.
+      alphas: the exponents of further rows of power sampling.
+      seeds: passes through the problems, which are samples 0, 1, ... of one seed.
+      seed: that seed.
+      num_slots: chains that advance at a time; None: as many as free memory holds.
     """
     plain = {
         "max_new_tokens": max_new_tokens,
@@ -100,10 +113,10 @@ def rows(
 
 
 def record_files(folder: Path) -> list[Path]:
-    """The record files of a run folder: records.jsonl, or one for each row of its table.
+    """Returns the record files of a run folder: records.jsonl, and one for each row of its table.
 
-    The teacher's is left out, which is no row: it is of the training problems.
+    The teacher's file is left out, because its records are of the training problems.
     """
-    found = [folder / "records.jsonl", *sorted((folder / "records").glob("*.jsonl"))]
+    files = [folder / "records.jsonl", *sorted((folder / "records").glob("*.jsonl"))]
     teacher = Row("Base", TEACHER, "power", {}).path(folder)
-    return [path for path in found if path.is_file() and path != teacher]
+    return [path for path in files if path.is_file() and path != teacher]

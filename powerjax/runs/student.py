@@ -1,4 +1,4 @@
-"""The student of a run: trained on a teacher's records, or loaded where it was trained before."""
+"""The student of a run: an adapter that is trained on a teacher's records."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from powerjax import distill, records
 from powerjax.distill import metrics
 from powerjax.models import LM
 from powerjax.models.lora import LoraConfig
+from powerjax.runs.prompts import Prompt, recover_prompts
 from powerjax.tasks import Problem
-from powerjax.tasks.base import prompt_hash
 
 
 def train_student(
@@ -28,12 +28,28 @@ def train_student(
     remat: bool = True,
     progress: bool = True,
 ) -> tuple[LM, distill.Trained]:
-    """The model with an adapter trained on the records of `teacher` (Algorithm 1).
+    """Trains an adapter on the records of a teacher (Algorithm 1).
 
-    Checkpoints, metrics and the adapter's PEFT folder go to `folder`; a run that was stopped goes
-    on from its last checkpoint, and one that was finished is loaded.
+    Training that was stopped goes on from its last checkpoint, and one that was finished is loaded.
 
-    problems: as they were asked; they give the prompts of records that hold none (secret ones).
+    Args:
+      lm: the model, which is the base of the student.
+      teacher: the record file.
+      folder: where checkpoints, metrics and the adapter's PEFT folder `adapter` are kept.
+      learning_rate: the highest, after the warm-up.
+      problems: the problems as the teacher was prompted with them, in which the prompts of records
+        that hold none (secret problems) are looked up.
+      epochs: passes through the records, in batches of `batch_size` records.
+      max_length: tokens of prompt and completion; a longer example is cut there.
+      schedule: "constant" after the warm-up, or "linear", which falls to 0.
+      lora_config: the adapter's shape; None for the defaults.
+      seed: of the adapter's first weights, the dropout and the order of the records.
+      remat: whether activations are computed again in the backward pass, to save memory.
+
+    Returns the model with the adapter, and what training left (`distill.Trained`).
+
+    Raises ValueError where records cannot be learnt from, and where `folder` holds the training of
+    another student.
     """
     corpus = distill.load(lm, with_prompts(teacher, problems), max_length=max_length)
     settings = distill.Settings(
@@ -58,20 +74,24 @@ def train_student(
     return dataclasses.replace(lm, adapter=adapter), trained
 
 
-def with_prompts(path: Path, problems: Sequence[Problem]):
-    """The record file, or its records in memory where the problems have to give the prompts.
+def with_prompts(path: Path, problems: Sequence[Problem]) -> Path | list[records.Record]:
+    """Returns what `distill.load` is to read: records that all hold their prompts.
 
-    Raises ValueError where a record holds no prompt and the problems do not have it either.
+    That is the file itself where they do. Otherwise it is a list of the file's records, in which
+    the prompts of secret problems are filled in.
+
+    problems: the problems as the records' model was prompted with them (`prompts.prompted`).
+
+    Raises ValueError where a record holds no prompt and was not made with that of these problems.
     """
-    made = records.read(path)
-    if all(record.get("prompt") is not None for record in made):
+    drawn = records.read(path)
+    if all(record.get("prompt") is not None for record in drawn):
         return path
-    by_hash = {prompt_hash(problem): problem.prompt for problem in problems}
+    recovered = recover_prompts(drawn, problems)
 
-    def filled(record: records.Record) -> records.Record:
+    def filled(record: records.Record, prompt: Prompt | None) -> records.Record:
         if record.get("prompt") is not None:
             return record
-        prompt = by_hash.get(record.get("prompt_sha256"))
         if prompt is None:
             raise ValueError(
                 f"{path}: the record {record.get('id')!r} holds no prompt, and it was not made with"
@@ -79,10 +99,13 @@ def with_prompts(path: Path, problems: Sequence[Problem]):
             )
         return {**record, "prompt": prompt}
 
-    return [filled(record) for record in made]
+    return [filled(*pair) for pair in zip(drawn, recovered, strict=True)]
 
 
 def losses(folder: Path) -> tuple[int, float, float]:
-    """(steps, first loss, last loss) of the student trained in `folder`."""
+    """Returns (steps, first loss, last loss) of the student that was trained in `folder`.
+
+    The losses are those of the first and the last step, in nats per token.
+    """
     rows = records.read(folder / metrics.METRICS)
     return len(rows), rows[0]["loss"], rows[-1]["loss"]

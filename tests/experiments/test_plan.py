@@ -110,7 +110,7 @@ def test_the_commands_run_what_was_planned(plans):
 def test_mistakes_end_in_one_line(plans):
     for what, said in {
         "too long": "133072 tokens (prompt and completion) are more than the model's context",
-        "too large": "the model does not fit: with 1 devices a copy each holds",
+        "too large": "the model does not fit: with 1 devices per copy, each needs",
         "no chip": "hardware 'a300:1': give CHIP:COUNT, the chip one of a100-40gb",
         "no axis": "--model_axis=3: on this hardware one of 1, 2, 4, 8",
         "no model": "none: no such folder, and not a Hugging Face id",

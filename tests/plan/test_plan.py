@@ -81,16 +81,16 @@ def test_the_probe_sees_how_long_completions_are(tiny):
 
 
 def test_a_training_step_is_timed(tiny):
-    took = probe_lib.probe_training(tiny, 40, max_length=64, batch_size=2, remat=False)
-    assert 0 < took < 30
+    seconds = probe_lib.probe_training(tiny, 40, max_length=64, batch_size=2, remat=False)
+    assert 0 < seconds < 30
 
 
 def test_memory_counts_weights_two_caches_the_queue_and_logits(tiny_qwen):
-    found = probe_lib.memory(tiny_qwen, 10, 30)
-    assert found.weights == 4 * tiny_qwen.num_parameters
+    memory = probe_lib.memory(tiny_qwen, 10, 30)
+    assert memory.weights == 4 * tiny_qwen.num_parameters
     caches = (2 * 40 + 2 * 16) * 2 * 2 * 2 * 8 * 4  # prompts of 10 in the bucket of 16
-    assert found.slot == caches + 6 * 4 * 97 and found.positions == 40
-    assert found.free is None or found.free > 0
+    assert memory.slot == caches + 6 * 4 * 97 and memory.positions == 40
+    assert memory.free is None or memory.free > 0
 
 
 def test_the_plan_adds_up():

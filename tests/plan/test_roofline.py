@@ -25,32 +25,32 @@ def test_the_memory_is_that_of_weights_caches_and_buffers():
     # Four kv heads do not divide by eight: attention and caches are whole on every device.
     assert eight.slot == one.slot > 3.5 * four.slot
     assert eight.weights > one.weights / 8 * 1.5
-    for found in (one, two, four, eight):
-        assert found.weights + found.buffers + found.num_slots * found.slot <= found.room
-        assert found.room == int(0.95 * machine.chip.memory_bytes)
-        assert found.all_slots <= 512
+    for layout in (one, two, four, eight):
+        assert layout.weights + layout.buffers + layout.num_slots * layout.slot <= layout.room
+        assert layout.room == int(0.95 * machine.chip.memory_bytes)
+        assert layout.all_slots <= 512
 
 
 def test_slots_are_those_the_engine_would_take():
-    """On a device with that much free memory, for every chip and number of devices a copy."""
+    """On a device with that much free memory, for every chip and number of devices per copy."""
     for text in ("a100-40gb:1", "h100-80gb:8", "tpu-v5e:8", "tpu-v4:32"):
         machine = hardware.parse(text)
-        for found in roofline.layouts(SEVEN_B, machine, **JOB | {"num_chains": 1 << 20}):
-            free = found.room - found.weights - found.buffers
-            if free < found.slot:
-                assert found.num_slots == 0
+        for layout in roofline.layouts(SEVEN_B, machine, **JOB | {"num_chains": 1 << 20}):
+            free = layout.room - layout.weights - layout.buffers
+            if free < layout.slot:
+                assert layout.num_slots == 0
                 continue
             platform = "tpu" if machine.is_tpu else "gpu"
-            fit = shapes.count_fitting(free, found.slot, platform)
-            assert found.num_slots == fit
+            fit = shapes.count_fitting(free, layout.slot, platform)
+            assert layout.num_slots == fit
 
 
 def test_slots_are_counted_in_eights_and_fewer_than_eight_one_by_one():
     """127 of 240 + 3,072 tokens fit an H100 beside a model of 7.6 B."""
     job = {"longest_prompt": 240, "max_new_tokens": 3072, "num_chains": 1 << 20}
-    (found,) = roofline.layouts(SEVEN_B, hardware.parse("h100-80gb:1"), **job)
-    free = found.room - found.weights - found.buffers
-    assert int(0.8 * free / found.slot) == 127 and found.num_slots == 120
+    (layout,) = roofline.layouts(SEVEN_B, hardware.parse("h100-80gb:1"), **job)
+    free = layout.room - layout.weights - layout.buffers
+    assert int(0.8 * free / layout.slot) == 127 and layout.num_slots == 120
     counts = [shapes.count_fitting(10 * n, 8, "gpu") for n in (1, 5, 7, 8, 15, 17, 127, 255, 999)]
     assert counts == [1, 5, 7, 8, 8, 16, 120, 248, 256]
     assert shapes.count_fitting(-1, 8, "gpu") == shapes.count_fitting(0, 8, "cpu") == 1
@@ -61,15 +61,15 @@ def test_no_engine_gets_more_slots_than_its_share_of_the_chains():
     assert {n: shapes.slots_for(n) for n in slots} == slots
     machine = hardware.parse("h200:8")
     for chains, slots in ((100, 16), (8, 1), (320, 40)):
-        found = roofline.layouts(SEVEN_B, machine, **JOB | {"num_chains": chains})
-        assert found[0].num_slots == slots
+        layouts = roofline.layouts(SEVEN_B, machine, **JOB | {"num_chains": chains})
+        assert layouts[0].num_slots == slots
 
 
 def test_a_slot_is_counted_as_the_engine_counts_it(tiny_qwen):
-    found = {}
+    counted = {}
 
     def fake(free, per_slot, platform):
-        found["slot"] = per_slot
+        counted["slot"] = per_slot
         return 1
 
     with mock.patch.object(shapes, "count_fitting", fake):
@@ -82,7 +82,7 @@ def test_a_slot_is_counted_as_the_engine_counts_it(tiny_qwen):
         num_chains=4,
         dtype="float32",
     )
-    assert layout.slot == found["slot"]
+    assert layout.slot == counted["slot"]
     assert layout.weights == sum(x.nbytes for x in jax.tree.leaves(tiny_qwen.params))
 
 
@@ -108,38 +108,43 @@ def test_a_step_reads_weights_and_caches_once_at_the_roofline():
     slots = four.num_slots
     assert slots == 64
     moved = 2 * (matrices / 4 + norms) + 4 * cache / 4 + 4 * logits
-    expected = moved / chip.bandwidth + 6 * roofline._HOP_S  # two a layer, embedding and logits
+    expected = moved / chip.bandwidth + 6 * roofline._HOP_S  # two per layer, embedding and logits
     assert four.step_s == pytest.approx(expected, rel=1e-6)
 
 
 def test_no_chain_ends_before_its_own_tokens():
-    (found,) = roofline.layouts(SEVEN_B, hardware.parse("h200:1"), **JOB)
+    (layout,) = roofline.layouts(SEVEN_B, hardware.parse("h200:1"), **JOB)
     per_chain = 9_000
-    assert found.seconds(1, per_chain) == pytest.approx(per_chain * found.step_s)
-    many = 100 * found.all_slots
-    expected = 100 * per_chain * found.step_s
-    assert found.seconds(many, many * per_chain) == pytest.approx(expected)
-    assert found.seconds(0, 0) == 0
+    assert layout.seconds(1, per_chain) == pytest.approx(per_chain * layout.step_s)
+    many = 100 * layout.all_slots
+    expected = 100 * per_chain * layout.step_s
+    assert layout.seconds(many, many * per_chain) == pytest.approx(expected)
+    assert layout.seconds(0, 0) == 0
 
 
 def test_the_fastest_layout_with_room_is_best_and_none_is_an_error():
     machine = hardware.parse("tpu-v5e:8")
-    found = roofline.layouts(SEVEN_B, machine, **JOB)
-    assert found[0].num_slots == 0  # 14.2 GiB of weights on 15.75 GiB
-    chosen = roofline.best(found)
-    assert chosen.tokens_per_s == max(layout.tokens_per_s for layout in found)
+    layouts = roofline.layouts(SEVEN_B, machine, **JOB)
+    assert layouts[0].num_slots == 0  # 14.2 GiB of weights on 15.75 GiB
+    chosen = roofline.best(layouts)
+    assert chosen.tokens_per_s == max(layout.tokens_per_s for layout in layouts)
     wide = dataclasses.replace(SEVEN_B, num_layers=280)
-    with pytest.raises(ValueError, match=r"does not fit: with 1 devices a copy each holds 12\d"):
+    with pytest.raises(ValueError, match=r"does not fit: with 1 devices per copy, each needs 12\d"):
         roofline.best(roofline.layouts(wide, hardware.parse("a100-40gb:1"), **JOB))
 
 
 def test_the_student_is_split_no_more_than_it_must():
-    found = roofline.training(SEVEN_B, hardware.parse("a100-40gb:1"))
-    assert (found.data_axis, found.model_axis, found.fsdp, found.fits) == (1, 1, False, True)
+    student = roofline.training(SEVEN_B, hardware.parse("a100-40gb:1"))
+    assert (student.data_axis, student.model_axis, student.fsdp, student.fits) == (
+        1,
+        1,
+        False,
+        True,
+    )
     # rank 16 on all seven: 40.4 M parameters in float32, and two moments
-    assert found.adapter == 3 * 4 * 40_370_176
-    found = roofline.training(SEVEN_B, hardware.parse("tpu-v5e:8"))
-    assert found.fits and found.model_axis > 1
+    assert student.adapter == 3 * 4 * 40_370_176
+    student = roofline.training(SEVEN_B, hardware.parse("tpu-v5e:8"))
+    assert student.fits and student.model_axis > 1
     whole = roofline.training(SEVEN_B, hardware.parse("tpu-v6e:64"), model_axis=4)
     assert (whole.data_axis, whole.batch_size) == (16, 16)  # a slice is used whole
     for text, data in (("a100-40gb:6", 4), ("a100-40gb:24", 8), ("a100-40gb:3", 2)):
@@ -169,9 +174,9 @@ def test_dtype_decides_the_bytes():
     ],
 )
 def test_hardware_is_read(text, name, hosts, of):
-    found = hardware.parse(text)
-    assert (found.name, found.num_hosts, found.host_devices) == (name, hosts, of)
-    assert math.prod((found.num_hosts, found.host_devices)) == found.count
+    machine = hardware.parse(text)
+    assert (machine.name, machine.num_hosts, machine.host_devices) == (name, hosts, of)
+    assert math.prod((machine.num_hosts, machine.host_devices)) == machine.count
 
 
 @pytest.mark.parametrize("text", ["", "b200:8", "a100-40gb:", "a100-40gb:x", "a100-40gb:0"])

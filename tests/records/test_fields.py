@@ -121,8 +121,8 @@ def test_a_record_without_a_field_that_gather_needs_is_named(tmp_path, field):
 def test_names_that_are_text_and_numbers_are_gathered_in_one_order(tmp_path):
     rows = [{**RECORD, "id": str(name), "problem_id": name} for name in ("b", 3, "a", 1)]
     (tmp_path / shards.WHOLE).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = shards.gather(tmp_path, [])
-    assert [record["problem_id"] for record in found.records] == [1, 3, "a", "b"]
+    gathered = shards.gather(tmp_path, [])
+    assert [record["problem_id"] for record in gathered.records] == [1, 3, "a", "b"]
 
 
 def test_records_in_memory_are_checked_where_they_are_used():

@@ -127,8 +127,8 @@ def test_labels_name_what_differs_and_only_that():
 
 def test_two_laws_have_two_labels_and_numbers_look_as_they_were_given():
     near = [{"alpha": alpha} for alpha in (4.0, 4.000001, 1 / 3)]
-    found = identity.labels([identity.stated(LAW | change) for change in near])
-    assert found == ["alpha=4", "alpha=4.000001", "alpha=0.33333334"]
+    names = identity.labels([identity.stated(LAW | change) for change in near])
+    assert names == ["alpha=4", "alpha=4.000001", "alpha=0.33333334"]
     warm = [identity.stated(LAW | {"temperature": value}) for value in (0.3, 0.7)]
     assert identity.labels(warm) == ["tau=0.3", "tau=0.7"]
     assert identity.shown(warm[0]["temperature"]) == "0.3"

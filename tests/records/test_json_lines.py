@@ -55,7 +55,7 @@ def test_a_line_that_is_no_object_is_named_by_file_and_line(tmp_path, line, word
         (b"PK\x03\x04...", "a zip archive"),
         (b"PAR1...", "a Parquet file"),
         ((ROW + b"\n").decode().encode("utf-16"), "UTF-16 and not UTF-8: convert it, iconv"),
-        (b"[" + ROW + b"]", "a JSON array and not one object a line: convert it, python -c"),
+        (b"[" + ROW + b"]", "a JSON array and not one object per line: convert it, python -c"),
         ((ROW + b"\n").decode().encode("utf-32"), "UTF-32 and not UTF-8: convert it, iconv"),
         (b"[" + ROW + b", ", "a JSON array"),
         (b" [\n" + ROW + b",\n" + ROW, "a JSON array"),

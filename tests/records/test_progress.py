@@ -14,7 +14,7 @@ from powerjax.records.progress import progress_bar
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """A clock that stands still until a test moves it on."""
 
     def __init__(self):
         self.now = 1000.0
@@ -25,9 +25,9 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    found = Clock()
-    monkeypatch.setattr(tqdm.std, "time", found)
-    return found
+    now = Clock()
+    monkeypatch.setattr(tqdm.std, "time", now)
+    return now
 
 
 class Stream(io.StringIO):
@@ -57,11 +57,11 @@ def test_a_log_gets_a_line_every_half_minute_and_one_at_the_end(log, clock):
             clock.now += 0.125  # 100 s in all
             bar.set_postfix_str(f"{i} tok/s", refresh=False)
             bar.update()
-    said = log()
-    lines = said.splitlines()
+    text = log()
+    lines = text.splitlines()
     assert [line.split()[2] for line in lines] == ["240/800", "480/800", "720/800", "800/800"]
     assert lines[0] == "power: 30% 240/800 [00:30<01:10,  8.00chain/s, 239 tok/s]"
-    assert "\r" not in said and said.endswith("\n")
+    assert "\r" not in text and text.endswith("\n")
 
 
 def test_a_log_gets_its_lines_while_nothing_ends_and_after_a_burst(log, clock):

@@ -1,57 +1,20 @@
-"""What launchers share: the mesh of one machine's devices, and a run's records."""
+"""A run's records: what is drawn again, what is taken up, and what is refused."""
 
 import dataclasses
-import types
 
-import jax
 import pytest
 
 from powerjax import evaluation, records
-from powerjax.parallel import mesh
 from powerjax.records import shards
 from powerjax.runs import collect
 from powerjax.tasks import Problem, registry
 from tests import older
 
-
-@pytest.fixture
-def machine(monkeypatch):
-    """Makes the machine have so many devices, and meshes of them mere numbers."""
-
-    def have(count):
-        monkeypatch.setattr(jax, "local_devices", lambda: list(range(count)))
-
-    def make_mesh(model, data, devices):
-        data = len(devices) // model if data is None else data
-        return types.SimpleNamespace(size=data * model, shape={"data": data, "model": model})
-
-    monkeypatch.setattr(mesh, "make_mesh", make_mesh)
-    return have
-
-
-@pytest.mark.parametrize(
-    "devices, model, rows_divide, data",
-    [(1, 1, 8, None), (8, 1, 8, 8), (6, 1, 8, 4), (16, 1, 8, 8), (8, 4, 8, 2), (6, 1, None, 6)],
-)
-def test_all_devices_are_used_that_share_a_batch(machine, devices, model, rows_divide, data):
-    machine(devices)
-    found = mesh.local_mesh(model, rows_divide)
-    if data is None:
-        assert found is None
-    else:
-        assert found.shape == {"data": data, "model": model}
-
-
-def test_more_devices_a_row_than_there_are_is_refused():
-    with pytest.raises(ValueError, match=r"model 1000 does not fit"):
-        mesh.local_mesh(1000, 8)
-
-
 PROBLEMS = [Problem(f"p{i}", [5 + i, 9], None) for i in range(6)]
 
 
 def _collect(lm, path, problems=PROBLEMS, share=shards.Share(), **changed):  # noqa: B008, immutable
-    """The records of `path` after a run of a few power chains, and the run's stats."""
+    """Returns the records of `path` after a run of a few power chains, and the run's stats."""
     settings = {"max_new_tokens": 8, "block_size": 4, "num_mcmc_steps": 1, "alpha": 2.0}
     settings |= {"seed": 0, "num_samples": 2, "num_slots": 4, **changed}
     with records.RecordFile(path) as file:
@@ -70,8 +33,8 @@ def _collect(lm, path, problems=PROBLEMS, share=shards.Share(), **changed):  # n
         return file.records, stats
 
 
-def _write(path, made):
-    path.write_bytes(b"".join(map(records.encode, made)))
+def _write(path, drawn):
+    path.write_bytes(b"".join(map(records.encode, drawn)))
 
 
 @pytest.fixture(scope="module")
@@ -80,20 +43,20 @@ def whole(tiny_qwen, tmp_path_factory):
     return _collect(tiny_qwen, tmp_path_factory.mktemp("whole") / "records.jsonl")[0]
 
 
-def _drawn(made):
-    return {records.chain_name(record): record["tokens"] for record in made}
+def _tokens(drawn):
+    return {records.chain_name(record): record["tokens"] for record in drawn}
 
 
 def test_older_records_are_taken_up_where_they_stopped(tiny_qwen, whole, tmp_path):
     path = tmp_path / "records.jsonl"
     before = [older.as_before(record) for record in whole[:5]]
     _write(path, before)
-    made, stats = _collect(tiny_qwen, path)
-    assert stats is not None and made[:5] == before and len(made) == 12
-    assert _drawn(made) == _drawn(whole)
-    assert {record["id"] for record in made[5:]} <= {record["id"] for record in whole}
+    drawn, stats = _collect(tiny_qwen, path)
+    assert stats is not None and drawn[:5] == before and len(drawn) == 12
+    assert _tokens(drawn) == _tokens(whole)
+    assert {record["id"] for record in drawn[5:]} <= {record["id"] for record in whole}
     again, stats = _collect(tiny_qwen, path)
-    assert stats is None and again == made
+    assert stats is None and again == drawn
 
 
 def test_processes_share_what_an_older_run_lacks(tiny_qwen, whole, tmp_path):
@@ -105,18 +68,18 @@ def test_processes_share_what_an_older_run_lacks(tiny_qwen, whole, tmp_path):
     for i in range(3):
         share = shards.Share(i, 3)
         _collect(tiny_qwen, share.path(tmp_path), share=share)
-    found = shards.gather(tmp_path, [(p.id, j) for p in PROBLEMS for j in range(2)])
-    assert not found.missing and not found.num_repeated
-    assert _drawn(found.records) == _drawn(whole)
-    assert sum(len(records.read(path)) for path in found.parts) == len(whole)
-    assert [r for r in found.records if r in before] != []
+    gathered = shards.gather(tmp_path, [(p.id, j) for p in PROBLEMS for j in range(2)])
+    assert not gathered.missing and not gathered.num_repeated
+    assert _tokens(gathered.records) == _tokens(whole)
+    assert sum(len(records.read(path)) for path in gathered.parts) == len(whole)
+    assert [r for r in gathered.records if r in before] != []
 
 
 def test_an_older_and_a_newer_record_of_one_chain_are_the_same(whole, tmp_path):
     _write(tmp_path / "records.jsonl", map(older.as_before, whole[:2]))
     _write(shards.Share(0, 2).path(tmp_path), whole[1:4])
-    found = shards.gather(tmp_path, [])
-    assert _drawn(found.records) == _drawn(whole[:4])
+    gathered = shards.gather(tmp_path, [])
+    assert _tokens(gathered.records) == _tokens(whole[:4])
     _write(shards.Share(0, 2).path(tmp_path), [{**whole[1], "top_k": 3}])
     _write(tmp_path / "records.jsonl", [whole[1]])
     with pytest.raises(ValueError, match="is another one in"):
@@ -124,7 +87,7 @@ def test_an_older_and_a_newer_record_of_one_chain_are_the_same(whole, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changed, said",
+    "changed, words",
     [
         ({"top_k": 5}, "top_k None, and this run has top_k 5"),
         ({"max_new_tokens": 6}, "max_new_tokens 8, and this run has max_new_tokens 6"),
@@ -132,12 +95,12 @@ def test_an_older_and_a_newer_record_of_one_chain_are_the_same(whole, tmp_path):
         ({"alpha": 3.0}, "alpha 2, temperature 0.5, and this run has alpha 3"),
     ],
 )
-def test_a_file_of_another_law_is_refused_in_one_line(tiny_qwen, whole, tmp_path, changed, said):
+def test_a_file_of_another_law_is_refused_in_one_line(tiny_qwen, whole, tmp_path, changed, words):
     path = tmp_path / "records.jsonl"
     _write(path, whole[:1])
     with pytest.raises(ValueError) as error:
         _collect(tiny_qwen, path, **changed)
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert words in str(error.value) and "\n" not in str(error.value)
     assert whole[0]["id"] in str(error.value) and records.read(path) == whole[:1]
 
 
@@ -147,9 +110,9 @@ def test_the_same_law_written_otherwise_goes_on(tiny_qwen, whole, tmp_path):
     assert _collect(tiny_qwen, path, temperature=0.5, kernel="exact", num_slots=2)[1] is None
 
 
-def test_problems_asked_in_two_styles_are_two_rows(tiny_qwen, whole, tmp_path):
+def test_problems_prompted_in_two_styles_are_two_rows(tiny_qwen, whole, tmp_path):
     chat = [dataclasses.replace(problem, style="chat") for problem in PROBLEMS]
-    made, _ = _collect(tiny_qwen, tmp_path / "records.jsonl", chat)
-    assert not {record["id"] for record in made} & {record["id"] for record in whole}
-    names = [result.sampler for result in evaluation.rows([*whole, *made])]
+    drawn, _ = _collect(tiny_qwen, tmp_path / "records.jsonl", chat)
+    assert not {record["id"] for record in drawn} & {record["id"] for record in whole}
+    names = [result.sampler for result in evaluation.rows([*whole, *drawn])]
     assert names == ["Power, raw prompt", "Power, chat template"]
