@@ -42,9 +42,8 @@ from powerjax.runs import collect
 from powerjax.tasks import Problem, Task, registry
 
 cli.define_dtype("auto")
-_MODEL = shared.define_model()
+_MODEL, _REVISION = shared.define_model(), shared.define_revision()
 _RANDOM_WEIGHTS = shared.define_random_weights()
-_REVISION = shared.define_revision()
 _RECORDS = flags.DEFINE_string(
     "records",
     None,

@@ -59,8 +59,7 @@ _MODEL = flags.DEFINE_string(
 )
 _RANDOM_WEIGHTS = shared.define_random_weights()
 _ADAPTER = shared.define_adapter("which --model scores with")
-_REVISION = shared.define_revision()
-_UNSAFE_EXEC = shared.define_unsafe_exec()
+_REVISION, _UNSAFE_EXEC = shared.define_revision(), shared.define_unsafe_exec()
 _NUM_WORKERS = flags.DEFINE_integer(
     "num_workers",
     None,

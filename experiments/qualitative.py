@@ -37,8 +37,8 @@ _ROWS = flags.DEFINE_list(
     "Which rows of the table of --run become columns, such as Standard,Power. Default: all, but at"
     " most 6.",
 )
-_TASK = shared.define_task("a prompt")
 _DATA_DIR = shared.define_data_dir()
+_TASK = shared.define_task("a prompt")
 _PROBLEM = flags.DEFINE_string(
     "problem",
     None,

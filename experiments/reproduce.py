@@ -48,8 +48,7 @@ _QUICK = flags.DEFINE_bool(
     "Take fewer problems and shorter completions: 50 test problems, 100 training problems and at"
     " most 1024 tokens; for the arithmetic task 200, 1000 and 64.",
 )
-_REVISION = shared.define_revision()
-_DATA_DIR = shared.define_data_dir()
+_REVISION, _DATA_DIR = shared.define_revision(), shared.define_data_dir()
 _LIMIT = shared.define_limit(
     "Take only the first so many problems of the test set and of the training set. Default: all;"
     " 1000 and 2000 for the arithmetic task; fewer with --quick.",
@@ -65,8 +64,8 @@ _SEEDS = flags.DEFINE_integer(
 )
 _SEED = shared.define_seed("all random draws and of the student", makes_a_key=True)
 _MAX_NEW_TOKENS = shared.define_max_new_tokens(" With --quick: 1024, and 64.")
-_BLOCK_SIZE = shared.define_block_size()
 _ALPHA = shared.define_alpha()
+_BLOCK_SIZE = shared.define_block_size()
 _ALPHAS = flags.DEFINE_list(
     "alphas",
     None,
@@ -271,10 +270,10 @@ def distilled(base: models.LM, job: Job) -> models.LM:
         job.teacher.path(job.folder),
         job.folder / "student",
         learning_rate=job.learning_rate,
-        problems=job.asked(base, job.teacher),
         epochs=reproduction.EPOCHS,
         batch_size=reproduction.BATCH_SIZE,
         max_length=_MAX_LENGTH.value,
+        problems=job.asked(base, job.teacher),
         schedule=job.schedule,
         seed=_SEED.value,
         remat=job.remat,

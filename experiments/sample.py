@@ -78,10 +78,8 @@ _SEED = shared.define_seed(
     "all random draws. A completion's random numbers depend on the seed, its problem and its number"
     " among the problem's completions, and on nothing else"
 )
-_PROGRESS = shared.define_progress()
-_NUM_SLOTS = shared.define_num_slots()
-_MAX_NEW_TOKENS = shared.define_max_new_tokens()
-_BLOCK_SIZE = shared.define_block_size()
+_PROGRESS, _NUM_SLOTS = shared.define_progress(), shared.define_num_slots()
+_MAX_NEW_TOKENS, _BLOCK_SIZE = shared.define_max_new_tokens(), shared.define_block_size()
 _ALPHA = shared.define_alpha()
 _TEMPERATURE = flags.DEFINE_float(
     "temperature",

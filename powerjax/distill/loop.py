@@ -177,12 +177,7 @@ def _order(
 
 
 def _trained(adapter: lora.Adapter, settings: step_lib.Settings, log: metrics.Log) -> Trained:
-    return Trained(
-        adapter=adapter,
-        num_steps=settings.num_steps,
-        num_done=log.num_done,
-        first_loss=log.first_loss,
-        last_loss=log.last_loss,
-        num_tokens=log.num_tokens,
-        seconds=log.seconds,
-    )
+    """Returns what `train` returns, with the numbers that the log has kept."""
+    losses = {"first_loss": log.first_loss, "last_loss": log.last_loss}
+    cost = {"num_tokens": log.num_tokens, "seconds": log.seconds}
+    return Trained(adapter, settings.num_steps, num_done=log.num_done, **losses, **cost)

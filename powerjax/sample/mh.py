@@ -119,12 +119,8 @@ def advance(chain: Chain, logits: Array, draws: Draws, settings: Settings) -> tu
     # --- what comes next: the rest of the move, another move, another stage, or the end ---
     following = _next(chain, after, verdict, failed, draws, settings)
     info = Info(
-        token=drawn.token,
-        log_p=drawn.log_p,
-        weight=drawn.weight,
-        position=chain.position,
-        cut=chain.cut,
-        stage=chain.stage,
+        *(drawn.token, drawn.log_p, drawn.weight),
+        *(chain.position, chain.cut, chain.stage),
         is_proposal=(chain.step > 0) & ~chain.done,
         finished=verdict.finished,
         accepted=accepted,

@@ -290,18 +290,10 @@ def _collect(results: Results, slots: Slots, row: Array) -> Results:
     """Appends a slot's chain to the results if the slot is busy, and so its chain done."""
     finished = slots.busy[row]
     chain = slots.chain
-    values = dict(
-        tokens=chain.state.tokens,
-        log_p=chain.state.log_p,
-        length=chain.length,
-        ended=chain.ended,
-        request=slots.request,
-        forward_tokens=slots.forward_tokens,
-        moves=slots.moves,
-        accepted=slots.accepted,
-        rejected_early=slots.rejected_early,
-        failed=slots.failed,
-    )
+    names = ("request", "forward_tokens", "moves", "accepted", "rejected_early", "failed")
+    values = {name: getattr(slots, name) for name in names}
+    values |= {"tokens": chain.state.tokens, "log_p": chain.state.log_p}
+    values |= {"length": chain.length, "ended": chain.ended}
     at = jnp.where(finished, results.size, results.length.shape[0])  # past the end: dropped
     return Results(
         **{

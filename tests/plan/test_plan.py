@@ -20,25 +20,10 @@ PROMPTS = [[5, 6, 7], [8, 9]]
 @pytest.mark.parametrize("horizon", [False, True])
 def test_expected_tokens_are_those_the_sampler_spends(tiny_qwen, horizon):
     lm = dataclasses.replace(tiny_qwen, stop_ids=(-1,))  # every completion has 24 tokens
-    out = sample.power(
-        lm,
-        PROMPTS,
-        alpha=2.0,
-        temperature=1.0,
-        block_size=10,
-        num_mcmc_steps=4,
-        max_new_tokens=24,
-        num_samples=64,
-        stop="horizon" if horizon else "eos",
-        early_rejection=False,
-        progress=False,
-    )
-    power = spec.Power(
-        block_size=10,
-        num_mcmc_steps=4,
-        max_new_tokens=24,
-        stop="horizon" if horizon else "eos",
-    )
+    settings = {"alpha": 2.0, "block_size": 10, "num_mcmc_steps": 4, "max_new_tokens": 24}
+    settings |= {"stop": "horizon" if horizon else "eos", "temperature": 1.0}
+    options = {"num_samples": 64, "early_rejection": False, "progress": False}
+    out, power = sample.power(lm, PROMPTS, **settings, **options), spec.Power(**settings)
     spent = out.stats.num_forward_tokens
     assert Workload("", power, 128).forward_tokens(24) == pytest.approx(spent, rel=0.03)
     plain = Workload("", spec.Standard(max_new_tokens=24), 128)
