@@ -101,7 +101,7 @@ def against_length() -> None:
         shape = (*batches.grid(length, batch_size=2048 // length, data_size=1), length)
         took[length] = medians({"": Ours(lm, shape)})[""]
         _LINES.add(
-            f"(b) microseconds a token, 25M, {2048 // length} rows of {length}",
+            f"(b) microseconds per token, 25M, {2048 // length} rows of {length}",
             f"{took[length] / 2048 * 1e6:.0f}",
             f"{took[length] / took[128]:.2f}x that of rows of 128",
         )

@@ -4,7 +4,7 @@
 
 The same chains are run in three ways on fake devices, which are this machine's cores:
 
-an engine a device: what powerjax does. Each device has a loop of its own, in a thread of its own.
+an engine per device: what powerjax does. Each device has a loop of its own, in a thread of its own.
 one program, loops apart: `shard_map` over "data". Each device leaves its loop by itself, but the
   host delivers and refills only when the slowest has left it.
 one program, one loop: the slots' leading axis is split over "data", and XLA's partitioner does the
@@ -125,7 +125,7 @@ Prepare = Callable[[], Callable[[], Drawn]]  # prefills, and returns the functio
 
 
 def engines(job: Job) -> Prepare:
-    """Prepares "an engine a device"."""
+    """Prepares "an engine per device"."""
     places = [SingleDeviceSharding(device) for device in jax.devices()]
     copies = [
         dataclasses.replace(job.lm, params=jax.device_put(job.lm.params, place)) for place in places
@@ -271,7 +271,7 @@ def _note(name: str, program, *arguments) -> None:
 
 COLLECTIVES: dict[str, str] = {}
 WAYS = {
-    "an engine a device": engines,
+    "an engine per device": engines,
     "one program, loops apart": loops_apart,
     "one program, one loop": one_loop,
 }

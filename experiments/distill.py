@@ -243,7 +243,7 @@ def _source(lm: models.LM, task_problems: tuple[Task, list[Problem]] | None):
     """Returns --records, or with --task its records with the prompts that they lack."""
     if task_problems is None:
         return _RECORDS.value
-    problems = runs.asked(lm, *task_problems, _CHAT_TEMPLATE.value)
+    problems = runs.prompted(lm, *task_problems, _CHAT_TEMPLATE.value)
     return runs.with_prompts(Path(_RECORDS.value), problems)
 
 

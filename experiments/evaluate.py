@@ -25,7 +25,7 @@ from absl import flags
 from experiments import flags as shared
 from powerjax import cli, evaluation, models, records
 from powerjax.report import evaluated
-from powerjax.runs import collect, grading, setups
+from powerjax.runs import collect, grading, rescoring, setups
 from powerjax.tasks import Problem, Task, registry
 
 cli.define_dtype("auto")
@@ -113,7 +113,7 @@ def main(_) -> None:
         progress=_PROGRESS.value,
     )
     if lm is not None:
-        drawn = grading.rescore(
+        drawn = rescoring.rescore(
             lm,
             drawn,
             problems,

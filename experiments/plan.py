@@ -158,12 +158,12 @@ def say_memory(
     gib = 2**30
     print(
         f"{_MODEL.value} on {machine.name}, {machine.num_hosts} host(s) of {machine.host_devices}:"
-        f" {chosen.room / gib:.1f} GiB a device, bfloat16, chains of at most"
+        f" {chosen.room / gib:.1f} GiB per device, bfloat16, chains of at most"
         f" {_LONGEST_PROMPT.value} + {longest} tokens"
     )
     print(
         f"\n{'model axis':>10}{'copies':>8}{'weights':>9}{'buffers':>9}{'a slot':>8}"
-        f"{'slots a copy':>14}{'in all':>8}{'ms a step':>11}{'tokens/s':>10}"
+        f"{'slots/copy':>14}{'in all':>8}{'ms/step':>11}{'tokens/s':>10}"
     )
     for layout in layouts:
         mark = " *" if layout == chosen else ""

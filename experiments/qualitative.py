@@ -107,7 +107,7 @@ def sampled() -> Shown:
     made_with = {flag.name: flag.value for flag in _OF_THE_RUN} | {"dtype": cli.dtype()}
     folder = records.open_run(_OUT.value, made_with)
     lm = models.load(_MODEL.value, dtype=cli.dtype(), revision=_REVISION.value)
-    (problem,) = runs.asked(lm, task, [problem], _CHAT_TEMPLATE.value)
+    (problem,) = runs.prompted(lm, task, [problem], _CHAT_TEMPLATE.value)
     runs.note_prompts(folder, lm, [task], _CHAT_TEMPLATE.value)
     longest = _MAX_NEW_TOKENS.value or task.max_new_tokens
     plain = {"max_new_tokens": longest, "seed": _SEED.value, "num_samples": _NUM_SAMPLES.value}

@@ -86,7 +86,7 @@ def main(_) -> None:
     lm = models.load(
         _MODEL.value, dtype=cli.dtype(), mesh=mesh.local_mesh(), revision=_REVISION.value
     )
-    problems = runs.asked(lm, task, problems, _CHAT_TEMPLATE.value)
+    problems = runs.prompted(lm, task, problems, _CHAT_TEMPLATE.value)
     runs.note_prompts(folder, lm, [task], _CHAT_TEMPLATE.value)
     print(f"{lm}\n{len(problems)} problems x {_NUM_SAMPLES.value} completions\n")
     results = {}

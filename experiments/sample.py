@@ -169,7 +169,7 @@ def main(_) -> None:
     if _MERGE_ADAPTER.value:
         lm = lm.merged(donate=True)
     print(lm)
-    problems = runs.asked(lm, task, problems, _CHAT_TEMPLATE.value)
+    problems = runs.prompted(lm, task, problems, _CHAT_TEMPLATE.value)
     folder = _open_run(share, made_with, lm, task)
     with records.RecordFile(share.path(folder)) as file:
         elsewhere = shards.elsewhere(folder, file.path)

@@ -44,7 +44,7 @@ class Summary:
       majority_accuracy: accuracy of the answer that most completions of a problem give. Where
         answers tie, it is the mean over them. None where answers cannot be compared (programs).
       pass_at: k -> pass@k (Chen et al. 2021, unbiased), over problems with k completions or more.
-      evaluated_self_reward: self-reward under the model given to `grading.rescore`; None where
+      evaluated_self_reward: self-reward under the model given to `rescoring.rescore`; None where
         records hold none.
       evaluated_best_of_n_accuracy: accuracy of Best-of-N by that self-reward; None likewise.
       acceptance_rate: mean over chains of the share of moves accepted; None without moves.

@@ -70,8 +70,8 @@ def departures(power: Row, num_problems: tuple[int, int], task: str) -> list[str
         "training problems": (num_problems[1], theirs[1]),
         "passes": (s["num_samples"], paper.NUM_SEEDS),
         "tokens at most": (s["max_new_tokens"], paper.MAX_NEW_TOKENS),
-        "tokens a stage": (s["block_size"], paper.BLOCK_SIZE),
-        "moves a stage": (s["num_mcmc_steps"], paper.NUM_MCMC_STEPS),
+        "tokens per stage": (s["block_size"], paper.BLOCK_SIZE),
+        "moves per stage": (s["num_mcmc_steps"], paper.NUM_MCMC_STEPS),
         "as alpha": (s["alpha"], paper.ALPHA),
     }
     differing = [f"{a:g} {name} (its {b:g})" for name, (a, b) in pairs.items() if a != b]
@@ -86,6 +86,6 @@ def laws(rows: Sequence[Row]) -> list[str]:
             s = {"kernel": "exact", **row.settings}
             most, block = s["max_new_tokens"], min(s["block_size"], s["max_new_tokens"])
             texts.append(
-                f"{row.label}: {law(row.sampler, s)}; at most {most:,} tokens, {block} a stage."
+                f"{row.label}: {law(row.sampler, s)}; at most {most:,} tokens, {block} per stage."
             )
     return texts

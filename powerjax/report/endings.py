@@ -36,7 +36,7 @@ def sampled(
         "records": str(path),
         "completions": f"{summary.num_problems} problems x {n}",
         "accuracy": percent(summary.accuracy),
-        "self-reward": f"{nats(summary.self_reward)} nats a token",
+        "self-reward": f"{nats(summary.self_reward)} nats per token",
     }
     if n > 1:
         lines[f"best of {n}: accuracy"] = percent(summary.best_of_n_accuracy)

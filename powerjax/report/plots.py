@@ -250,7 +250,7 @@ def mixing(results: Sequence[Result]) -> Figure:
             capsize=3,
         )
         panel.set_xticks(steps)
-        panel.set_xlabel("Metropolis-Hastings moves a chain")
+        panel.set_xlabel("Metropolis-Hastings moves per chain")
         panel.set_ylabel(name)
         panel.grid(alpha=0.3)
     panels[0].set_ylim(0, 104)

@@ -35,7 +35,7 @@ class Job:
       learning_rate: the student's highest.
       schedule: of the learning rate, "constant" or "linear".
       paper_model: the model whose numbers in the paper stand beside the table's; None for none.
-      chat_template: "on", "off" or "auto"; see `runs.asked`.
+      chat_template: "on", "off" or "auto"; see `runs.prompted`.
     """
 
     model: str
@@ -69,12 +69,12 @@ class Job:
     def asked(self, lm: LM, row: Row) -> list[Problem]:
         """Returns the row's problems as the model is to read them."""
         task, problems = self.of(row)
-        return runs.asked(lm, task, problems, self.chat_template)
+        return runs.prompted(lm, task, problems, self.chat_template)
 
     def kept(self, row: Row) -> Result | None:
         """Returns what the row's files show, or None where a completion or verdict is missing."""
         task, problems = self.of(row)
-        return runs.kept(problems, row, self.folder, task=task)
+        return runs.finished_result(problems, row, self.folder, task=task)
 
 
 def plan(

@@ -7,16 +7,12 @@ records.
 """
 
 from powerjax.runs.prompts import note_prompts, prompt_choice, prompted
-from powerjax.runs.prompts import prompted as asked  # the name before, which launchers still use
 from powerjax.runs.row import Row, finished_result, measure
-from powerjax.runs.row import finished_result as kept  # as above
 from powerjax.runs.student import losses, train_student, with_prompts
 
 __all__ = [
     "Row",
-    "asked",
     "finished_result",
-    "kept",
     "losses",
     "measure",
     "note_prompts",

@@ -11,7 +11,6 @@ from typing import Any
 
 from powerjax.records import Record, numbered
 from powerjax.runs import result_files
-from powerjax.runs.rescoring import rescore as rescore  # its place before; for experiments.evaluate
 from powerjax.tasks.base import Graded, Problem, Task
 
 

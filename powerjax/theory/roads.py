@@ -139,7 +139,7 @@ def rl_curves(model: TabularModel, alpha: float, num_steps: int, seed: int = 0) 
     for batch in BATCH_SIZES:
         policies = learning.reinforce(model, beta, num_steps, batch, 0.1, seed)
         distance = laws.total_variation(policies, log_target)
-        name = f"REINFORCE, {batch} completions a step"
+        name = f"REINFORCE, {batch} completions per step"
         curves.append(Curve("rl", name, False, steps, unknown, steps * batch, distance))
     return curves
 

@@ -71,7 +71,7 @@ def test_mh_draws_this_law(rule, temperature):
 
 
 def test_tokens_per_step_are_those_drawn():
-    """A model without EOS draws (T+1)/2 tokens a step, from any state."""
+    """A model without EOS draws (T+1)/2 tokens per step, from any state."""
     model = drawn.fixed_models()[1]
     step = transitions.kernel(model, model, 2.0)
     np.testing.assert_allclose(step.tokens_per_step[: model.num_completions], 2.0)
