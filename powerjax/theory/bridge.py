@@ -89,8 +89,8 @@ def lessons(curves: list[Curve]) -> str:
     return (
         f"Sampling: token temperature stays at {floor:.3f} however many are drawn, the exact "
         f"kernel started there needs {tenth} for a tenth of that and {exact.steps[-1]} steps "
-        f"({budget:.0f} tokens per completion, for which SIS gives {resampled[0]:.1e} from the base "
-        f"and {resampled[1]:.1e} from temperature) for {exact.distance[-1]:.1e}, and the "
+        f"({budget:.0f} tokens per completion, for which SIS gives {resampled[0]:.1e} from the base"
+        f" and {resampled[1]:.1e} from temperature) for {exact.distance[-1]:.1e}, and the "
         f"published rule ends at {published.distance[-1]:.2f}, further off than it began.\n"
         f"RL: ascent on Eq. 11 at beta = 1/(alpha - 1) arrives at the same law without one sample "
         f"of it ({ascent.distance[-1]:.1e} after {ascent.steps[-1]} exact steps), and REINFORCE "
