@@ -16,6 +16,12 @@ from jax.sharding import Mesh
 
 from powerjax.distill import batches, checkpoints, metrics, run_folder
 from powerjax.distill import step as step_lib
+
+# Earlier versions had the next four names here.
+from powerjax.distill.checkpoints import CHECKPOINTS as CHECKPOINTS
+from powerjax.distill.checkpoints import check as check
+from powerjax.distill.checkpoints import identity as identity
+from powerjax.distill.checkpoints import last_step as last_step
 from powerjax.distill.corpus import Corpus
 from powerjax.distill.signals import Signals, Stopped
 from powerjax.models import LM, lora

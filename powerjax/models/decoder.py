@@ -21,6 +21,7 @@ from powerjax.models.cache import KVCache, cache_sharding, write_layer
 from powerjax.models.config import ModelConfig
 from powerjax.models.layers import Embedding, Linear, RMSNorm, Unembedding, fork
 from powerjax.models.layers import by_row as by_row  # earlier versions had it here
+from powerjax.models.layers import precision as precision  # and this
 from powerjax.models.sharding import param_sharding
 
 
