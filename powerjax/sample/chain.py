@@ -99,8 +99,9 @@ def settings(
 class Sequence(NamedTuple):
     """Tokens with what was booked when each was drawn. Arrays [M], M >= max_new_tokens.
 
-    cum_hi + cum_lo is the sum of the log-weights up to and including a token. It is added up from
-    left to right and compensated, because float32 alone errs by 0.05 over thousands of tokens.
+    cum_hi + cum_lo is the sum of the log-weights (for power_inf: of log p) up to and including a
+    token. It is added up from left to right and compensated, because float32 alone errs by 0.05
+    over thousands of tokens.
     """
 
     tokens: Array  # int32
@@ -119,9 +120,9 @@ class Chain(NamedTuple):
     cut: Array  # int32, where the move began
     position: Array  # int32, the index of the token that is drawn next
     token: Array  # int32, the token at position - 1, which the model is fed; -1: the prompt's last
-    sum_hi: Array  # the sum of the log-weights of y' below position is sum_hi + sum_lo
+    sum_hi: Array  # sum_hi + sum_lo is the cumulative sum of y' below `position`
     sum_lo: Array
-    bound: Array  # the least upper bound on log A of this move that its tokens so far give
+    bound: Array  # the running minimum of the move's log-ratio; log A is no larger if monotone
     log_u: Array  # the log of the move's uniform: the move is accepted where log A reaches it
     stage: Array  # int32
     step: Array  # int32, 0 while the chain extends, then 1..num_mcmc_steps
@@ -150,7 +151,7 @@ class Info(NamedTuple):
     accepted: Array  # bool, whether its tokens are the state's now
     rejected_early: Array  # bool, whether it was rejected before its end
     failed: Array  # bool, the logits give no law: the chain ends with its state as it was
-    log_accept: Array  # float, log A where the move ran to its end; an upper bound on it before
+    log_accept: Array  # float, log A where the move ran to its end; before, the ratio so far
 
 
 def init(settings: Settings, max_tokens: int | None = None, dtype=jnp.float32) -> Chain:

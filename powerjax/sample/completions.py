@@ -161,7 +161,8 @@ def as_record(
 
     Args:
       item: the completion.
-      settings: `Completions.settings`: model, seed, and the settings of the law (`identity.LAW`).
+      settings: `Completions.settings`: model, seed, and the settings of the law. Of the latter
+        those in `identity.LAW` are written.
       task: the task's name.
       label: the sampler's name in the record's id; None: the sampler's own.
     """

@@ -164,12 +164,12 @@ def _prefill(
 
 
 def _finite(v: jax.Array, is_prompt: jax.Array) -> jax.Array:
-    """Values v[B,K,T,H] with no NaN or infinity, but a NaN at position 0 where a prompt had one.
+    """Returns values v[B,K,T,H] with NaN and infinity replaced by 0.
 
-    Every token of the prompt's chains sees position 0, so these chains fail, as they must. Where
-    they stood, such values would stay in the row of the cache after the prompt is gone. Later
-    chains do not see those positions, but attention multiplies them by zero, and zero times NaN is
-    NaN (`slots._restore`).
+    If a prompt had any, its position 0 is NaN instead, so that its chains, which all see that
+    position, still fail. Left in their places, such values would stay in the row of the cache after
+    the prompt is gone, and spoil later chains: attention multiplies positions that a query does not
+    see by zero, and zero times NaN is NaN (`slots._restore`).
 
     is_prompt: bool [B,T], False past a prompt's end.
     """

@@ -50,7 +50,7 @@ class Options:
 
 
 def parse(name: str, keywords: Mapping[str, Any]) -> tuple[spec.Sampler, Options]:
-    """The sampler and the options that the keywords of `sample.NAME` mean.
+    """Returns the sampler and the options that are in the keywords of the function `sample.NAME`.
 
     Raises TypeError for a keyword that the sampler does not take, ValueError for a bad value.
     """
@@ -63,7 +63,7 @@ def parse(name: str, keywords: Mapping[str, Any]) -> tuple[spec.Sampler, Options
 
 
 def stated_settings(lm: LM, sampler: spec.Sampler, seed: int, prompt_style: str) -> dict[str, Any]:
-    """What the records of a run state of it: the model, the sampler, the law, the seed.
+    """Returns the fields that all records of a run have alike: model, sampler, law and seed.
 
     prompt_style: "raw", "chat" or a task's wording (`prompts.style`).
     """
@@ -85,8 +85,8 @@ def draw(lm: LM, prompts: Sequence[Prompt], sampler: spec.Sampler, options: Opti
     Returns Completions, ordered by (prompt_index, sample_index).
 
     Raises:
-      ValueError: where a prompt is none, is empty or is too long for the model's context, and for
-        a string where the model has no tokenizer.
+      ValueError: where a prompt is not one (`models.prompts`), is empty or is too long for the
+        model's context, and for a string where the model has no tokenizer.
       ChainsFailed: after all other chains are finished, where the logits of some were not finite.
     """
     # --- what is asked for ---

@@ -18,8 +18,8 @@ from powerjax.sample import placement, shapes
 log = logging.getLogger(__name__)
 
 _Names = tuple[tuple[str, ...], str, str]
-# Names in a cgroup's folder, of versions 2 and 1: limits, what is used, and the part of it that
-# holds files, which the kernel gives up first.
+# Names in a cgroup's folder, of versions 2 and 1: the files with limits, the file with the bytes in
+# use, and the key in memory.stat of those of them that hold cached files, which Linux can reclaim.
 _CGROUP_2: _Names = (("memory.max", "memory.high"), "memory.current", "inactive_file")
 _CGROUP_1: _Names = (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
 
@@ -27,10 +27,16 @@ _CGROUP_1: _Names = (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total
 def pick_num_slots(lm: LM, longest_prompt: int, max_new_tokens: int, num_chains: int) -> int:
     """How many slots a run has, over all its engines.
 
-    There is an engine for each row of the mesh. An engine gets as many slots as fit the free memory
-    of the fullest device, but no more than its share of the chains, rounded up
-    (`shapes.slots_for`),
-    and no more than pays (64 on a CPU).
+    Each row of the mesh gets as many slots as fit the free memory of the fullest device, but no
+    more than its share of the chains, rounded up (`shapes.slots_for`), and no more than pays (64 on
+    a CPU, 256 elsewhere). Where a device does not say how much memory it has free, each row gets 8
+    at most. On a CPU, several engines may share a row's slots (`workers.count_workers`).
+
+    Args:
+      lm: the model, loaded.
+      longest_prompt: tokens.
+      max_new_tokens: tokens.
+      num_chains: of the whole job.
     """
     devices, rows = placement.devices(lm), placement.num_rows(lm)
     lengths = longest_prompt, max_new_tokens

@@ -7,11 +7,12 @@ EOS or E, which gives y', and accepts y' with probability min(1, A), where
 
     log A = sum_{t>=m} w_t(y') - sum_{t>=m} w_t(y) + log|y| - log|y'|
 
-and w_t = alpha log p_t - log q_t (`weights`). The sums are the ratio of Eq. 20. The last two terms
-are there because a cut is drawn over the current length, and lengths differ. The kernel leaves
-pi^alpha on "ends in EOS or has length E" invariant, for every alpha >= 1 and every temperature of
-the proposal. With top_k it leaves invariant pi^alpha restricted to strings whose every token is
-among its prefix's top k.
+and w_t = alpha log p_t - log q_t (`weights`). The two sums are the logarithm of Eq. 20's ratio. The
+last two terms are there because a cut is drawn over the current length, and lengths differ.
+
+The kernel leaves pi^alpha on "ends in EOS or has length E" invariant, for every alpha >= 1 and
+every temperature of the proposal. With top_k it leaves invariant pi^alpha restricted to strings
+whose every token is among its prefix's top k.
 
 `advance` moves a chain by one token. It needs the logits that follow the chain's working tokens
 (`working_tokens`); call it by hand, or vmapped over slots as `slots` does. The line that accepts or
@@ -55,13 +56,16 @@ MAX_NEW_TOKENS = 2**16 - 1  # `_scale` draws a cut among at most so many places
 
 
 def next_move(chain: Chain, settings: Settings) -> tuple[Array, Array]:
-    """(stage, step) of the MH move that follows the current move, should one follow."""
+    """Returns the (stage, step) of the MH move that would follow the current move."""
     more = chain.step < settings.num_mcmc_steps
     return jnp.where(more, chain.stage, chain.stage + 1), jnp.where(more, chain.step + 1, 1)
 
 
 def working_tokens(chain: Chain) -> np.ndarray:
-    """Completion tokens that the next logits are conditioned on: int32 [position] (host)."""
+    """Returns int32 [position], the completion's tokens that the next logits must follow.
+
+    It works on the host, not under jit: its length is not known there.
+    """
     cut, position = int(chain.cut), int(chain.position)
     return np.concatenate(
         [np.asarray(chain.state.tokens)[:cut], np.asarray(chain.proposal.tokens)[cut:position]]
@@ -72,7 +76,7 @@ class _Verdict(NamedTuple):
     """What becomes of a move after a token. bool [] unless marked."""
 
     at_end: Array  # the move has run to its end
-    log_accept: Array  # float [], log A at the end, an upper bound on it before
+    log_accept: Array  # float [], log A at the end; before it, what `Info.log_accept` says
     finished: Array  # the move is over, accepted or rejected
     accepted: Array
 
@@ -87,8 +91,9 @@ def advance(chain: Chain, logits: Array, draws: Draws, settings: Settings) -> tu
       settings: of the run.
 
     Returns:
-      (chain, info). A chain that is done stays as it is. Logits that hold NaN or +inf, or only
-      -inf, end the chain: `info.failed`, and the token is neither booked nor accepted.
+      (chain, info). The completion of a chain that is done does not change, and the chain stays
+      done. Logits that hold NaN or +inf, or only -inf, end the chain: `info.failed` is True and the
+      completion stays as it was.
     """
     # --- draw the token and book it ---
     drawn = weights.draw_token(
@@ -152,7 +157,8 @@ def _decide(
     # In exact arithmetic the partial log-ratios of a monotone kernel fall to log A. Their running
     # minimum makes it so in floating point, so early rejection decides as the end would.
     log_accept = jnp.where(settings.is_monotone, jnp.minimum(chain.bound, log_ratio), log_ratio)
-    # The MH rule: accept where u <= A. power_inf accepts where log p rises.
+    # The MH rule accepts where u <= A, here in logarithms. For power_inf, log_accept is the rise of
+    # log p, and has to be above 0.
     passes = log_accept > 0 if settings.kernel == "power_inf" else log_accept >= chain.log_u
     hopeless = ~extending & ~passes & settings.early_rejection & settings.is_monotone
     finished = (at_end | hopeless) & ~chain.done & ~failed

@@ -58,7 +58,8 @@ def devices(lm: LM) -> tuple[jax.Device, ...]:
 def num_rows(lm: LM) -> int:
     """The length of the mesh's "data" axis; 1 without a mesh.
 
-    It is the number of engines, but for a small model on a CPU (`workers.count_workers`).
+    It is also the number of engines, except that a small model on one CPU device has several
+    (`workers.count_workers`).
     """
     return 1 if lm.mesh is None else lm.mesh.shape["data"]
 

@@ -28,7 +28,7 @@ def bytes_per_slot(
     platform: str,
     mesh: Mesh | None = None,
 ) -> int:
-    """Bytes that a slot takes of a device's memory.
+    """Returns the bytes that a slot takes of a device's memory.
 
     A slot has two caches of its whole length, a few rows of logits, and its share of the queue of
     prefilled prompts (`feed.Feed`).
@@ -47,23 +47,29 @@ def bytes_per_slot(
 
 
 def prompt_bucket(length: int) -> int:
-    """Cache slots of a prompt: the next power of two, 16 at least."""
+    """Returns a prompt's cache slots: its length rounded up to a power of two, 16 at least."""
     return buckets.power_of_two(length, 16)
 
 
 def prefill_shape(longest_prompt: int) -> tuple[int, int]:
-    """(rows, tokens) of a batch of prompts whose longest has so many tokens.
+    """Returns (rows, tokens) of a batch of prompts, of which the longest has longest_prompt tokens.
 
-    The batch has fewer rows where a run has fewer slots.
+    A run with fewer slots than rows prefills fewer rows.
     """
     width = prompt_bucket(longest_prompt)
     return max(1, min(PREFILL_ROWS, _PREFILL_TOKENS // width)), width
 
 
 def count_fitting(free_bytes: int, per_slot: int, platform: str) -> int:
-    """How many slots of one engine fit into so many bytes: at least one, at most what pays.
+    """Returns how many slots of one engine fit into free memory.
 
-    From 8 up it is a multiple of 8.
+    It is 1 at least, and 64 on a CPU or 256 elsewhere at most, because more do not pay. From 8 up
+    it is a multiple of 8.
+
+    Args:
+      free_bytes: of the device; `_MEMORY_SHARE` of it is used.
+      per_slot: bytes of a slot (`bytes_per_slot`).
+      platform: "cpu", "gpu" or "tpu".
     """
     room = max(1, int(_MEMORY_SHARE * free_bytes) // per_slot)
     room = min(room, _MAX_SLOTS.get(platform, 256))
@@ -71,9 +77,9 @@ def count_fitting(free_bytes: int, per_slot: int, platform: str) -> int:
 
 
 def slots_for(num_chains: int) -> int:
-    """How many slots one engine needs for so many chains: 1, 2, 4 or a multiple of 8.
+    """Returns the slots that one engine needs to serve this many chains at once.
 
-    It is rounded up, because each number of slots is compiled anew.
+    The number is rounded up to 1, 2, 4 or a multiple of 8, because each one is compiled anew.
     """
     if num_chains <= STEP:
         return buckets.power_of_two(num_chains)
@@ -81,16 +87,17 @@ def slots_for(num_chains: int) -> int:
 
 
 def first_window(longest_prompt: int, max_new_tokens: int) -> tuple[int, int]:
-    """(cache slots to begin with, cache slots at most) of each slot."""
+    """Returns the cache slots that a slot has at first, and the most that it can need."""
     bucket = prompt_bucket(longest_prompt)
     most = max(buckets.multiple(longest_prompt + max_new_tokens - 1, 32), bucket)
     return min(most, max(_MIN_WINDOW, buckets.power_of_two(bucket + 64))), most
 
 
 def next_max_steps(max_steps: int, seconds: float) -> int:
-    """Model steps of the next call, so that it takes about half a second as this one should have.
+    """Returns the model steps of the next call, scaled so that it takes about half a second.
 
-    seconds: what a call of `max_steps` steps took. A call grows by four at the most.
+    seconds: what the last call took, which made `max_steps` steps. The number grows at most
+      fourfold from call to call.
     """
     aim = max_steps * _CHUNK_S / max(seconds, 1e-3)
     return int(np.clip(aim, 1, 4 * max_steps))

@@ -5,9 +5,15 @@ the settings of the Metropolis-Hastings kernel, the fields that its records stat
 law of its completions, and what they cost. The rest of the project asks here: launchers for their
 flags, records for their fields, plans for tokens, reports for the law.
 
-To add a sampler that the kernel can draw from, add a class here and to `SAMPLERS`, and a function
-to `samplers`. A sampler with another loop than the kernel's (one that resamples across chains, say)
-also needs a file of its own beside `mh` and an engine that calls it.
+To add a sampler that the kernel can draw from: a class here, in `SAMPLERS`; a function in
+`samplers`, handed on by `sample/__init__`; the names of its new settings in `records.identity.LAW`
+and `records.fields.FIELDS`, and flags for them in experiments/sample.py. Its row in the tables of
+reproductions is in `runs.setups`.
+
+A sampler with another loop than the kernel's, such as one that resamples across chains, cannot use
+`slots` and `engine`, which run chains that know nothing of each other. It needs a file beside `mh`
+for its step, a loop of its own in place of `workers.generate` in `job`, and purposes of its own in
+`draws`.
 
     Power(alpha=4.0, num_mcmc_steps=30).forward_tokens(600)   # tokens per chain of 600 tokens
     of("power", {"alpha": 4.0, "num_samples": 8})             # from the keywords of sample.power
@@ -52,7 +58,12 @@ class Sampler:
         raise NotImplementedError
 
     def record_fields(self) -> dict[str, Any]:
-        """The fields of a record that state this sampler, in plain values of JSON."""
+        """The fields of a record that state this sampler, in plain values of JSON.
+
+        "sampler", "alpha" and "temperature" are among them. A setting that decides the law has its
+        name in `records.identity.LAW`: records keep the fields of that list, and hash them into
+        their ids.
+        """
         raise NotImplementedError
 
     def describe_law(self) -> str:
@@ -60,7 +71,10 @@ class Sampler:
         raise NotImplementedError
 
     def forward_tokens(self, length: float) -> float:
-        """Tokens that a chain feeds to the model, for a completion of `length` tokens."""
+        """The mean number of tokens that a chain feeds to the model.
+
+        length: tokens of its completion.
+        """
         raise NotImplementedError
 
     def _among(self) -> str:
@@ -187,9 +201,10 @@ class _WithMoves(Sampler):
         }
 
     def forward_tokens(self, length: float) -> float:
-        """The extension, and half of what is there for each move, which draws its cut uniformly.
+        """The mean number of tokens that a chain feeds to the model (Algorithm 2).
 
-        It leaves early rejection out of account, and so is an upper bound (Algorithm 2).
+        They are `length` for the extensions, and (n + 1) / 2 for each move at a length of n,
+        because cuts are uniform. Early rejection, which is not counted, makes the mean smaller.
         """
         length = min(length, self.max_new_tokens)
         reached = self.max_new_tokens if self.stop == "horizon" else length
@@ -284,8 +299,9 @@ def settings_of(name: str) -> tuple[str, ...]:
 def of(name: str, settings: Mapping[str, Any]) -> Sampler:
     """The sampler `name` with those of the keywords that are its settings.
 
-    Keywords that are no setting of any sampler, as num_samples or seed, are passed over. Raises
-    ValueError for an unknown sampler, and for a setting that is out of range.
+    All other keywords are passed over: num_samples and seed, and settings of other samplers, too.
+    (`job.parse` refuses what the sampler does not take.) Raises ValueError for an unknown sampler,
+    and for a setting that is out of range.
     """
     kind = _kind(name)
     return kind(**{key: settings[key] for key in settings_of(name) if key in settings})

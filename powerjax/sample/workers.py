@@ -75,11 +75,10 @@ def generate(
 ) -> Stats:
     """Runs every request's chain to its end, on one engine or several.
 
-    Arguments are those of `engine.generate`, and besides:
-
     Args:
-      num_slots: of all engines together.
-      on_finish, on_fail: are called in the caller's thread.
+      lm, prompts, requests, settings, long_context: as for `engine.generate`.
+      num_slots: slots of all engines together.
+      on_finish, on_fail: as for `engine.generate`; they are called in the caller's thread.
       bar: a tqdm bar, which goes on by one with each chain that ends.
 
     Returns the Stats of all engines together.
