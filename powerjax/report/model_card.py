@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from powerjax import evaluation, models, sample
-from powerjax.models import checkpoint
+from powerjax.models.layout import tensors
 from powerjax.models.config import ModelConfig
 from powerjax.tasks import arithmetic
 
@@ -83,7 +83,7 @@ def write(
     shown = "".join(f"{prompt}{text}\n" for prompt, text in examples)
     card = CARD.format(
         config=config,
-        count=sum(math.prod(tensor.shape) for tensor in checkpoint.tensors(config).values()),
+        count=sum(math.prod(tensor.shape) for tensor in tensors(config).values()),
         recipe=recipe,
         shown=textwrap.indent(shown, "    "),
         loss=np.mean(losses[-100:]),
