@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from powerjax import evaluation, models, sample
-from powerjax.models.layout import tensors
 from powerjax.models.config import ModelConfig
+from powerjax.models.layout import tensors
 from powerjax.tasks import arithmetic
 
 MAX_NEW_TOKENS = 64  # of the measured completions; the longest one of the corpus has about 50
