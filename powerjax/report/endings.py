@@ -44,7 +44,7 @@ def sampled(
     if summary.acceptance_rate is not None:
         lines["acceptance"] = f"{summary.acceptance_rate:.3f}"
     lines["length"] = f"{summary.num_tokens:.1f} tokens, {summary.finished:.0%} ended in EOS"
-    lines["forward tokens"] = f"{summary.forward_tokens:.1f} a completion"
+    lines["forward tokens"] = f"{summary.forward_tokens:.1f} per completion"
     if stats is not None:
         lines["speed"] = speed(stats)
     return lines | {"law": law(sampler, settings)}
