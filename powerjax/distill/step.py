@@ -78,7 +78,7 @@ class State(NamedTuple):
     """Everything that a step changes."""
 
     step: jax.Array  # int32 [], how many updates have been made
-    adapter: dict  # float32, see models/lora.py
+    adapter: dict  # float32, the pytree that models/lora/__init__.py describes
     opt_state: optax.OptState
 
 

@@ -127,7 +127,7 @@ def _layout(
 def _prefill_bytes(c: ModelConfig, axis: int, longest_prompt: int, itemsize: int) -> int:
     """Returns the bytes of one layer's activations for a batch of prompts.
 
-    One block of the attention's scores, in float32, is among them.
+    One block of attention scores in float32 is counted as well.
     """
     rows, width = shapes_lib.prefill_shape(longest_prompt)
     wide = 4 * c.hidden_size + 3 * c.intermediate_size // axis

@@ -75,14 +75,15 @@ def train_student(
 
 
 def with_prompts(path: Path, problems: Sequence[Problem]) -> Path | list[records.Record]:
-    """Returns what `distill.load` is to read: records that all hold their prompts.
+    """Returns a file's records in a form that `distill.load` reads, each with its prompt.
 
-    That is the file itself where they do. Otherwise it is a list of the file's records, in which
-    the prompts of secret problems are filled in.
+    If all records hold their prompts, the result is `path` itself. Otherwise it is a list of the
+    records, in which the prompts of secret problems are filled in.
 
     problems: the problems as the records' model was prompted with them (`prompts.prompted`).
 
-    Raises ValueError where a record holds no prompt and was not made with that of these problems.
+    Raises ValueError where a record holds no prompt, and none of the problems' prompts is the one
+    that it was made with.
     """
     drawn = records.read(path)
     if all(record.get("prompt") is not None for record in drawn):
