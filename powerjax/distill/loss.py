@@ -33,7 +33,7 @@ def sum_nll(
       tokens: int32 [B,T], right-padded.
       completion: bool [B,T], the tokens that count. A row's first token never does, for nothing
         comes before it.
-      dropout: the adapter's; None for none.
+      dropout: the adapter's `lora.Dropout`; None drops nothing.
       num_devices: over how many devices the rows are split.
 
     Returns:

@@ -28,7 +28,7 @@ def sampled(
       summary: the numbers of all records of the run.
       stats: the sampler's `engine.Stats`; None where this start had nothing left to sample.
       sampler: the name of a function of `powerjax.sample`.
-      settings: that function's keywords.
+      settings: the keywords of `sampler`, a function of `powerjax.sample`.
       path: the record file.
     """
     n = summary.num_passes

@@ -76,7 +76,7 @@ def write(
 
     Args:
       folder: the folder of the model.
-      config: the model's.
+      config: the model's ModelConfig.
       losses: the loss of every training step.
       recipe: the flags that make the model.
       examples: some (prompt, completion) pairs of the corpus, to show.

@@ -81,7 +81,7 @@ def write(
       folder: the run folder.
       problem: the problem whose completions are shown side by side.
       results: the rows of the table, in its order.
-      settings: the run's.
+      settings: the settings of the run.
       learnt: a line on what the student learnt from; None where there is no student.
       vocab_size: V of the model.
     """

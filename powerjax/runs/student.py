@@ -36,14 +36,14 @@ def train_student(
       lm: the model, which is the base of the student.
       teacher: the record file.
       folder: where checkpoints, metrics and the adapter's PEFT folder `adapter` are kept.
-      learning_rate: the highest, after the warm-up.
+      learning_rate: the learning rate after the warm-up.
       problems: the problems as the teacher was prompted with them, in which the prompts of records
         that hold none (secret problems) are looked up.
       epochs: passes through the records, in batches of `batch_size` records.
       max_length: tokens of prompt and completion; a longer example is cut there.
       schedule: "constant" after the warm-up, or "linear", which falls to 0.
       lora_config: the adapter's shape; None for the defaults.
-      seed: of the adapter's first weights, the dropout and the order of the records.
+      seed: decides the adapter's first weights, the dropout and the order of the records.
       remat: whether activations are computed again in the backward pass, to save memory.
 
     Returns the model with the adapter, and what training left (`distill.Trained`).
