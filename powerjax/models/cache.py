@@ -170,8 +170,8 @@ def _read(cache: jax.Array, positions: jax.Array) -> jax.Array:
 def _table_rows(shape: tuple[int, ...], positions: jax.Array) -> jax.Array:
     """Returns int[B*K*T], the rows of the table [B*K*S,H] where positions[B,T] of each head lie.
 
-    shape: the shape of the cache's arrays, (B, K, S, H). For a position that is not below S the number returned is past
-    the table's end, so that a write there is dropped.
+    shape: the shape of the cache's arrays, (B, K, S, H). For a position that is not below S the
+    number returned is past the table's end, so that a write there is dropped.
     """
     batch, heads, size, _ = shape
     first = jnp.arange(batch * heads).reshape(batch, heads, 1) * size

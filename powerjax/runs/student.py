@@ -36,7 +36,7 @@ def train_student(
       lm: the model, which is the base of the student.
       teacher: the record file.
       folder: where checkpoints, metrics and the adapter's PEFT folder `adapter` are kept.
-      learning_rate: the learning rate after the warm-up.
+      learning_rate: the highest learning rate, which the warm-up ends at.
       problems: the problems as the teacher was prompted with them, in which the prompts of records
         that hold none (secret problems) are looked up.
       epochs: passes through the records, in batches of `batch_size` records.
