@@ -44,7 +44,7 @@ def explained(out: Path, remedy: str, *, resume: bool, of: str = "") -> Iterator
     disk and exhausted device memory raise ValueError.
 
     Args:
-      out: the folder of the run.
+      out: the run folder.
       remedy: what to try where device memory runs out.
       resume: whether this command has --resume.
       of: the number of steps in the form ` of 96`, or "" where it is not known yet.

@@ -118,7 +118,7 @@ def load(lm: LM, source: Any, *, max_length: int = 1024) -> Corpus:
 
 
 def _checked_length(max_length: Any) -> int:
-    """Returns max_length as an int. Raises ValueError where it is none, or has no room for both."""
+    """Returns max_length as an int. Raises ValueError unless it is a whole number, 2 or more."""
     number = scalars.whole(max_length)
     if number is None or number < 2:
         raise ValueError(

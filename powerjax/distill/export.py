@@ -1,8 +1,8 @@
 """The student on disk: its adapter as a PEFT folder, or merged as a Hugging Face model folder.
 
 A folder is written under another name and renamed when it is complete, so a failure leaves the old
-folder or none. A full disk raises OSError. With several processes all of them call these functions,
-because each holds a part of the arrays; process 0 writes.
+folder, if there was one (`lock.replace_folder`). A full disk raises OSError. With several processes
+all of them call these functions, because each holds a part of the arrays; process 0 writes.
 """
 
 import dataclasses

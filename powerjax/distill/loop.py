@@ -105,7 +105,7 @@ def train(
             for step, state in states:
                 stop = signals.at(step)
                 if stop or step % save_steps == 0 or step == settings.num_steps:
-                    log.flush()  # a step is on record, and finite, before its checkpoint is
+                    log.flush()  # metrics are written, and the loss is found finite, first
                     checkpointer.save_async(step, state, force=True, custom_metadata=run)
                 if stop and step < settings.num_steps:
                     checkpointer.wait()

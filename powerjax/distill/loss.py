@@ -33,7 +33,7 @@ def sum_nll(
       tokens: int32 [B,T], right-padded.
       completion: bool [B,T], the tokens that count. A row's first token never does, for nothing
         comes before it.
-      dropout: the adapter's; None for none.
+      dropout: the adapter's `lora.Dropout`; None drops nothing.
       num_devices: over how many devices the rows are split.
 
     Returns:
@@ -42,8 +42,8 @@ def sum_nll(
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     targets = jnp.roll(tokens, -1, axis=1)
     counts = jnp.roll(completion, -1, axis=1).at[:, -1].set(False)
-    # A position that no counted token attends to is fed the row's first token. A zero gradient
-    # through a NaN is NaN, so padding must not make a NaN where the row itself makes none.
+    # A position that no counted token attends to is fed the row's first token. 0 * NaN is NaN in
+    # the backward pass, so padding gets a token that makes no NaN unless the row itself makes one.
     is_seen = jax.lax.cummax(counts.astype(jnp.int32), axis=1, reverse=True) > 0
     fed = jnp.where(is_seen, tokens, tokens[:, :1])
     hidden, _ = model.apply(variables, fed, positions, None, dropout)
@@ -65,7 +65,7 @@ def sum_nll(
 def _num_chunks(batch: int, length: int, vocab_size: int, num_devices: int) -> int:
     """Returns the number of chunks: the least power of two that keeps to _TOKENS and _LOGITS.
 
-    It is smaller where a larger power of two would not divide the length.
+    It is smaller if the next power of two does not divide the length.
     """
     chunks = 1
     most = num_devices * min(_TOKENS, max(1, _LOGITS // vocab_size))

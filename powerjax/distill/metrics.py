@@ -31,7 +31,7 @@ class Log:
     compilation included), tokens_per_s (tokens of prompts and completions, padding left out).
 
     Attributes:
-      first_loss, last_loss: of the run's first and last step so far; None before the first.
+      first_loss, last_loss: the losses of the run's first and latest step; None before these.
       num_done, num_tokens: the steps that `add` took, and their tokens.
       seconds: wall time of the steps written by this object.
     """

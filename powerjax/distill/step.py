@@ -78,7 +78,7 @@ class State(NamedTuple):
     """Everything that a step changes."""
 
     step: jax.Array  # int32 [], how many updates have been made
-    adapter: dict  # float32, see models/lora.py
+    adapter: dict  # float32, the pytree that models/lora/__init__.py describes
     opt_state: optax.OptState
 
 
@@ -180,8 +180,8 @@ def make_step(
 
     Args:
       lm: the model; its `params` are arrays on `mesh`, or ShapeDtypeStructs with shardings on it.
-      lora_config: the adapter's.
-      settings: the optimisation's.
+      lora_config: the adapter's rank, scale, dropout and targets.
+      settings: the learning rate, its schedule and the rest of the optimisation.
       mesh: the devices to train on.
       longest: tokens of the run's longest example, which choose longrope's factors for every batch;
         None: the width of each batch chooses its own.

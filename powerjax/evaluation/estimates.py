@@ -104,7 +104,7 @@ class Estimator:
             return None
         each = np.nanmean(cells[known.any(axis=1)], axis=1)
         redraw = self._redraw
-        if len(each) < redraw.shape[1]:  # a problem without a value cannot be redrawn
+        if len(each) < redraw.shape[1]:  # some problems have no value: resample the rest only
             redraw = _redraws(len(each), self._num_resamples)
         low, high = np.percentile(each[redraw].mean(axis=1), _PERCENTILES)
         by_pass = np.nanmean(cells[:, known.any(axis=0)], axis=0)

@@ -126,7 +126,7 @@ def model_of(name: str) -> str | None:
 
 
 def row(task: str, model: str | None, kind: str, sampler: str) -> Row | None:
-    """Returns the paper's row, or None if it is not here. A model of None has no rows."""
+    """Returns the paper's row, or None if it is not here or `model` is None."""
     return None if model is None else TABLES.get((task, model), {}).get((kind, sampler))
 
 

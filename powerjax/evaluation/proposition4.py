@@ -13,8 +13,8 @@ That the points lie on a line says little, because gain and covariance are both 
 lambda. The slope is what tests the proposition. Variances and covariances are within a prompt:
 self-reward varies between prompts too, but no sampler changes that.
 
-Array shapes are in the words problem, sample (completion of a problem), point (a lambda) and node
-(an exponent).
+The shapes of arrays name their axes: problem, sample (one completion of a problem), point (one
+lambda) and node (one exponent alpha).
 """
 
 from __future__ import annotations

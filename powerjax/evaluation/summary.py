@@ -23,6 +23,7 @@ from powerjax.evaluation.estimates import (
 from powerjax.records import Record, identity, sampler_label
 from powerjax.tasks import answers
 
+# Sampler -> its name in tables. One that is not here, such as a table row's slug, is capitalized.
 NAMES = {
     "standard": "Standard",
     "temperature": "Temperature",
@@ -74,7 +75,7 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One row of a table: one sampler on one model.
+    """The records of one row of a table, one sampler on one model, and their numbers.
 
     Attributes:
       stages: (moves, accepted moves) of each stage of the sampler. () where it is not known: a
@@ -127,7 +128,9 @@ def summarize(
 
 
 def rows(records: Sequence[Record], *, pass_at: Sequence[int] | None = None) -> list[Result]:
-    """Returns one Result for each model and sampler among the records, in their order.
+    """Returns the lines of a table: one Result for each model and sampler among the records.
+
+    They come in the order of their first records.
 
     The sampler's name is the one in a record's id. Records of one name whose settings differ
     (`identity.LAW` lists them) are rows of their own, named by what differs: `Power, N=30`, `Power,

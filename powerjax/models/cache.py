@@ -1,6 +1,7 @@
 """The K/V cache: one [B,K,S,H] array of keys and one of values per layer.
 
-Only this file and attention.py, which reads the cache, know its layout. Heads come before slots,
+attention.py reads this layout, and so do `sample.slots` and `sample.feed`, which copy rows and
+slots; change all four together. Heads come before slots,
 so that decoding reads each head's keys as one contiguous block. On a TPU the last axis is padded
 with zeros to whole rows of 128 lanes (`head_width`).
 
@@ -169,8 +170,8 @@ def _read(cache: jax.Array, positions: jax.Array) -> jax.Array:
 def _table_rows(shape: tuple[int, ...], positions: jax.Array) -> jax.Array:
     """Returns int[B*K*T], the rows of the table [B*K*S,H] where positions[B,T] of each head lie.
 
-    shape: the cache's, (B, K, S, H). For a position that is not below S the number returned is past
-    the table's end, so that a write there is dropped.
+    shape: the shape of the cache's arrays, (B, K, S, H). For a position that is not below S the
+    number returned is past the table's end, so that a write there is dropped.
     """
     batch, heads, size, _ = shape
     first = jnp.arange(batch * heads).reshape(batch, heads, 1) * size
@@ -215,9 +216,10 @@ def save_slots(
 def _save_slots(undo, cache, positions):
     """Does `save_slots` for the heads that are on one device."""
     old = jax.tree.map(lambda source: _read(source, positions[:, None]), cache)
-    # No number exceeds infinity, so this adds 0 to the positions; it only makes them depend on what
-    # was read. An optimization_barrier would say the same, but XLA removes barriers before it
-    # decides on copies, and then copies the whole cache twice per step.
+    # `x > inf` is always False, so this adds 0. It forces XLA to read the old keys and values
+    # before the write that uses these positions. An optimization_barrier should do the same, but
+    # XLA removes barriers before it decides on copies, and then copies the whole cache twice per
+    # step.
     above = (x[:, 0, 0, 0] > jnp.inf for x in jax.tree.leaves(old))
     positions += sum(x.astype(positions.dtype) for x in above)
     undo = jax.tree.map(lambda to, x: _write(to, x, positions[:, None]), undo, old)

@@ -1,9 +1,9 @@
 """ModelConfig: what a Hugging Face config.json says, in one frozen dataclass.
 
 Reads the key names of transformers 4 (`rope_theta`, `rope_scaling`, `torch_dtype`) and of
-transformers 5 (`rope_parameters`, `dtype`). A setting that would change the mathematics and is not
-supported is refused here, by name; none is ignored in silence. What differs between model families
-is in the table of families.py.
+transformers 5 (`rope_parameters`, `dtype`). A setting that would change the mathematics of a
+supported family, and is not supported, is refused here by name. Settings of other families, such as
+Llama's `attention_bias`, are ignored. What differs between families is in the table of families.py.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ class ModelConfig:
 
     architecture: names the model's family, a row of the table in families.py.
     max_position_embeddings: the longest sequence, prompt and completion, in tokens.
-    qkv_bias: whether q_proj, k_proj and v_proj have a bias.
+    qkv_bias: whether q_proj, k_proj and v_proj have a bias; `from_hf` takes it from the family.
     sliding_window: the window in tokens, if it is in force on any layer; None otherwise.
     initializer_range: the standard deviation of random matrices.
     """

@@ -148,7 +148,8 @@ class CausalLM(nn.Module):
 
     `init` calls both, so that the unembedding is initialised too.
 
-    dtype: of parameters, activations and cache. Logits are float32, or float64 in a float64 model.
+    dtype: the dtype of parameters, activations and cache. Logits are float32, or float64 in a
+        float64 model.
     long_context: whether longrope's long factors are used, one choice per run.
     implementation: the kernel behind attention, see attention.py.
     remat: whether each layer is computed again in the backward pass, so that only the layers'

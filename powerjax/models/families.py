@@ -1,10 +1,19 @@
 """Model families: what one architecture does differently from another, one row per family.
 
-To add a family, add a row to `FAMILIES`. `config.py` reads the row to understand a config.json,
-`layout.py` to find the parameters in a checkpoint. A difference that no field describes yet
-(norms of q and k, another rope kind, a scaled embedding) needs a new field here, and one place in
-`layout.py`, `rope.py` or `decoder.py` that reads it. Sizes are not in the table: they come from
-each model's own config.json.
+`config.py` reads a row to understand a config.json, `layout.py` to find the parameters in a
+checkpoint. Sizes are not in the table: they come from each model's own config.json.
+
+To add a family:
+
+1. Add a row to `_ROWS`. A difference that no field describes yet (norms of q and k, a scaled
+   embedding) needs a new field, and one place in `layout.py` or `decoder.py` that reads it.
+2. A new rope kind is read, built and written in `rope_config.py` (`read`, `as_hf`) and computed in
+   `rope.py` (`inverse_frequencies`). Only then list it in `rope_kinds`.
+3. Settings of the family's config.json that would change the mathematics and are not supported
+   (such as `attention_bias` of Llama) have to be refused by `config._refuse_unsupported`.
+4. Add a case to `tests/golden/cases.py`. Its `weights` names the tensors of a checkpoint, and gives
+   every family but phi3 biases of q, k and v. `python -m tests.golden.make` writes the golden file.
+5. `tests/models/test_families.py` tests each row of the table by itself.
 """
 
 import dataclasses
@@ -26,8 +35,9 @@ class Family:
     activation: str = "silu"
     # Projections that the checkpoint stores as one tensor, stacked along its rows, with its name.
     fused: Mapping[tuple[str, ...], str] = dataclasses.field(default_factory=dict)
-    # Kinds of rotary embedding that are read, and older names under which config.json has them.
-    rope_kinds: tuple[str, ...] = ("default", "longrope")
+    # Kinds of rotary embedding that its models may have; rope_config.py has to build each.
+    rope_kinds: tuple[str, ...] = ("default",)
+    # Other names under which config.json files have these kinds -> the name in `rope_kinds`.
     rope_aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     # Whether `partial_rotary_factor` may leave a part of each head without rotation.
     partial_rotary: bool = False
@@ -46,6 +56,7 @@ _ROWS = (
         architecture="Qwen2ForCausalLM",
         model_type="qwen2",
         qkv_bias=True,
+        rope_kinds=("default", "longrope"),
         window_switch=True,
     ),
     Family(
@@ -53,6 +64,7 @@ _ROWS = (
         model_type="phi3",
         qkv_bias=False,
         fused={("q", "k", "v"): "qkv_proj", ("gate", "up"): "gate_up_proj"},
+        rope_kinds=("default", "longrope"),
         rope_aliases={"su": "longrope", "yarn": "longrope"},  # in the first Phi-3 checkpoints
         partial_rotary=True,
         original_context=4096,

@@ -203,13 +203,13 @@ def load(
     """Loads "tiny", a Hugging Face id, or a folder in the Hugging Face format.
 
     Args:
-      dtype: of weights, activations and cache: bfloat16, float32 or float16.
+      dtype: the dtype of weights, activations and cache: bfloat16, float32 or float16.
       mesh: the devices to lay the weights out on; None takes one device.
       fsdp: whether to split the weights over the mesh's "data" axis as well.
       adapter: a PEFT LoRA folder, applied without a merge (`LM.merged` merges it).
       random_weights: whether to draw N(0, initializer_range) weights for the same architecture
         (the paper's RandW); needs config.json alone.
-      seed: of the random weights, from 0 to 2**32 - 1.
+      seed: the seed of the random weights, from 0 to 2**32 - 1.
       revision: branch, tag or commit of a Hugging Face id.
 
     Raises FileNotFoundError or ValueError, in one line, where there is no such model, or the folder

@@ -76,7 +76,7 @@ def separate(values: Any, what: str = "prompt", *, chat: bool = True) -> list:
 
     Args:
       values: several prompts or completions in order, or, if `chat`, one conversation.
-      what: what one of them is called in messages.
+      what: the name in messages of a single one: "prompt" or "completion".
 
     Raises ValueError for one text, for one list of token ids, and as `listed` does.
     """

@@ -1,4 +1,8 @@
-"""RopeConfig: the settings of the rotary embedding, read from a config.json and written to one."""
+"""RopeConfig: the settings of the rotary embedding, read from a config.json and written to one.
+
+A new kind needs a branch in `read`, in `as_hf` and in `rope.inverse_frequencies`, and an entry in
+the `rope_kinds` of its families (families.py).
+"""
 
 import dataclasses
 import math
@@ -45,7 +49,8 @@ def read(hf: dict[str, Any], family: Family, head_dim: int, max_length: int) -> 
       head_dim: H, numbers per head.
       max_length: `max_position_embeddings`, tokens.
 
-    Raises ValueError for a damaged value, and for a kind that the family's row does not list.
+    Raises ValueError for a damaged value, for a kind that the family's row does not list, and for
+    one that is listed there but has no branch here.
     """
     parameters = _parameters(hf)
     kind = parameters.get("rope_type") or parameters.get("type") or "default"
@@ -63,7 +68,12 @@ def read(hf: dict[str, Any], family: Family, head_dim: int, max_length: int) -> 
     )
     if kind == "default":
         return RopeConfig(theta=theta, rotary_fraction=fraction)
-    _check_longrope(kind, parameters, family)
+    _check_kind(kind, parameters, family)
+    if kind != "longrope":
+        raise ValueError(
+            f"rope_type {kind!r} is in the row of {family.architecture} in families.py, but"
+            " rope_config.read does not build it: add it there"
+        )
     scale = first_given(factor, max_length / original)
     if attention_factor is None:
         attention_factor = (
@@ -135,8 +145,8 @@ def _rotary_fraction(both: tuple[dict, dict], family: Family, head_dim: int) -> 
     return fraction
 
 
-def _check_longrope(kind: Any, parameters: dict[str, Any], family: Family) -> None:
-    """Raises ValueError for a kind the family does not have, or scales that are not computed."""
+def _check_kind(kind: Any, parameters: dict[str, Any], family: Family) -> None:
+    """Raises ValueError for a kind the family does not have, and for scales not computed here."""
     unread = {"short_mscale", "long_mscale"} & parameters.keys()
     if kind not in family.rope_kinds:
         refused = f"rope_type {kind!r}"

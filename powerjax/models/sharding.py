@@ -43,9 +43,10 @@ def param_spec(
     Args:
       shape: the parameter's whole shape.
       config: the model; its `num_heads` and `num_kv_heads` are used.
-      fsdp: whether a matrix is split over "data" as well, so that each device holds
-        1 / (data * model) of it. The dimension is the largest that "model" does not split and
-        "data" divides. Norms and biases are not split; they are too small to matter.
+      fsdp: whether a matrix is split over "data" as well. The dimension is the largest that "model"
+        does not split and "data" divides. Each device then holds 1 / (data * model) of the matrix,
+        or 1 / data of one that "model" does not split. Norms and biases are not split over "data";
+        they are too small to matter.
 
     Raises ValueError for a path that no rule matches.
     """
@@ -116,7 +117,7 @@ def num_bytes_per_device(
     *,
     fsdp: bool = False,
 ) -> int:
-    """Returns the bytes of parameters that each device will hold, before anything is loaded.
+    """Returns the bytes of parameters that each device holds, computed from the shapes alone.
 
     shapes: the parameters' whole shapes by path. itemsize: bytes per number.
     """

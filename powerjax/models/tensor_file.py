@@ -87,7 +87,7 @@ def read_tensor(
     At most a few MiB are held beside the result, whatever the conversion.
 
     Args:
-      dtype: of the result.
+      dtype: the dtype of the result.
       index: slices over the stored shape; None reads the whole tensor.
       transpose: whether to return the part transposed.
 

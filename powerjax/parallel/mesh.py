@@ -20,11 +20,13 @@ def make_mesh(
 
     Args:
       model: devices that share each layer's weights.
-      data: copies of the model; None makes as many as the devices hold.
+      data: copies of the model; None makes as many as the devices hold, and then `model` has to
+        divide the number of devices.
       devices: None takes all devices of all processes.
 
-    Raises ValueError if model and data do not fit the devices. On the devices of one process some
-    may stay unused; on those of several, data * model has to be all of them.
+    Raises ValueError if model and data do not fit the devices. Where data is given and the devices
+    are those of one process, data * model may be fewer, and the rest stay unused. On the devices of
+    several processes, data * model has to be all of them.
     """
     devices = jax.devices() if devices is None else list(devices)
     count = len(devices)
@@ -54,8 +56,9 @@ def local_mesh(model: int = 1, rows_divide: int | None = None) -> Mesh | None:
 
     Args:
       model: devices that share each layer's weights.
-      rows_divide: the size of a batch that the mesh's rows (its "data" axis) share evenly; the mesh
-        gets the most rows that divide it. None makes as many rows as the devices hold.
+      rows_divide: the size of a batch. The "data" axis gets the largest length that divides this
+        size, so that each row of the mesh computes equally many rows of the batch. None makes the
+        axis as long as the devices allow.
     """
     devices = jax.local_devices()
     data = None

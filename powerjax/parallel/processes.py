@@ -107,8 +107,8 @@ def meet(
 ) -> None:
     """Waits until all processes have come and agree; arguments and errors are those of `start`.
 
-    Afterwards JAX does not connect them: each computes on its own devices, and goes on if another
-    one dies.
+    JAX is not told of the other processes, so each computes on its own devices and goes on if
+    another one dies. `start` calls this first and connects the processes afterwards.
     """
     facts = {"jax": jax.__version__} | {k: str(v) for k, v in (must_agree or {}).items()}
     rendezvous.meet(place.coordinator, place.num_processes, place.process_id, facts, timeout_s)
@@ -126,12 +126,18 @@ def take_devices(place: Place) -> None:
 
 
 def is_main() -> bool:
-    """Whether this is process 0, which writes the files that a run has only once."""
+    """Whether this is process 0 of those that `start` connected, which writes the run's only files.
+
+    Without `start`, so after `meet` alone, it is True in every process.
+    """
     return jax.process_index() == 0
 
 
 def barrier(name: str) -> None:
-    """Waits until every process has come to the barrier of this name."""
+    """Waits until every process that `start` connected has come to the barrier of this name.
+
+    Without `start`, so after `meet` alone, it returns at once.
+    """
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 

@@ -25,19 +25,20 @@ def meet(
 ) -> None:
     """Waits until all processes have come with equal facts, and then returns on each of them.
 
-    Process 0 listens at `address`, to which the others connect. It closes the port before it
-    returns.
+    Process 0 listens on the port of `address` at every network address of its host, and closes it
+    before it returns. The others connect to `address`.
 
     Args:
-      address: "host:port" of process 0.
+      address: "host:port" of process 0. Process 0 itself uses only the port.
       num_processes, process_id: how many processes there are, and which this one is, from 0.
       facts: what has to be equal on all processes, by name. `num_processes` is compared too and
         need not be among them.
       timeout_s: how many seconds to wait for the others.
 
     Raises, with the same line on every process that was reached:
-      ValueError: two processes differ in a fact, or carry the same id.
-      OSError: process 0 cannot listen on the port, or a process does not come within timeout_s.
+      ValueError: two processes differ in a fact, or carry the same id above 0.
+      OSError: process 0 cannot listen on the port, for example because a second process with id 0
+        runs on its host; or a process does not come within timeout_s.
     """
     port = split_address(address)[1]
     facts = {"num_processes": str(num_processes), **facts}

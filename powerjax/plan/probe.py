@@ -21,7 +21,7 @@ from powerjax.sample import draws, engine, placement, shapes, spec, workers
 from powerjax.sample import memory as memory_lib
 from powerjax.sample.stats import Request, Stats
 
-# A probe of the sampler runs, after compilation, for at least so many seconds and model steps. The
+# After compilation, a probe of the sampler runs for at least this many seconds and model steps. The
 # steps are enough for short completions to end. It stops after _LONGEST_S in any case.
 _PROBE_S = 5.0
 _PROBE_STEPS = 48

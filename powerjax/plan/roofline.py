@@ -46,7 +46,7 @@ def layouts(
       longest_prompt, max_new_tokens: the most tokens of a prompt and of a completion.
       num_chains: chains that are to run at a time. No engine gets more slots than its share of
         them.
-      dtype: that of weights and cache.
+      dtype: the dtype of weights and cache.
     """
     axes = [n for n in range(1, hardware.host_devices + 1) if hardware.host_devices % n == 0]
     shared = config, hardware, longest_prompt, max_new_tokens, num_chains, jnp.dtype(dtype)
@@ -127,7 +127,7 @@ def _layout(
 def _prefill_bytes(c: ModelConfig, axis: int, longest_prompt: int, itemsize: int) -> int:
     """Returns the bytes of one layer's activations for a batch of prompts.
 
-    One block of the attention's scores, in float32, is among them.
+    One block of attention scores in float32 is counted as well.
     """
     rows, width = shapes_lib.prefill_shape(longest_prompt)
     wide = 4 * c.hidden_size + 3 * c.intermediate_size // axis

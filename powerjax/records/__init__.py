@@ -2,12 +2,14 @@
 
 A record is one finished completion: one line of JSON, which is on disk before the run goes on.
 
-    math500/test-7/Qwen2.5-1.5B/power-9f8e7d6c/0/2   task/problem/model/sampler-hash/seed/sample
+    math500/precalculus-807/Qwen2.5-1.5B/power-9f8e7d6c/0/2
+                                         task/problem/model/sampler-hash/seed/sample
 
 This is the `id` of a record (`ids`). Its *law* is those of its fields that decide how the
 completion was distributed (`identity.LAW`), and the hash in the id is made from them. A *row* of a
-table pools the records of one model, one sampler name and one law. A *pass* is one completion of
-every problem, which is what the records of one (seed, sample) are.
+table pools the records of one model and one sampler name that state the same law; `identity` says
+why records with one hash can still stand in two rows. A *pass* is one completion of every problem,
+which is what the records of one (seed, sample) are.
 
 `file` reads and appends records. `fields` says what each field may hold, and what happens to a
 field that it does not know. `manifest` says which commands made a run, `shards` lets several

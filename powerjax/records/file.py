@@ -21,7 +21,9 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an OSError: there is
 
 
 def rows(path: str | os.PathLike, as_written: bool = False) -> Iterator[tuple[int, Record]]:
-    """Yields (line number, row) of any file of JSON lines; blank lines are passed over.
+    """Yields (line number, JSON object) for each line of a file; blank lines are passed over.
+
+    The file need not hold records.
 
     as_written: make each float a `json_lines.Float`, which remembers the digits in the file.
 
@@ -120,9 +122,10 @@ class RecordFile:
     def append(self, record: Record) -> None:
         """Writes one record, and returns when it is on disk.
 
-        Raises ValueError where the record has no id, has the id of another record, or holds what
-        JSON cannot say (NaN). Raises OSError where the disk is full; the file then ends with its
-        last whole record, and `append` may be called again.
+        Raises ValueError where the record has no id, has the id of another record, or holds NaN or
+        infinity, and TypeError where it holds a value that JSON does not have. Raises OSError where
+        the disk is full; the file then ends with its last whole record, and `append` may be called
+        again.
         """
         line = encode(record)
         self._admit(json.loads(line), f"{self.path}")

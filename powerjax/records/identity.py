@@ -6,7 +6,7 @@ round the weights themselves to those of another model. What only changes the or
 are added does not: slots, devices, the attention's implementation, early rejection. The seed and
 the sample index do not either: they name one draw from the law.
 
-The law is used twice, and the two uses treat None and an absent field differently:
+The law is used three times. The uses differ in how they treat None and an absent field:
 
     a = {"alpha": 4.0, "top_k": None}     states that all tokens could be drawn
     b = {"alpha": 4.0}                    does not state top_k: it is older than that field
@@ -15,6 +15,9 @@ The law is used twice, and the two uses treat None and an absent field different
   `LAW` later therefore changes no older id.
 - The rows of a table (`evaluation.rows`) compare what is stated, so a and b stand in two rows:
   nobody knows which top_k b was drawn with.
+- `differences`, which compares the records of a run with its settings, skips a field that one of
+  the two does not state, so a and b do not contradict each other. None is a value there: a and
+  {"alpha": 4.0, "top_k": 20} differ.
 """
 
 import hashlib
@@ -28,7 +31,9 @@ import numpy as np
 
 from powerjax.records import scalars
 
-# The fields of a record that decide its law.
+# The fields of a record that decide its law. Each setting of a sampler that changes how its
+# completions are distributed has to be named here, or two settings would share one id.
+# `fields.FIELDS` says which values each field may have.
 #   adapter_hash: a hash of the adapter's tensors, which tells apart two adapters of one name.
 #   weights: a hash of the model's weights; "random-SEED" for random weights.
 #   prompt_style: "raw", "chat" (through the chat template), or the task's wording.
@@ -52,14 +57,14 @@ _NUM_HEX = 8
 
 
 def stated(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns those settings of the law that a record or a sampler's settings state.
+    """Returns the entries of `settings` whose names are in `LAW`, in one form for each value.
 
-    Two results may be compared by ==. A setting that is None is among them, one that is absent is
-    not. Numbers are rounded to float32, in which the sampler computes, so that 4, 4.0 and
-    np.float32(4) agree. Where the hash of an adapter is known, the adapter goes by the name of its
-    folder instead of its path, so that a run folder may be moved.
+    Two results may be compared by ==. An entry that is None is returned too. Numbers are rounded to
+    float32, in which the sampler computes, so that 4, 4.0 and np.float32(4) agree. Where the hash
+    of an adapter is known, the adapter goes by the name of its folder instead of its path, so that
+    a run folder may be moved.
 
-    settings: field name -> value; names that are not in `LAW` are passed over.
+    settings: field name -> value: a record, or the settings of a sampler.
     """
     law = {name: _normal(settings[name]) for name in LAW if name in settings}
     if law.get("adapter_hash") is not None and isinstance(law.get("adapter"), str):
@@ -93,7 +98,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple
 
 
 def shown(value: Any) -> str:
-    """Returns a value of `stated` as messages and labels write it: 0.3, and not 0.30000001192.
+    """Returns the text of one value of `stated`, for messages and labels: 0.3, not 0.30000001192.
 
     A float gets the fewest digits that float32 reads as the same number, so no two values look
     alike.

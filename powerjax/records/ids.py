@@ -1,7 +1,7 @@
 """The ids of records, which say the task, problem, model, sampler, law, seed and sample.
 
-    arithmetic/p7/tiny/power-9f8e7d6c/0/2     an id: task/problem/model/sampler-hash/seed/sample
-    arithmetic/p7/tiny/power/0/2              its chain name, the same without the hash
+    arithmetic/test-7/tiny/power-9f8e7d6c/0/2     an id: task/problem/model/sampler-hash/seed/sample
+    arithmetic/test-7/tiny/power/0/2              its chain name, the same without the hash
 
 The hash is that of the record's law (`identity.law_hash`). It was added later, so the ids of older
 records are what is called the chain name here, and both kinds of ids are read.
@@ -29,9 +29,9 @@ def record_id(
     Args:
       task, problem_id, model, sampler, seed, sample_index: the parts of the id. `sampler` is the
         name of the sampler, or of the row that the record is made for.
-      law: the record's fields, of which those in `identity.LAW` are hashed. With None there is no
-        hash, and what is returned is the chain name, which records of one sampler name share
-        whatever their other settings are.
+      law: the record's fields, of which those in `identity.LAW` are hashed. None leaves the hash
+        out, which gives the chain name. Records that differ only in alpha, for example, have
+        different ids and one chain name.
     """
     label = sampler if law is None else f"{sampler}-{identity.law_hash(law)}"
     return f"{task}/{problem_id}/{model}/{label}/{seed}/{sample_index}"

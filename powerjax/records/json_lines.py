@@ -1,4 +1,4 @@
-"""JSON that a user hands in: a file with one object per line, or a file that is one document.
+"""Reads JSON that a user hands in: a file with one object per line, or one document.
 
 It is read more strictly than Python's `json` reads it: NaN, numbers beyond float64, a key that
 stands twice in one object and bytes that are not UTF-8 are refused. A file in another format
@@ -133,7 +133,7 @@ def parse(text: bytes, as_written: bool = False) -> Any:
 
 
 def document(path: str | os.PathLike) -> Any:
-    """Returns the JSON value that a whole file is.
+    """Returns the value of a file that holds one JSON value, over however many lines.
 
     Raises ValueError, naming the file, for a folder and for a file that is not valid JSON; OSError
     where there is no such file.

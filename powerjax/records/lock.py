@@ -2,7 +2,8 @@
 
 A lock ends with the process that holds it, however that process ends. A replacement is written
 beside its target, under a name that ends in `.partial`, and is renamed when it is complete. So a
-reader sees the old content or the new, and a kill or a full disk leaves the old.
+kill or a full disk loses nothing. A reader of a file sees the old content or the new at any time.
+For a folder this takes two renames (`replace_folder`), and between them a reader finds no folder.
 """
 
 import contextlib
@@ -75,6 +76,10 @@ def replace_file(path: str | os.PathLike, content: str | bytes | Iterable[bytes]
 def replace_folder(folder: str | os.PathLike, write: Callable[[Path], None]) -> None:
     """Replaces a folder by one that `write` fills.
 
+    When `write` has returned, the folder is renamed to FOLDER.old, the new one to FOLDER, and
+    FOLDER.old is deleted. A kill between the renames leaves FOLDER.old and no FOLDER; the next call
+    starts by putting the old folder back.
+
     write: is called with the path of a folder that does not exist yet, makes it and fills it.
 
     Whatever `write` raises passes through, and the old folder stays.
@@ -82,6 +87,8 @@ def replace_folder(folder: str | os.PathLike, write: Callable[[Path], None]) -> 
     folder = Path(folder).absolute()
     partial = folder.with_name(f"{folder.name}.partial")
     old = folder.with_name(f"{folder.name}.old")
+    if old.exists() and not folder.exists():
+        os.replace(old, folder)
     for leftover in (partial, old):  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     try:

@@ -31,10 +31,11 @@ VERSIONS_OF = ("powerjax", "jax", "jaxlib", "flax", "numpy", "transformers", "sa
 def open_run(
     folder: str | os.PathLike, settings: dict[str, Any], *, free: tuple[str, ...] = ()
 ) -> Path:
-    """Writes this start of a run into the folder's manifest, and makes both where they are lacking.
+    """Writes this start of a run into the folder's manifest; makes a missing folder or manifest.
 
-    It neither reads nor resumes anything else: that is for those who write the records. The flags
-    of this start become the manifest's "settings", and an entry is added to its "starts".
+    The flags of this start become the manifest's "settings", and an entry is added to its "starts".
+    The records are not read; only whether there are any is looked up. No lock is taken: where
+    several processes start one run, the caller holds `lock.locked(folder)`.
 
     Args:
       folder: the run folder.
@@ -75,9 +76,9 @@ def open_run(
 
 
 def note_prompts(folder: str | os.PathLike, styles: dict[str, dict[str, str]]) -> None:
-    """Writes into a run's manifest in which style the model is prompted with each task.
+    """Writes given prompt styles, one per task, into a run's manifest.
 
-    `runs.note_prompts` finds the styles out and calls this.
+    `runs.note_prompts`, which a launcher calls, finds the styles out and passes them here.
 
     Args:
       folder: the run folder that `open_run` made.

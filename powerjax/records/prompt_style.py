@@ -1,6 +1,7 @@
-"""How a prompt asks, as the `prompt_style` of a record says it.
+"""The values that a record's `prompt_style` has for the form in which the model was asked.
 
-These names stand below `powerjax.models`, so that tasks can be looked up without importing JAX.
+They are defined here and not in `powerjax.models`, so that tasks can be looked up without importing
+JAX.
 """
 
 RAW = "raw"  # the text of a problem as it is

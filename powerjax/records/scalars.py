@@ -39,7 +39,7 @@ def real(value: Any) -> float | None:
 
 
 def whole_from(name: str, value: Any, least: int, most: int) -> int:
-    """Returns a whole number from `least` to `most` as an int.
+    """Returns `value` as an int, checked to be a whole number from `least` to `most`.
 
     Raises ValueError, naming the argument `name`, for any other value.
     """
@@ -47,7 +47,7 @@ def whole_from(name: str, value: Any, least: int, most: int) -> int:
 
 
 def real_from(name: str, value: Any, least: float, most: float) -> float:
-    """Returns a real number from `least` to `most` as a float.
+    """Returns `value` as a float, checked to be a real number from `least` to `most`.
 
     Raises ValueError, naming the argument `name`, for any other value.
     """
@@ -69,7 +69,7 @@ def in_float32(value: float) -> float:
 
 
 def shown(value: Any) -> str:
-    """Returns a value as a message quotes it: its repr in one line, cut after 60 characters."""
+    """Returns any value as a message quotes it: its repr in one line, cut after 60 characters."""
     try:
         text = repr(value)
     except ValueError:  # an int of more digits than Python prints

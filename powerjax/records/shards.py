@@ -5,7 +5,9 @@
 
 Which process makes a record is decided by a hash of its chain name (`ids.chain_name`), so it does
 not depend on which records are there already. Every process first reads the files of the others.
-So a run may go on with another number of processes, and no record is made twice.
+So a run may be taken up again with another number of processes, which draw only what is lacking.
+A chain can be drawn twice only by processes that run at the same time and count differently many
+processes (`Gathered.num_repeated`).
 """
 
 import hashlib
@@ -86,8 +88,8 @@ def gather(folder: Path, wanted: Sequence[Chain]) -> Gathered:
 
     wanted: the chains that the run consists of.
 
-    Raises ValueError where two files disagree about a record's tokens or law, and where a record
-    lacks one of the fields that name it.
+    Raises ValueError where two records of one problem and sample index differ in their tokens, law,
+    task, model, sampler's name or seed, and where a record lacks a field that this compares.
     """
     by_chain: dict[Chain, tuple[Record, Path]] = {}
     in_parts, num_repeated = set(), 0

@@ -29,7 +29,7 @@ def beside(path: str | os.PathLike) -> Path:
 def keep(path: str | os.PathLike, stats, num_records: int) -> None:
     """Adds the counts of one start to the file beside the records.
 
-    A start without any moves, as one of plain sampling, adds nothing.
+    A start that made no moves adds nothing; plain sampling makes none.
 
     Args:
       path: the record file.
@@ -50,8 +50,8 @@ def read(path: str | os.PathLike, num_records: int) -> list[tuple[int, int]]:
     """Returns (moves, accepted moves) of each stage, summed over all starts.
 
     Returns [] where there are no counts, and where they cover more than `num_records` records: then
-    some of the chains counted are not among the records at hand. Whether they are others of the
-    same number cannot be told.
+    some of the chains counted are not among the records at hand. If equally many records were
+    exchanged for others, this is not noticed.
 
     Args:
       path: the record file.

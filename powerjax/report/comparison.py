@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from powerjax.evaluation import Estimate, Result, paper
+from powerjax.records import lock
 from powerjax.report import tables
 from powerjax.report.cells import interval, spread
 from powerjax.report.claims import Claim, describe
@@ -87,7 +88,7 @@ def write(
         ("table.tex", tables.latex(rows)),
         ("table.csv", as_csv(shown)),
     ):
-        (folder / name).write_text(content, encoding="utf-8")
+        lock.replace_file(folder / name, content)
     return text
 
 

@@ -82,7 +82,7 @@ def laws(rows: Sequence[Row]) -> list[str]:
     """Returns for each row that makes moves which distribution it draws from, and its settings."""
     texts = []
     for row in rows:
-        if row.sampler in ("power", "power_inf"):
+        if "num_mcmc_steps" in row.settings:
             s = {"kernel": "exact", **row.settings}
             most, block = s["max_new_tokens"], min(s["block_size"], s["max_new_tokens"])
             texts.append(

@@ -25,10 +25,10 @@ def sampled(
     """Returns what the records show and what this start of the program cost.
 
     Args:
-      summary: of all records of the run.
+      summary: the numbers of all records of the run.
       stats: the sampler's `engine.Stats`; None where this start had nothing left to sample.
       sampler: the name of a function of `powerjax.sample`.
-      settings: that function's keywords.
+      settings: the keywords of `sampler`, a function of `powerjax.sample`.
       path: the record file.
     """
     n = summary.num_passes

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from powerjax import evaluation, records
 from powerjax.evaluation import Result
-from powerjax.records import identity, stage_counts
+from powerjax.records import identity, lock, stage_counts
 from powerjax.report import page, tables
 from powerjax.tasks import Problem, Task
 
@@ -85,9 +85,9 @@ def write(
         print(f"{tables.COSTS}\n{tables.plain(costs)}\n")
     for line in lines:
         print(line)
-    (folder / "table.md").write_text(tables.markdown(table) + "\n", encoding="utf-8")
-    (folder / "table.csv").write_text(tables.csv(table), encoding="utf-8")
-    (folder / "table.tex").write_text(tables.latex(table), encoding="utf-8")
+    lock.replace_file(folder / "table.md", tables.markdown(table) + "\n")
+    lock.replace_file(folder / "table.csv", tables.csv(table))
+    lock.replace_file(folder / "table.tex", tables.latex(table))
     summary = [
         {
             "model": result.model,
@@ -98,7 +98,7 @@ def write(
         }
         for result in results
     ]
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    lock.replace_file(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     path = page.write_report(
         folder, results, title=f"{task.name}, evaluated", task=task, problems=problems, notes=lines
     )

@@ -11,6 +11,7 @@ import numpy as np
 from powerjax import evaluation, models, sample
 from powerjax.models.config import ModelConfig
 from powerjax.models.layout import tensors
+from powerjax.records import lock
 from powerjax.tasks import arithmetic
 
 MAX_NEW_TOKENS = 64  # of the measured completions; the longest one of the corpus has about 50
@@ -75,7 +76,7 @@ def write(
 
     Args:
       folder: the folder of the model.
-      config: the model's.
+      config: the model's ModelConfig.
       losses: the loss of every training step.
       recipe: the flags that make the model.
       examples: some (prompt, completion) pairs of the corpus, to show.
@@ -88,15 +89,15 @@ def write(
         shown=textwrap.indent(shown, "    "),
         loss=np.mean(losses[-100:]),
     )
-    (folder / "README.md").write_text(card)
+    lock.replace_file(folder / "README.md", card)
 
 
 def write_measured(folder: Path, num_problems: int) -> None:
     """Measures the folder's model on held-out problems, and writes the figures into its card."""
     table = "\n".join(measure(folder, num_problems))
     path = folder / "README.md"
-    head = path.read_text().partition(MEASURED)[0]
-    path.write_text(f"{head}{MEASURED}\n\n{num_problems} {MEASURED_HOW}{table}\n")
+    head = path.read_text(encoding="utf-8").partition(MEASURED)[0]
+    lock.replace_file(path, f"{head}{MEASURED}\n\n{num_problems} {MEASURED_HOW}{table}\n")
 
 
 def measure(folder: Path, num_problems: int) -> list[str]:

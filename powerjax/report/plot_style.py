@@ -38,7 +38,7 @@ MODEL_COLOURS = {
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Returns an empty figure of so many inches."""
+    """Returns an empty figure of this size in inches."""
     from matplotlib.figure import Figure  # imported here: sampling alone does not need it
 
     return Figure(figsize=(width, height), dpi=150, layout="constrained")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from powerjax import evaluation
+from powerjax.records import lock
 from powerjax.report import plots
 from powerjax.report.cells import cells, header, law, markdown
 from powerjax.report.side_by_side import side_by_side_markdown
@@ -80,7 +81,7 @@ def write(
       folder: the run folder.
       problem: the problem whose completions are shown side by side.
       results: the rows of the table, in its order.
-      settings: the run's.
+      settings: the settings of the run.
       learnt: a line on what the student learnt from; None where there is no student.
       vocab_size: V of the model.
     """
@@ -110,7 +111,7 @@ def write(
         completions=side_by_side_markdown(base_four, problem.id),
         figures="\n\n".join(f"![{name.replace('_', ' ')}]({name}.png)" for name in figures),
     )
-    (folder / "report.md").write_text(text, encoding="utf-8")
+    lock.replace_file(folder / "report.md", text)
 
 
 def _table(results: Sequence[evaluation.Result], n: int) -> list[list[str]]:

@@ -26,14 +26,14 @@ class Job:
     """One run of experiments.reproduce.
 
     Attributes:
-      model: as the user named it.
+      model: the model's name, as the user gave it.
       setup: the key of `setups.SETUPS`, such as "math".
       folder: the run folder.
       test: the task that the table's rows are measured on, with its `problems`.
       train: the task that the student learns from, with its problems, `lessons`.
       rows: the table's rows and the teacher's, in the order they are measured.
       learning_rate: the student's highest.
-      schedule: of the learning rate, "constant" or "linear".
+      schedule: the learning rate's schedule, "constant" or "linear".
       paper_model: the model whose numbers in the paper stand beside the table's; None for none.
       chat_template: "on", "off" or "auto"; see `runs.prompted`.
     """

@@ -85,14 +85,14 @@ def collect(
     if not names:
         return None
 
-    # --- what is there, and of which law ---
+    # --- which records exist, and whether they have this run's law ---
     laws = _laws(lm, problems, drawing, options.seed, model)
     existing = {records.chain_name(record): record for record in (*elsewhere, *file.records)}
     for (i, _), name in names.items():
         if name in existing:
             _check_law(existing[name], laws[problems[i].style], file.path)
 
-    # --- what is lacking ---
+    # --- which of this process's chains have no record ---
     own = {chain for chain, name in names.items() if share.owns(name)}
     lacking = {chain for chain in own if names[chain] not in existing}
     if not lacking:
@@ -168,16 +168,16 @@ def _appender(
 
 
 def _num_slots(lm: LM, problems: Sequence[Problem], max_new_tokens: int, num_chains: int) -> int:
-    """Returns the slots that the sampler would choose if this process's chains were the whole job.
+    """Returns the number of slots for the `num_chains` chains that this process draws.
 
-    Left to itself, the sampler would count the chains of all processes.
+    With num_slots=None, the sampler would choose it for the chains of all processes.
     """
     longest = max(len(lm.encode(problem.prompt)) for problem in problems)
     return memory.pick_num_slots(lm, longest, max_new_tokens, num_chains)
 
 
 def _check_law(record: records.Record, law: dict[str, Any], path: Path) -> None:
-    """Raises ValueError where the record states another law than that of the run.
+    """Raises ValueError where the record states another law than this run's.
 
     A setting that an older record does not state is not compared.
     """

@@ -52,11 +52,10 @@ def grade_records(
 ) -> list[Record]:
     """Returns the records with `correct`, `extracted_answer` and `grade_detail` (`Graded.detail`).
 
-    Records that have a verdict already are graded again, because only `Task.grade_all` gives the
-    second opinions in `grade_detail`. There is one exception. A record that holds token ids and no
-    text cannot be graded without `decode`. If it has a verdict, it keeps that verdict, and its
-    `grade_detail` is None, unless the file at `path` has a verdict from an earlier call with
-    `decode`.
+    A verdict in the file at `path` is taken from there. All other records are graded, even those
+    with a verdict of their own, because only `Task.grade_all` gives the second opinions in
+    `grade_detail`. There is one exception: a record of token ids without text cannot be graded
+    without `decode`. If it has a verdict, it keeps it, and its `grade_detail` is None.
 
     Args:
       records: records of the task, whose ids are distinct.

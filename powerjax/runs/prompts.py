@@ -53,7 +53,9 @@ def prompt_choice(lm: LM, task: Task, chat_template: str = "auto") -> tuple[str,
 
 
 def note_prompts(folder: Path, lm: LM, tasks: Sequence[Task], chat_template: str = "auto") -> None:
-    """Writes each task's `prompt_choice`, style and reason, into the run's manifest.
+    """Finds out how the model is prompted with each task, and writes it into the run's manifest.
+
+    That is `prompt_choice`: the style and the reason for it.
 
     Raises ValueError where the folder holds records that were made in the other style.
     """
@@ -65,11 +67,12 @@ def note_prompts(folder: Path, lm: LM, tasks: Sequence[Task], chat_template: str
 def recover_prompts(
     records: Sequence[Record], problems: Sequence[Problem], tokenizer=None
 ) -> list[Prompt | None]:
-    """Returns the prompt of each record that holds none but the SHA-256 of one.
+    """Returns, per record, the prompt whose SHA-256 the record holds instead of the prompt.
 
-    Each problem's prompt is compared with that hash. Where that leaves a hash unmatched and the
-    tokenizer has a chat template, so is each problem's text in the chat template. The result is
-    None for a record that holds its prompt, for one without a hash, and where nothing matches.
+    Each hash is looked up among the hashes of the problems' prompts. If some hash is not there, and
+    the tokenizer has a chat template, the problems' texts in that template are searched as well.
+    None stands for a record that holds its prompt, for one without a hash, and for one whose hash
+    is not found.
     """
     hashes = [
         None if record.get("prompt") is not None else record.get("prompt_sha256")

@@ -47,9 +47,10 @@ def rescore(
       model: the name for `evaluated_model`; None: that of `collect.model_name`.
       progress: whether a bar is shown.
 
-    Raises ValueError, which names the record, where it has no id or the id of another record, where
-    its prompt is not known, where `lm` cannot read its prompt or completion, and where a
-    log-probability is not finite; and for a `path` that holds scores of other completions.
+    Raises ValueError where records have no ids, and where two have one id. Raises ValueError,
+    naming the record, where its prompt is not known, where `lm` cannot read its prompt or
+    completion, and where a log-probability is not finite. Raises ValueError for a `path` that holds
+    scores of other completions.
     """
     name = collect.model_name(lm) if model is None else model
     result_files.check_ids(records)

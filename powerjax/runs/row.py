@@ -24,7 +24,9 @@ from powerjax.tasks import Problem, Task
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One row of a table: a sampler with its keywords, on one model.
+    """What to sample for one row of a table: a sampler with its keywords, on one model.
+
+    `measure` samples it, which gives an `evaluation.Result`.
 
     Attributes:
       model: which model, as the table calls it: "Base", "Distilled", or "RandW" (random weights).
@@ -53,7 +55,7 @@ class Row:
         return folder / "records" / f"{self.model.lower()}_{self.slug}.jsonl"
 
     def verdicts(self, folder: Path) -> Path:
-        """Returns the file for verdicts on the row's records, which is there if any were given."""
+        """Returns the path of the verdicts on the row's records, a file that need not exist."""
         return folder / "verdicts" / self.path(folder).name
 
     def own(
@@ -67,17 +69,17 @@ class Row:
         return [r for r in drawn if (r.get("problem_id"), r.get("sample_index")) in wanted]
 
     def lacking(self, folder: Path, problems: Sequence[Problem]) -> int:
-        """Returns how many of the row's completions are not in its record file."""
+        """Returns the number of the row's completions that are not in its record file."""
         path = self.path(folder)
         drawn = records.read(path) if path.exists() else []
         return len(problems) * self.settings["num_samples"] - len(self.own(drawn, problems))
 
     def to_do(self, folder: Path, problems: Sequence[Problem]) -> Workload:
-        """Returns what is still to draw of the row, for a plan."""
+        """Returns the `workload` of the completions that are `lacking`, for a plan."""
         return self.workload(self.lacking(folder, problems))
 
     def workload(self, num_chains: int) -> Workload:
-        """Returns `num_chains` of the row's chains as what a plan is made for."""
+        """Returns the Workload, for a plan, of drawing `num_chains` completions of the row."""
         sampler = spec.of(self.sampler, self.settings)
         return Workload(self.label, sampler, num_chains, is_endless=self.model == "RandW")
 
@@ -93,7 +95,7 @@ def measure(
     grade: bool = False,
     unsafe_exec: bool = False,
 ) -> tuple[evaluation.Result, sample.Stats | None]:
-    """Draws what the row's record file lacks, and returns the row with what drawing it cost.
+    """Samples a row: draws what its record file lacks, grades it and summarises all of the row.
 
     Args:
       lm: the model.
@@ -106,7 +108,8 @@ def measure(
         `grading.grade_records` gives. Tasks that run programs are graded there in any case.
       unsafe_exec: for tasks that run programs: run them without the sandbox (`tasks.sandbox`).
 
-    Returns the row's result, and the sampler's stats or None where nothing was lacking.
+    Returns (result, stats). `result` has all of the row's records. `stats` is what the sampler did
+    in this call, or None where nothing was lacking.
 
     Raises ValueError as `collect.collect` and `grading.grade_records` do.
     """
@@ -144,7 +147,7 @@ def measure(
 def finished_result(
     problems: Sequence[Problem], row: Row, folder: Path, *, task: Task
 ) -> evaluation.Result | None:
-    """Returns the row from what `measure(..., grade=True)` left in the folder, without the model.
+    """Returns the result that `measure(..., grade=True)` left in the folder, without the model.
 
     Returns None where any of its completions or verdicts is lacking. Raises ValueError where a file
     of the row is malformed.

@@ -15,7 +15,11 @@ TEACHER = "Teacher"  # the name of the row whose records the student learns from
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """The data and the settings of one reproduction. All but arithmetic's are the paper's.
+    """The data and the settings of one reproduction.
+
+    Full runs of math, code and gpqa follow the paper, except that its 500 training problems of MATH
+    are not published: `math_train` draws others. The sizes of quick runs and all of arithmetic are
+    this project's choice.
 
     Attributes:
       test: what is measured: (name of a task, keywords of its `load`).
@@ -71,7 +75,7 @@ def rows(
     seed: int = 0,
     num_slots: int | None = None,
 ) -> list[Row]:
-    """Returns the table's rows, and among them the teacher's, in the order they are measured.
+    """Returns what to sample for a table: its rows and the teacher's, in the order of measuring.
 
     Random weights get the paper's fewer moves and shorter completions.
 
@@ -79,8 +83,9 @@ def rows(
       max_new_tokens, block_size, num_mcmc_steps, stop: settings of the samplers (`sample.spec`).
       alpha: the exponent of power sampling; temperature sampling gets temperature 1 / alpha.
       alphas: the exponents of further rows of power sampling.
-      seeds: passes through the problems, which are samples 0, 1, ... of one seed.
-      seed: that seed.
+      seeds: how many passes through the problems each row makes, in place of the paper's seeds. All
+        are drawn from the one `seed`, as its samples 0, 1, ...
+      seed: the seed of all passes.
       num_slots: chains that advance at a time; None: as many as free memory holds.
     """
     plain = {
@@ -113,7 +118,7 @@ def rows(
 
 
 def record_files(folder: Path) -> list[Path]:
-    """Returns the record files of a run folder: records.jsonl, and one for each row of its table.
+    """Returns the record files that a run folder has: records.jsonl, and one per row of its table.
 
     The teacher's file is left out, because its records are of the training problems.
     """

@@ -36,14 +36,14 @@ def train_student(
       lm: the model, which is the base of the student.
       teacher: the record file.
       folder: where checkpoints, metrics and the adapter's PEFT folder `adapter` are kept.
-      learning_rate: the highest, after the warm-up.
+      learning_rate: the highest learning rate, which the warm-up ends at.
       problems: the problems as the teacher was prompted with them, in which the prompts of records
         that hold none (secret problems) are looked up.
       epochs: passes through the records, in batches of `batch_size` records.
       max_length: tokens of prompt and completion; a longer example is cut there.
       schedule: "constant" after the warm-up, or "linear", which falls to 0.
       lora_config: the adapter's shape; None for the defaults.
-      seed: of the adapter's first weights, the dropout and the order of the records.
+      seed: decides the adapter's first weights, the dropout and the order of the records.
       remat: whether activations are computed again in the backward pass, to save memory.
 
     Returns the model with the adapter, and what training left (`distill.Trained`).
@@ -75,14 +75,15 @@ def train_student(
 
 
 def with_prompts(path: Path, problems: Sequence[Problem]) -> Path | list[records.Record]:
-    """Returns what `distill.load` is to read: records that all hold their prompts.
+    """Returns a file's records in a form that `distill.load` reads, each with its prompt.
 
-    That is the file itself where they do. Otherwise it is a list of the file's records, in which
-    the prompts of secret problems are filled in.
+    If all records hold their prompts, the result is `path` itself. Otherwise it is a list of the
+    records, in which the prompts of secret problems are filled in.
 
     problems: the problems as the records' model was prompted with them (`prompts.prompted`).
 
-    Raises ValueError where a record holds no prompt and was not made with that of these problems.
+    Raises ValueError where a record holds no prompt, and none of the problems' prompts is the one
+    that it was made with.
     """
     drawn = records.read(path)
     if all(record.get("prompt") is not None for record in drawn):

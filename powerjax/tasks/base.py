@@ -96,7 +96,8 @@ class Task:
         task has only one wording.
       secret: whether its problems are secret (see `Problem.secret`).
       quick: whether `grade` may be called while completions come in. Tasks that run programs are
-        not quick: their records stay ungraded until experiments.evaluate grades them.
+        not quick: their records stay ungraded until experiments.evaluate grades them. The flag
+        --quick of launchers, which asks for a smaller run, has nothing to do with it.
     """
 
     name: str

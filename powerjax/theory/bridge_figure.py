@@ -122,7 +122,7 @@ def _annotate_steps(axis: Axes, curve: Curve, look: Look) -> None:
 
 
 def _draw_noise(axis: Axes, alpha: float, num_chains: int) -> None:
-    """Draws the distance that so many chains have from their own law, by chance alone."""
+    """Draws the distance that this many chains have from their own law, by chance alone."""
     log_target = laws.power(example_model().log_joint(), alpha)
     noise = learning.expected_distance(log_target, log_target, num_chains)
     axis.axhline(noise, color="0.6", linewidth=0.7, zorder=0)

@@ -269,6 +269,6 @@ class TabularModel:
         return index
 
     def _by_token(self, by_live: np.ndarray) -> np.ndarray:
-        """Returns [A^t, V], the inverse of `live`, with 0 for EOS: nothing follows it."""
+        """Undoes `live`: returns [A^t, V], in which the column of EOS, if there is one, is 0."""
         by_token = by_live.reshape(-1, self.num_live)
         return np.pad(by_token, ((0, 0), (0, int(self.eos))))

@@ -58,7 +58,8 @@ def log_odds(alphas: Sequence[float]) -> drawing.Drawing:
     figure, axes = drawing.panels(
         "Figure (ii). Proposition 1 on every pair of next tokens", 2, height=3
     )
-    # Sharper exponents correct more and would cover the milder ones: they go to the back.
+    # The points of a larger alpha spread wider and would hide those of a smaller one, so they are
+    # drawn first.
     for k, alpha in reversed(list(enumerate(alphas))):
         colour = ALPHA_COLOURS[k % len(ALPHA_COLOURS)]
         axes[0].plot(

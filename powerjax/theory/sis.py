@@ -1,4 +1,4 @@
-"""Importance sampling: the spread of its weights (Prop. 2), and the law of what it resamples.
+"""Importance sampling: the spread of its weights (Eq. 10), and the law of what it resamples.
 
 A weight W is target/proposal, for one token (Eq. 9) or a whole completion (Eq. 23). Laws are
 log-laws: [V] or [..., V] for next tokens, [Y] for completions.
@@ -12,7 +12,9 @@ from powerjax.theory import laws
 
 
 def squared_cv(log_target: np.ndarray, log_proposal: np.ndarray) -> np.ndarray:
-    """Returns CV^2 = Var[W]/E[W]^2 = sum f^2/q - 1 (Prop. 2), f the target and q the proposal.
+    """Returns CV^2 = Var[W]/E[W]^2 = sum f^2/q - 1 (Eq. 10, Prop. 2).
+
+    f is the target and q the proposal.
 
     It is inf where the proposal gives zero to an outcome that the target can draw.
     """

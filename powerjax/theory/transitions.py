@@ -96,7 +96,7 @@ def _reachable(model: TabularModel, states: Strings, rule: str) -> np.ndarray:
     return reachable & (lengths[None, :] <= cap[:, None])
 
 
-def _log_ratio(weight: np.ndarray, lengths: np.ndarray, m: int, rule: str) -> np.ndarray:
+def _log_acceptance(weight: np.ndarray, lengths: np.ndarray, m: int, rule: str) -> np.ndarray:
     """Returns log A of Eq. 20 for a cut at m, [from state, to state].
 
     `weight` holds the running sums of `_weight_sums`.
@@ -143,7 +143,7 @@ def kernel(
         moves = same & reachable & (lengths[:, None] > m) & (lengths[None, :] > m)
         chance = np.where(moves, np.exp(log_q[:, -1] - log_q[:, m])[None, :], 0) / lengths[:, None]
         # --- accept or reject ---
-        log_a = _log_ratio(weight, lengths, m, rule)
+        log_a = _log_acceptance(weight, lengths, m, rule)
         matrix += chance * np.exp(np.minimum(0, np.nan_to_num(log_a, nan=0.0)))
         drawn += (chance * (lengths[None, :] - m)).sum(axis=1)
     matrix[np.arange(num), np.arange(num)] += 1 - matrix.sum(axis=1)

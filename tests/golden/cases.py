@@ -116,6 +116,9 @@ def prefixes(inputs: Inputs) -> list[np.ndarray]:
 def weights(hf: dict, seed: int) -> dict[str, np.ndarray]:
     """Returns random float32 tensors by their names in a Hugging Face checkpoint.
 
+    phi3 has fused projections without biases. Every other family gets separate ones with biases of
+    q, k and v, so a family without these needs a branch here.
+
     hf: the checkpoint's config.json.
     """
     hidden, ffw, heads = hf["hidden_size"], hf["intermediate_size"], hf["num_attention_heads"]

@@ -1,8 +1,10 @@
 """The table of model families: each row is found by its names and fits its own parameters."""
 
+import dataclasses
+
 import pytest
 
-from powerjax.models import ModelConfig, families
+from powerjax.models import ModelConfig, families, rope_config
 from powerjax.models.layout import tensors
 
 ROWS = list(families.FAMILIES.values())
@@ -40,14 +42,31 @@ def test_fused_projections_share_a_tensor_and_divide_its_rows(family):
 @pytest.mark.parametrize(
     "hf",
     [
-        {"architectures": ["LlamaForCausalLM"]},
+        {"architectures": ["NoSuchForCausalLM"]},
         {"architectures": [["Qwen2ForCausalLM"]]},
-        {"model_type": "llama"},
+        {"model_type": "no_such"},
         {"model_type": ["qwen2"]},
         {},
     ],
 )
 def test_an_unknown_family_is_refused_by_the_names_of_the_known_ones(hf):
-    with pytest.raises(ValueError, match="Qwen2ForCausalLM and Phi3ForCausalLM") as caught:
+    with pytest.raises(ValueError, match=f"only {' and '.join(families.FAMILIES)} are$") as caught:
         families.of_config(hf)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["longrope", "llama3"])
+def test_a_family_has_only_the_default_rope_unless_its_row_lists_another(kind):
+    family = families.Family("NewForCausalLM", "new", qkv_bias=False)
+    with pytest.raises(ValueError, match=f"rope_type '{kind}' is not supported"):
+        rope_config.read({"rope_scaling": {"rope_type": kind}}, family, 8, 64)
+
+
+@pytest.mark.parametrize("family", ROWS, ids=lambda family: family.model_type)
+def test_a_rope_kind_that_is_listed_and_not_built_is_no_longrope(family):
+    listed = dataclasses.replace(family, rope_kinds=(*family.rope_kinds, "llama3"))
+    factors = {"short_factor": [1.0] * 4, "long_factor": [1.0] * 4}
+    for parameters in ({}, factors):
+        hf = {"rope_scaling": {"rope_type": "llama3", **parameters}}
+        with pytest.raises(ValueError, match=r"'llama3' .* rope_config\.read does not build it"):
+            rope_config.read(hf, listed, 8, 64)

@@ -74,7 +74,8 @@ def load_params(
     """
     table = tensors(config)
     flat = {}
-    # Largest first: the transient of a conversion then falls where little is resident yet.
+    # Convert the largest tensors first, while little else is in memory: a conversion briefly needs
+    # a second copy.
     for path in sorted(table, key=lambda p: -int(np.prod(table[p].shape))):
         tensor = table[path]
         sharding = None

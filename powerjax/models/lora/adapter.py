@@ -140,7 +140,8 @@ def layer_shardings(
     column-parallel layer and the B of a row-parallel layer are whole on every device. An adapter
     adds one all-reduce, of r numbers per token, to a row-parallel layer.
 
-    path, shape: of the layer, "layers_0/mlp/up_proj" and its kernel's (in, out).
+    path: the layer's path, such as "layers_0/mlp/up_proj".
+    shape: its kernel's shape, (in, out).
     """
     if mesh is None:
         return None, None

@@ -47,10 +47,10 @@ def divided(
 
 
 def _ranks_of_parts(parts: Parts, b: np.ndarray, rank: int) -> list[slice | None]:
-    """Returns which of the module's ranks each part uses.
+    """Returns, for a fused module (q, k and v in one matrix), the LoRA ranks that each part uses.
 
-    A part has a block of its own where B is block-diagonal; otherwise every part uses all ranks.
-    None stands for a part that was not adapted.
+    If B[out,r] is block-diagonal, each part has a slice of its own; otherwise every part uses all
+    ranks. None stands for a part that was not adapted.
     """
     count = len(parts)
     everything: list[slice | None] = [slice(None)] * count

@@ -143,7 +143,7 @@ def is_target(folder: Path, settings: dict[str, Any], module: str) -> bool:
 
 
 def _pattern(folder: Path, text: str) -> re.Pattern[str]:
-    """Compiles a pattern of the settings. Raises ValueError that names the file if it is none."""
+    """Compiles a pattern of the settings. Raises ValueError, naming the file, if it is invalid."""
     try:
         return re.compile(text)
     except re.error as error:

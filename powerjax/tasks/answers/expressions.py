@@ -38,7 +38,7 @@ _DELIMITED = {"lfloor": ("rfloor", sympy.floor), "lceil": ("rceil", sympy.ceilin
 
 
 def parse(text: str) -> sympy.Expr:
-    """Returns the expression. Raises ValueError if the text is none."""
+    """Returns the expression. Raises ValueError if the text is not one that it reads."""
     reader = _Reader(text)
     value = reader.sum()
     if reader.peek():

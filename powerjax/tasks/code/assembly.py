@@ -14,7 +14,7 @@ _FUTURE_IMPORT = re.compile(
 
 
 def fitted(text: str, indent: int) -> str:
-    """Returns a function's body, moved to the columns of the function's docstring.
+    """Returns a function's body, indented as far as the function's docstring is.
 
     Args:
       text: a body, perhaps at the left margin or indented by tabs, and statements after it.

@@ -60,8 +60,8 @@ def elsewhere(parts: Iterable[Piece], chosen: Piece) -> list[Statement]:
 class _Incomplete:
     """A program for the function `name`, and the test of whether it needs a statement.
 
-    It needs what binds a name that it uses and that is not bound yet, and what changes one of its
-    variables.
+    A statement is needed if it defines a name that the program uses and nothing defines yet, or if
+    it modifies one of the program's variables.
     """
 
     def __init__(self, parts: Sequence[Statement], bound: set[str], name: str):

@@ -25,7 +25,7 @@ def watch(
       verdict: the file descriptor of the pipe to which the tester writes.
       tails: the file descriptor of each pipe of other output -> the end of what it has given. What
         is read is added here.
-      limits: those of the program.
+      limits: the limits of the program.
       deadline: the time of `time.monotonic()` at which the tests must have started.
 
     Raises:

@@ -50,7 +50,7 @@ def prop1_log_odds(model: TabularModel, alpha: float, depth: int | None = None) 
     the law of the suffix after token i. Cells: pairs i < j of tokens of positive probability.
 
     Args:
-      depth: compares after prefixes of so many tokens; None compares at every depth.
+      depth: the length, in tokens, of the prefixes to compare after; None compares at all lengths.
 
     Raises ValueError for more than MAX_PAIRS pairs.
     """
@@ -126,7 +126,8 @@ def prop2_moments(model: TabularModel, proposal: TabularModel, alpha: float) -> 
 def prop2_minimiser(model: TabularModel, alpha: float) -> Sides:
     """Returns both sides of Eq. 10 (Prop. 2): Var[W_t] at q* = g_t/g_(t-1), and 0, the least value.
 
-    Cells: the prefixes that pi can reach.
+    Nothing is minimised here: q* is the minimiser that the proposition names. `prop2_moments`
+    computes the variance for any proposal. Cells: the prefixes that pi can reach.
     """
     variance = prop2_moments(model, model.powered(alpha), alpha)[1].left
     return Sides(variance, np.zeros_like(variance))
