@@ -7,17 +7,21 @@ r"""Power self-distillation (Algorithm 1): trains a LoRA student on records of p
     python -m experiments.sample --model=tiny --adapter=runs/student/adapter --sampler=standard \
       --out=runs/student-samples
 
-The second command writes the student to runs/student/adapter, a folder in PEFT's format; with
---export=merged also to runs/student/merged, a model folder. Beside them it leaves metrics.jsonl,
-tensorboard/, checkpoints/ and manifest.json. --records takes any JSONL file whose rows have a
-prompt and a completion, a folder of datasets.save_to_disk, or a Hugging Face dataset id.
+The first command draws the records, the second trains the student on them, and the third samples
+the student. The second writes the student to runs/student/adapter, a folder in PEFT's format; with
+--export=merged it also writes runs/student/merged, a model folder. The same folder holds
+metrics.jsonl, tensorboard/, checkpoints/ and manifest.json. --records takes any JSONL file whose
+rows have a prompt and a completion, a folder of datasets.save_to_disk, or a Hugging Face dataset
+id.
 
 If the program is killed, or stopped with Ctrl-C or SIGTERM, the same command with --resume goes on
-from the last checkpoint. On the same mesh it then ends in the same adapter, bit for bit; on another
-mesh the numbers round differently. Where there is no checkpoint yet, --resume starts from the
-beginning, so a job that a cluster may queue again can always have it.
+from the last checkpoint. On the same mesh of devices (--data_axis and --model_axis) it then ends in
+the same adapter, bit for bit; on another mesh the numbers round differently. If there is no
+checkpoint yet, --resume starts from the beginning, so a job that a cluster may restart can always
+be given --resume.
 
-Records of GPQA hold no prompts, because those are secret; --task=gpqa_rest has the task give them.
+Records of GPQA hold no prompts, because the problems are secret. For such records give
+--task=gpqa_rest, and the prompts are read from the task.
 
 On several hosts every process runs the same command, and --out is on a disk that all of them share.
 Slurm, TPU pods and Kubernetes (with its Python package) need no further flag; elsewhere give
@@ -47,25 +51,27 @@ _RANDOM_WEIGHTS = shared.define_random_weights()
 _RECORDS = flags.DEFINE_string(
     "records",
     None,
-    "What the student learns from: a JSONL file, a folder of datasets.save_to_disk, or a Hugging"
-    " Face dataset id.",
+    "The prompts and completions that the student learns from: a JSONL file, a folder of"
+    " datasets.save_to_disk, or a Hugging Face dataset id.",
     required=True,
 )
 _TASK = flags.DEFINE_string(
     "task",
     None,
-    "The task that --records were sampled from. It is needed where the records hold no prompts, as"
-    " those of GPQA, whose problems are secret. Default: the prompts of the records.",
+    "The task that --records were sampled from. It is needed only if the records hold no prompts:"
+    " GPQA's records hold none, because its problems are secret. Default: the prompts are read from"
+    " the records.",
 )
 _DATA_DIR = shared.define_data_dir()
 _CHAT_TEMPLATE = shared.define_chat_template(
-    "Whether the model was asked, when --records were sampled from --task,"
+    "Only with --task: whether the prompts of --records were in the model's chat template. Take the"
+    " value that the records were sampled with"
 )
 _OUT = shared.define_out("runs/student")
 _RESUME = flags.DEFINE_bool(
     "resume",
     False,
-    "Go on from the last checkpoint in --out. If there is no checkpoint, training starts from the"
+    "Go on from the last checkpoint in --out. If --out has no checkpoint, training starts from the"
     " beginning.",
 )
 _EXPORT = flags.DEFINE_enum(
@@ -77,7 +83,9 @@ _EXPORT = flags.DEFINE_enum(
 )
 _RANK = flags.DEFINE_integer("lora_rank", 16, "The rank of the adapter's matrices.", lower_bound=1)
 _ALPHA = flags.DEFINE_float(
-    "lora_alpha", 32.0, "The adapter's output is scaled by lora_alpha / lora_rank."
+    "lora_alpha",
+    32.0,
+    "The scale of the adapter: its output is multiplied by lora_alpha / lora_rank.",
 )
 _DROPOUT = flags.DEFINE_float(
     "lora_dropout", 0.05, "The share of the adapter's inputs that training sets to 0 at random."
@@ -94,17 +102,24 @@ _LEARNING_RATE = flags.DEFINE_float(
 )
 _EPOCHS = shared.define_epochs()
 _BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 8, "How many examples an optimizer step learns from, on any mesh.", lower_bound=1
+    "batch_size",
+    8,
+    "How many examples an optimizer step learns from, over all devices together.",
+    lower_bound=1,
 )
 _MAX_LENGTH = shared.define_max_length()
 _SCHEDULE = flags.DEFINE_enum(
     "schedule",
     "constant",
     ["constant", "linear"],
-    "What the learning rate does after the warm-up: it stays constant, or falls linearly to 0.",
+    "The learning rate after the warm-up. constant: it stays the same. linear: it falls to 0.",
 )
 _WARMUP = flags.DEFINE_float(
-    "warmup", 0.03, "The share of the steps over which the learning rate rises from 0.", 0.0, 1.0
+    "warmup",
+    0.03,
+    "The warm-up, as a share of all steps: the learning rate rises from 0 to --learning_rate.",
+    0.0,
+    1.0,
 )
 _WEIGHT_DECAY = flags.DEFINE_float(
     "weight_decay", 0.01, "The weight decay of the optimizer, AdamW.", lower_bound=0.0
@@ -112,25 +127,21 @@ _WEIGHT_DECAY = flags.DEFINE_float(
 _MAX_GRAD_NORM = flags.DEFINE_float(
     "max_grad_norm",
     None,
-    "The largest norm of a step's gradient: a larger gradient is scaled down to it. Default: no"
-    " limit.",
+    "The largest norm of a step's gradient. A gradient with a larger norm is scaled down to it."
+    " Default: no limit.",
     lower_bound=0.0,
 )
 _SEED = shared.define_seed(
-    "the adapter's initial weights, of dropout and of the order of the examples", makes_a_key=True
+    "all random numbers: the adapter's initial weights, the dropout and the order of the examples",
+    makes_a_key=True,
 )
-_DATA_AXIS = flags.DEFINE_integer(
-    "data_axis",
-    None,
-    "Among how many groups of --model_axis devices a batch is divided, over all processes. Default:"
-    " as many groups as the devices make.",
-    lower_bound=1,
-)
+_DATA_AXIS = shared.define_data_axis("Each copy computes an equal part of every batch.")
 _MODEL_AXIS = shared.define_model_axis()
 _FSDP = flags.DEFINE_bool(
     "fsdp",
     False,
-    "Split the weights over the data axis as well, so that each device holds a smaller part.",
+    "Split the weights over all devices, and not only over the --model_axis devices of one copy."
+    " Each device then holds a smaller part of them.",
 )
 _REMAT = flags.DEFINE_bool(
     "remat",
@@ -141,8 +152,9 @@ _REMAT = flags.DEFINE_bool(
 _TOKENS_PER_DEVICE = flags.DEFINE_integer(
     "tokens_per_device",
     None,
-    "How many tokens a device computes at a time, but at least one example; the gradients of a"
-    " batch are summed up over several such parts. Default: 1024, and 512 on a CPU.",
+    "The most tokens that a device computes at a time; one example is computed even if it is"
+    " longer. A batch with more tokens is computed in parts, whose gradients are added. Default:"
+    " 1024, or 512 on a CPU.",
     lower_bound=1,
 )
 _SAVE_STEPS = flags.DEFINE_integer(

@@ -1,13 +1,16 @@
-r"""Grades records and turns them into a table, a page and the numbers behind them.
+r"""Grades recorded completions and writes a table, a page and the numbers behind them.
 
     python -m experiments.evaluate --records=runs/power --out=runs/eval
 
 --records takes record files, or folders of runs of experiments.sample or experiments.reproduce,
-separated by commas. Records of one sampler with several seeds make one row with several passes. All
-records are graded: those that have no verdict yet (programs), and the others again, for second
-opinions. The program prints the table and writes to --out: table.md, table.csv, table.tex,
-summary.json, report.html (one self-contained page) and verdicts.jsonl. If it is stopped, the same
-command goes on from verdicts.jsonl.
+separated by commas. The records of one model and one sampler with the same settings make one row of
+the table. If they have several seeds or samples, the row has several passes; a pass is one
+completion of every problem.
+
+All records are graded. Most records already have a verdict and get a second opinion; those of code
+tasks have none yet. The program prints the table and writes to --out: table.md, table.csv,
+table.tex, summary.json, report.html (one self-contained page) and verdicts.jsonl. If it is stopped,
+the same command goes on from verdicts.jsonl.
 
 With --model (and --adapter) that model scores every completion, whichever model wrote it:
 
@@ -38,39 +41,41 @@ _RECORDS = flags.DEFINE_list(
 _TASK = flags.DEFINE_string(
     "task",
     None,
-    f"The task of the records: {shared.TASK_NAMES}, or the path of the JSONL file that the prompts"
-    " are from. Default: the task that the records, or the manifest of their run, name.",
+    f"The task of the records: {shared.TASK_NAMES}, or the path of the JSONL file whose problems"
+    " were sampled. Default: the task that is named in the records or in their run's manifest.",
 )
 _DATA_DIR = shared.define_data_dir()
 _SPLIT = flags.DEFINE_string(
     "split",
     None,
-    "The split that the records are from, of a task that has several. Default: the splits that the"
-    " problem ids of the records begin with.",
+    "The split of the task whose problems were sampled, such as train; only for tasks that have"
+    " several. Default: the splits named at the start of the records' problem ids.",
 )
 _LIMIT = shared.define_limit(
-    "Grade only records of the task's first so many problems. Default: all records."
+    "How many problems to grade, counted from the first of the task. The records of other problems"
+    " are left out. Default: all records are graded."
 )
 _MODEL = flags.DEFINE_string(
     "model",
     None,
-    "A model that scores all completions: its mean log-likelihood per token is added to the table"
-    " as evaluated r. tiny, a Hugging Face id, or a folder. Default: no model is loaded.",
+    "A model that scores all completions: tiny, a Hugging Face id, or a folder. Its mean"
+    " log-likelihood per token is added to the table as evaluated r. Default: no model scores.",
 )
 _RANDOM_WEIGHTS = shared.define_random_weights()
-_ADAPTER = shared.define_adapter("which --model scores with")
+_ADAPTER = shared.define_adapter("--model scores the completions with this adapter.")
 _REVISION, _UNSAFE_EXEC = shared.define_revision(), shared.define_unsafe_exec()
 _NUM_WORKERS = flags.DEFINE_integer(
     "num_workers",
     None,
-    "How many processes grade. Default: one per core of this machine.",
+    "How many processes grade at the same time. Default: one per core of this machine, but at most"
+    " 16 except for code tasks.",
     lower_bound=1,
 )
 _PASS_AT = flags.DEFINE_list(
     "pass_at",
     None,
-    "The numbers k for which pass@k is estimated, separated by commas. Default: the powers of two"
-    " up to the number of completions that every problem has.",
+    "The numbers k for which pass@k is estimated, separated by commas. Default: 1, 2, 4 and further"
+    " powers of two, up to the smallest number of graded completions of any problem.",
 )
 _OUT = shared.define_out("runs/eval")
 _PROGRESS = shared.define_progress()

@@ -1,11 +1,10 @@
-"""One definition, with one help text, of each flag that several launchers have.
+"""The flags that several launchers have: one definition and one help text for each.
 
-A launcher owns every flag that it defines through these functions, as if it had called absl itself:
-`--help` lists the flag under the launcher. Importing this module defines no flag, so a launcher has
-no flag that it does not ask for. The definitions are here rather than in `powerjax.cli`, because
-they speak about launchers, and would be most of that file.
+A launcher calls a function of this module for each flag that it wants, and then owns the flag as if
+it had called absl itself: `--help` lists the flag under the launcher. Importing this module defines
+no flag. The definitions are not in `powerjax.cli`, because their texts speak about launchers.
 
-Where a default is None, the help text says what is used then; absl itself prints other defaults.
+absl prints every default except None. Where the default is None, the help text says what is used.
 """
 
 from typing import Any
@@ -21,6 +20,10 @@ flags.disclaim_key_flags()  # a flag belongs to the launcher that calls the func
 
 TASK_NAMES = ", ".join(registry.NAMES)
 _LARGEST_KEY = 2**32 - 1  # the largest seed of a JAX key
+CHAT_NAME = (  # what `tasks.base.chat_word` looks for
+    "its name (the last part of its id or path) has instruct, chat or it as a whole word, such as"
+    " Qwen2.5-7B-Instruct or gemma-2b-it (the word `it` counts only after another word)"
+)
 
 
 # --- the model ---
@@ -59,23 +62,40 @@ def define_random_weights() -> Holder[bool]:
 def define_adapter(use: str) -> Holder[str | None]:
     """Defines --adapter.
 
-    use: what the adapted model does here, as the end of a sentence.
+    use: a sentence on what is done with the adapter.
     """
     return flags.DEFINE_string(
         "adapter",
         None,
-        f"A folder with a LoRA adapter in PEFT's format, as experiments.distill writes it, {use}."
-        " Default: no adapter.",
+        "A folder with a LoRA adapter in PEFT's format, such as experiments.distill writes."
+        f" {use} Default: no adapter.",
     )
 
 
-def define_model_axis() -> Holder[int]:
-    """Defines --model_axis."""
+def define_model_axis(note: str = "") -> Holder[int]:
+    """Defines --model_axis.
+
+    note: a further sentence, with a space before it.
+    """
     return flags.DEFINE_integer(
         "model_axis",
         1,
-        "How many devices of one process share each copy of the model, by splitting the weights of"
-        " every layer.",
+        "How many devices share one copy of the model: the weights of each layer are split over"
+        f" them.{note}",
+        lower_bound=1,
+    )
+
+
+def define_data_axis(use: str) -> Holder[int | None]:
+    """Defines --data_axis.
+
+    use: a sentence on what the copies of the model do.
+    """
+    return flags.DEFINE_integer(
+        "data_axis",
+        None,
+        "How many copies of the model there are, over all processes. A copy takes --model_axis"
+        f" devices. {use} Default: the number of devices divided by --model_axis.",
         lower_bound=1,
     )
 
@@ -86,7 +106,7 @@ def define_model_axis() -> Holder[int]:
 def define_task(rows: str) -> Holder[str]:
     """Defines --task, by default the word problems of the embedded model.
 
-    rows: what a row of a user's own JSONL file holds.
+    rows: what a row (a line) of a user's own JSONL file holds.
     """
     return flags.DEFINE_string(
         "task",
@@ -104,9 +124,11 @@ def define_setup(default: str, names: list[str]) -> Holder[str]:
         "task",
         default,
         names,
-        "What the models are tested on, and what the student is trained on. math: MATH500; 500 of"
-        " MATH's other problems. code: HumanEval; MBPP. gpqa: GPQA-Diamond; the other questions of"
-        " GPQA's main set. arithmetic: word problems for the embedded model; others like them.",
+        "The test problems, which the models answer, and the training problems, from which the"
+        " student learns. math: test on MATH500, train on 500 of MATH's other problems. code: test"
+        " on HumanEval, train on MBPP. gpqa: test on GPQA-Diamond, train on the other questions of"
+        " GPQA's main set. arithmetic: test and train on two separate sets of word problems that"
+        " are made for the model tiny.",
     )
 
 
@@ -121,22 +143,26 @@ def define_data_dir() -> Holder[str | None]:
 
 
 def define_limit(text: str, default: int | None = None, *, lower_bound: int = 1) -> Holder[Any]:
-    """Defines --limit."""
+    """Defines --limit.
+
+    text: the whole help text.
+    """
     return flags.DEFINE_integer("limit", default, text, lower_bound=lower_bound)
 
 
-def define_chat_template(what: str = "Whether the model is asked") -> Holder[str]:
+def define_chat_template(
+    what: str = "Whether each problem is put into the model's chat template",
+) -> Holder[str]:
     """Defines --chat_template.
 
-    what: the subject that the text begins with.
+    what: the question that on and off answer, without a full stop.
     """
     return flags.DEFINE_enum(
         "chat_template",
         "auto",
         ["auto", "on", "off"],
-        f"{what} through the model's chat template. on: always. off: never. auto: as in the paper,"
-        " that is for a model that has a template and whose name (of a folder: the folder's name)"
-        " contains instruct, chat or -it; and never on code tasks and GPQA.",
+        f"{what}. on: always. off: never. auto, as in the paper: if the model has a template and"
+        f" {CHAT_NAME}; but never for code tasks and GPQA.",
     )
 
 
@@ -145,8 +171,8 @@ def define_unsafe_exec() -> Holder[bool]:
     return flags.DEFINE_bool(
         "unsafe_exec",
         False,
-        "Run the programs that the model wrote without the bubblewrap sandbox: only limits on their"
-        " time and memory protect this machine. For programs that you trust.",
+        "Run the programs that the model wrote outside the bubblewrap sandbox. Then only limits on"
+        " their time and memory protect this machine, so use it for programs that you trust.",
     )
 
 
@@ -161,7 +187,7 @@ def define_num_samples(default: int, why: str = "", *, lower_bound: int = 1) -> 
     return flags.DEFINE_integer(
         "num_samples",
         default,
-        f"How many completions are drawn for each problem.{why}",
+        f"How many completions of each problem are drawn.{why}",
         lower_bound=lower_bound,
     )
 
@@ -169,8 +195,10 @@ def define_num_samples(default: int, why: str = "", *, lower_bound: int = 1) -> 
 def define_seed(of: str = "all random draws", *, makes_a_key: bool = False) -> Holder[int]:
     """Defines --seed.
 
-    of: what the seed decides. makes_a_key: whether a student is trained with it, whose initial
-    adapter comes from a JAX key: the seed is then at most 2**32 - 1, and not negative.
+    Args:
+      of: what the seed decides, as the end of "The seed of ...".
+      makes_a_key: whether a student is trained with the seed. Its initial adapter comes from a JAX
+        key, for which the seed has to be between 0 and 2**32 - 1.
     """
     bounds = {"lower_bound": 0, "upper_bound": _LARGEST_KEY} if makes_a_key else {}
     return flags.DEFINE_integer("seed", 0, f"The seed of {of}.", **bounds)
@@ -179,19 +207,20 @@ def define_seed(of: str = "all random draws", *, makes_a_key: bool = False) -> H
 def define_max_new_tokens(note: str = "") -> Holder[int | None]:
     """Defines --max_new_tokens.
 
-    note: a further sentence, with a space before it.
+    note: a further sentence on defaults, with a space before it.
     """
     return flags.DEFINE_integer(
         "max_new_tokens",
         None,
-        "The length in tokens at which a completion is cut off. Default: 3072, and 64 for the"
+        "The length in tokens at which a completion is cut off. Default: 3072, or 64 for the"
         f" arithmetic task.{note}",
         lower_bound=1,
     )
 
 
 def define_alpha(
-    text: str = "The exponent alpha of pi^alpha, the distribution that power sampling draws from.",
+    text: str = "The exponent alpha of pi^alpha, the distribution that power sampling draws from;"
+    " pi is the model's own distribution of completions.",
     *,
     lower_bound: float = 1.0,
 ) -> Holder[Any]:
@@ -209,9 +238,9 @@ def define_num_mcmc_steps(
     return flags.DEFINE_integer(
         "num_mcmc_steps",
         default,
-        "How many Metropolis-Hastings (MH) moves are made in each stage. A stage lengthens the"
-        " completion by a block of tokens; a move then draws the end of the completion anew, from a"
-        f" random position on, and accepts or rejects the new end.{note}",
+        "How many Metropolis-Hastings (MH) moves power sampling makes in each stage. A stage first"
+        " adds a block of tokens to the completion. A move then draws the completion's end anew,"
+        f" from a random position on, and accepts or rejects the new end.{note}",
         lower_bound=lower_bound,
     )
 
@@ -221,9 +250,9 @@ def define_block_size() -> Holder[int | None]:
     return flags.DEFINE_integer(
         "block_size",
         None,
-        "How many tokens each stage adds: power sampling lengthens the completion by up to this"
-        " many tokens, makes --num_mcmc_steps moves, and so on. If it is --max_new_tokens or more,"
-        " there is one stage, and --stop makes no difference. Default: 192, and 64 for the"
+        "The length of a stage in tokens. Power sampling draws a completion in stages; each adds at"
+        " most this many tokens and then makes --num_mcmc_steps moves. With --max_new_tokens or"
+        " more there is one stage, and --stop makes no difference. Default: 192, or 64 for the"
         " arithmetic task.",
         lower_bound=1,
     )
@@ -235,10 +264,11 @@ def define_stop() -> Holder[str]:
         "stop",
         "eos",
         ["eos", "horizon"],
-        "When a completion is done. eos, the published schedule: at the first stage that ends with"
-        " an EOS token. This is cheap, but where there are several stages, even infinitely many"
-        " moves per stage do not lead to pi^alpha. horizon: after the last stage. More moves per"
-        " stage then bring the samples as close to pi^alpha as you like.",
+        "When power sampling ends a completion. eos, as published: after the first stage (see"
+        " --block_size) that leaves an EOS token, the end of a sequence, as the last token. This"
+        " costs less, but with several stages the samples do not come from pi^alpha, however many"
+        " moves are made. horizon: after the stage that reaches --max_new_tokens. More moves then"
+        " bring the samples ever closer to pi^alpha.",
     )
 
 
@@ -250,8 +280,9 @@ def define_num_slots() -> Holder[int | None]:
     return flags.DEFINE_integer(
         "num_slots",
         None,
-        "How many completions each process works on at the same time. Default: as many as fit the"
-        " free memory of its devices.",
+        "How many completions each process works on at the same time. Default: as many as its"
+        " devices' free memory holds, but no more than there are to draw, and at most 256 per copy"
+        " of the model (64 on a CPU). A device that does not report its free memory gets 8.",
         lower_bound=1,
     )
 
@@ -261,8 +292,8 @@ def define_max_length() -> Holder[int]:
     return flags.DEFINE_integer(
         "max_length",
         1024,
-        "The most tokens, of prompt and completion together, that the student sees of an example:"
-        " longer ones are cut there.",
+        "The largest length of a training example, prompt and completion together, in tokens."
+        " Longer examples are cut to it.",
         lower_bound=2,
     )
 
@@ -270,7 +301,7 @@ def define_max_length() -> Holder[int]:
 def define_epochs() -> Holder[int]:
     """Defines --epochs."""
     return flags.DEFINE_integer(
-        "epochs", 3, "How many times the student's training goes through its examples.", 1
+        "epochs", 3, "How many times the student's training goes through all its examples.", 1
     )
 
 
@@ -290,20 +321,25 @@ def define_progress() -> Holder[bool]:
     return flags.DEFINE_bool("progress", True, "Show progress bars.")
 
 
-def define_processes() -> tuple[Holder[str | None], Holder[int | None], Holder[int | None]]:
-    """Defines --coordinator, --num_processes and --process_id of a run on several hosts."""
-    where = "Default: found by itself on Slurm, Open MPI, TPU pods and Kubernetes, else"
+def define_processes(
+    note: str = "",
+) -> tuple[Holder[str | None], Holder[int | None], Holder[int | None]]:
+    """Defines --coordinator, --num_processes and --process_id of a run on several hosts.
+
+    note: a further sentence on how the three belong together, with a space before it.
+    """
+    where = "Default: what Slurm, Open MPI, a TPU pod or Kubernetes says; elsewhere"
     return (
         flags.DEFINE_string(
             "coordinator",
             None,
-            "HOST:PORT at which process 0 of the run is reached by the others; give it together"
-            f" with --num_processes and --process_id. {where} the run has one process.",
+            "HOST:PORT, the address at which the other processes reach process 0. It needs"
+            f" --num_processes and --process_id.{note} {where} the run has one process.",
         ),
         flags.DEFINE_integer("num_processes", None, f"How many processes the run has. {where} 1."),
         flags.DEFINE_integer(
             "process_id",
             None,
-            f"The number of this process among those of the run, from 0. {where} 0.",
+            f"The number of this process, from 0 to --num_processes - 1. {where} 0.",
         ),
     )

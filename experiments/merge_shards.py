@@ -2,11 +2,13 @@ r"""Merges the files that the processes of a run left into one records.jsonl.
 
     python -m experiments.merge_shards --out=runs/teacher
 
-A run of experiments.sample merges its files itself when its last process ends. This program is for
-a run that lost a process, and for files collected from disks that were not shared. The run's
-manifest.json says which completions there have to be. If some are missing, the program names them,
-writes nothing (but see --incomplete) and exits with status 1; the command that started the run then
-makes them.
+A run of experiments.sample on several hosts writes one file of records per process, and its last
+process merges them. This program merges the files of a run that lost a process, or files that were
+collected from disks that the hosts did not share.
+
+The run's manifest.json says which completions belong to the run. If some are missing, the program
+names them; unless --incomplete is given, it then writes nothing and exits with status 1. To draw
+the missing completions, give the command that started the run again.
 """
 
 from pathlib import Path
@@ -23,13 +25,13 @@ _OUT = flags.DEFINE_string("out", None, "The folder of the run.", required=True)
 _DATA_DIR = flags.DEFINE_string(
     "data_dir",
     None,
-    "The folder that holds the task's files as they were published. Default: the --data_dir of the"
-    " run.",
+    "The folder that holds the task's files as they were published. Default: the --data_dir that"
+    " the run was started with.",
 )
 _INCOMPLETE = flags.DEFINE_bool(
     "incomplete",
     False,
-    "Write the records that are there to records.jsonl even if completions are missing.",
+    "Write records.jsonl even if completions are missing, with the records that the run has.",
 )
 
 _SETTINGS = {  # those of the manifest that are needed, and their types

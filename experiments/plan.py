@@ -1,14 +1,17 @@
-r"""Plans the paper's pipeline on hardware that need not be here: memory, tokens, hours, commands.
+r"""Plans the paper's pipeline for any hardware, present or not: memory, tokens, hours, commands.
 
     python -m experiments.plan --model=Qwen/Qwen2.5-7B --hardware=a100-40gb:8 --task=math
     python -m experiments.plan --model=path/to/config.json --hardware=tpu-v5e:8
 
-Of the model it needs only config.json: the file, a folder that has it, or a Hugging Face id. For
-every number of devices that can share one copy of the model it prints the bytes on each device, how
-many chains fit, and the speed. For the fastest it then prints the tokens and hours of the teacher,
-the student and each row of the table, and the commands that run them. The speed is that of the
-roofline model with the numbers of the chip's data sheet; --efficiency is the share of it that is
-assumed to be reached, --mean_length the assumed length of completions. Give both, if you know them.
+The program reads the model's config.json and loads no weights. For every number of devices that can
+share one copy of the model it prints the memory on each device, how many chains (completions in
+progress) fit, and the speed. For the fastest number it then prints the tokens and hours of the
+teacher's samples, of the student's training and of each row of the results table, and the commands
+that run them.
+
+The speed is computed, not measured: it is --efficiency times the roofline speed, at which the
+chip's arithmetic or its memory bandwidth is fully used, as its data sheet states them. The assumed
+length of completions is --mean_length. Set both flags if you know better numbers than the defaults.
 experiments.reproduce measures both once it runs on the hardware.
 """
 
@@ -33,7 +36,7 @@ EPOCHS, BATCH_SIZE = 3, 8
 _MODEL = flags.DEFINE_string(
     "model",
     "Qwen/Qwen2.5-7B",
-    "The model: a Hugging Face id, a model folder, or a config.json.",
+    "The model: a Hugging Face id, a model folder, or the path of a config.json.",
 )
 _HARDWARE = flags.DEFINE_string(
     "hardware",
@@ -45,31 +48,34 @@ _TASK = shared.define_setup("math", list(SETUPS))
 _MEAN_LENGTH = flags.DEFINE_float(
     "mean_length",
     600,
-    "The mean length of a completion in tokens. The default is a guess, not any model's figure.",
+    "The assumed mean length of a completion in tokens. The default is a guess and was not measured"
+    " with any model.",
     lower_bound=1,
 )
 _EFFICIENCY = flags.DEFINE_float(
     "efficiency",
     0.5,
-    "The share of the roofline model's speed that is reached, at most 1. The default is an"
-    " assumption.",
+    "The share of the chip's roofline speed that is assumed to be reached, at most 1. The roofline"
+    " speed is the largest that the arithmetic and memory bandwidth of its data sheet allow. The"
+    " default is a guess and was not measured.",
     lower_bound=1e-3,
 )
 _LONGEST_PROMPT = flags.DEFINE_integer(
     "longest_prompt",
     1024,
-    "The length of the longest prompt, in tokens. In Qwen2.5's tokens it is 816 on MATH500, 918 on"
-    " math_train and 391 on HumanEval.",
+    "The length of the longest prompt in tokens. With Qwen2.5's tokenizer, the longest prompt of"
+    " MATH500 has 816 tokens, that of math_train 918, and that of HumanEval 391.",
     lower_bound=1,
 )
 _MAX_NEW_TOKENS = shared.define_max_new_tokens()
 _NUM_MCMC_STEPS = shared.define_num_mcmc_steps(
-    None, " Default: 10, and 30 for the arithmetic task.", lower_bound=0
+    None, " Default: 10, or 30 for the arithmetic task.", lower_bound=0
 )
 _MODEL_AXIS = flags.DEFINE_integer(
     "model_axis",
     None,
-    "How many devices share one copy of the model. Default: the number that is fastest.",
+    "How many devices share one copy of the model. Default: the number that gives the highest"
+    " speed.",
 )
 
 flags.adopt_module_key_flags(cli)

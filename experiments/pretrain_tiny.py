@@ -1,12 +1,13 @@
-r"""Makes the embedded model `tiny` from nothing: corpus, tokenizer, training, export, model card.
+r"""Trains the model `tiny`, which comes with the project, from random weights.
 
     python -m experiments.pretrain_tiny --out=runs/tiny
     python -m experiments.pretrain_tiny --out=runs/tiny --card
 
-The first command trains the model and writes a Hugging Face folder of less than 2 MB. It takes five
-to ten minutes on two cores; the loss falls from 6 to 0.88 at step 200 and 0.27 at the end. The
-second command measures the folder's model with the samplers and adds the figures to its model card.
-The same flags give the same weights.
+The first command makes a corpus of word problems, trains a tokenizer and the model on it, and
+writes both as a Hugging Face folder of less than 2 MB, with a model card. It takes five to ten
+minutes on two cores; the loss falls from 6 to 0.88 at step 200 and 0.27 at the end. The second
+command measures the folder's model with the samplers and adds the figures to its model card. The
+same flags give the same weights.
 """
 
 import dataclasses
@@ -36,13 +37,15 @@ _OUT = flags.DEFINE_string("out", None, "The folder that the model is written to
 _CARD = flags.DEFINE_bool(
     "card",
     False,
-    "Train nothing, but measure the model in --out and write the figures to its card, README.md.",
+    "Do not train. Measure the model in --out and write the figures to its model card, README.md.",
 )
 _PROBLEMS = flags.DEFINE_integer(
     "problems", 200, "How many held-out problems --card measures the model on.", lower_bound=1
 )
-_SEED = shared.define_seed("the corpus, the initial weights and the order of the examples")
-_STEPS = flags.DEFINE_integer("steps", 2000, "How many optimizer steps there are.", lower_bound=1)
+_SEED = shared.define_seed(
+    "all random numbers: the corpus, the initial weights and the order of the examples"
+)
+_STEPS = flags.DEFINE_integer("steps", 2000, "How many optimizer steps to train.", lower_bound=1)
 _BATCH = flags.DEFINE_integer(
     "batch", 64, "How many examples an optimizer step learns from.", lower_bound=1
 )
@@ -53,7 +56,9 @@ _LEARNING_RATE = flags.DEFINE_float(
     "learning_rate", 3e-3, "The highest learning rate, reached after the warm-up.", lower_bound=0.0
 )
 _HIDDEN_SIZE = flags.DEFINE_integer(
-    "hidden_size", 128, "The width of the model, its D: a multiple of 8."
+    "hidden_size",
+    128,
+    "The model's width: how many numbers represent a token between layers. A multiple of 8.",
 )
 _NUM_LAYERS = flags.DEFINE_integer(
     "num_layers", 3, "The number of layers of the model.", lower_bound=1

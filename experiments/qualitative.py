@@ -1,11 +1,12 @@
-r"""One problem's completions side by side, every token coloured by the model's log-probability.
+r"""Shows one problem's completions side by side, each token coloured by its log-probability.
 
     python -m experiments.qualitative --out=runs/qualitative
     python -m experiments.qualitative --run=runs/quickstart --problem=test-0-3
 
 The first command samples completions of one problem by standard, temperature, power and power(inf)
-sampling. The second shows records of an earlier run of experiments.sample, quickstart or reproduce.
-Both write completions.html and completions.png to --out. Problems whose text is secret are refused.
+sampling. The second shows completions of an earlier run of experiments.sample, quickstart or
+reproduce. Both write completions.html and completions.png to --out: a column for each sampler, with
+--num_samples completions. Tasks whose problems are secret (GPQA) are refused.
 """
 
 import itertools
@@ -18,9 +19,12 @@ from absl import flags
 from experiments import flags as shared
 from powerjax import cli, evaluation, models, records, runs
 from powerjax.models import checkpoint, text
+from powerjax.records import lock
 from powerjax.report import qualitative
 from powerjax.runs import Row, grading, setups
 from powerjax.tasks import Problem, Task, registry, sandbox
+
+_MOST_COLUMNS = 6
 
 cli.define_dtype("auto")
 _MODEL = shared.define_model()
@@ -28,29 +32,33 @@ _REVISION = shared.define_revision()
 _RUN = flags.DEFINE_string(
     "run",
     None,
-    "A run folder whose records are shown; --model names the model that drew them. Default:"
-    " completions are sampled now.",
+    "The folder of an earlier run, whose completions are shown. --model then has to name the model"
+    " that drew them. Default: completions are sampled now.",
 )
 _ROWS = flags.DEFINE_list(
     "rows",
     None,
-    "Which rows of the table of --run become columns, such as Standard,Power. Default: all, but at"
-    " most 6.",
+    "Only with --run: the rows of its results table that become columns, separated by commas, such"
+    f" as Standard,Power. At most {_MOST_COLUMNS} columns are shown. Default: the first"
+    f" {_MOST_COLUMNS} rows.",
 )
 _DATA_DIR = shared.define_data_dir()
 _TASK = shared.define_task("a prompt")
 _PROBLEM = flags.DEFINE_string(
     "problem",
     None,
-    "The id of the problem to show. Default: the task's first problem; with --run, the first one of"
-    " which the first column has both a right and a wrong completion, or else the first of all.",
+    "The id of the problem to show. Default: the task's first problem. Default with --run: the"
+    " first problem of which the first column has both a right and a wrong completion; if there is"
+    " none, the first problem of the run.",
 )
 _OUT = shared.define_out("runs/qualitative", "The folder to write to")
-_NUM_SAMPLES = shared.define_num_samples(3, " It is the most that are shown in a column.")
+_NUM_SAMPLES = shared.define_num_samples(
+    3, " With --run nothing is drawn: a column shows at most this many of the run's completions."
+)
 _SEED = shared.define_seed()
 _ALPHA = shared.define_alpha(
-    "The exponent alpha of power sampling, which draws from pi^alpha; temperature sampling has the"
-    " temperature 1/alpha."
+    "The exponent alpha of power sampling, which draws from pi^alpha; pi is the model's own"
+    " distribution of completions. Temperature sampling has the temperature 1/alpha."
 )
 _NUM_MCMC_STEPS = shared.define_num_mcmc_steps(10)
 _MAX_NEW_TOKENS = shared.define_max_new_tokens()
@@ -61,7 +69,6 @@ _OF_THE_RUN = (
     *(_MODEL, _REVISION, _TASK, _PROBLEM, _NUM_SAMPLES, _SEED, _ALPHA, _NUM_MCMC_STEPS),
     *(_MAX_NEW_TOKENS, _CHAT_TEMPLATE),
 )
-_MOST_COLUMNS = 6
 
 flags.adopt_module_key_flags(cli)
 
@@ -88,7 +95,7 @@ def main(_) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     texts = {"prompt": shown.prompt, "answer": shown.answer}
     page = qualitative.page(shown.columns, shown.decode, **texts)
-    (folder / "completions.html").write_text(page, encoding="utf-8", errors="replace")
+    lock.replace_file(folder / "completions.html", page)
     qualitative.figure(shown.columns, shown.decode, **texts).savefig(folder / "completions.png")
     for name, drawn in shown.columns.items():
         rewards = ", ".join(f"{record['self_reward']:.3f}" for record in drawn)

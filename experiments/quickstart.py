@@ -1,17 +1,17 @@
-r"""Power sampling and self-distillation on the small model that ships with the project, in minutes.
+r"""Runs power sampling and self-distillation on the model that comes with the project, in minutes.
 
     bash launch/quickstart.sh                 (or python -m experiments.quickstart)
 
-This asks a model of 0.6 M parameters word problems that it was not trained on. Four samplers
-(standard, temperature, power, power(inf)) draw four completions for each problem, from the model
-and from the same architecture with random weights (RandW). Then power sampling answers problems of
-the *training* split, a LoRA student is trained on those answers (Algorithm 1), and the student
-answers the held-out problems by plain sampling.
+A model of 0.6 M parameters answers word problems that it was not trained on (held-out problems).
+Four samplers (standard, temperature, power, power(inf)) each draw four completions of each problem,
+from the model and from the same architecture with random weights (RandW). Then power sampling
+answers problems of the *training* split, a LoRA student is trained on those answers (Algorithm 1),
+and the student answers the held-out problems by standard and temperature sampling.
 
-The program prints the paper's table row by row, and one problem's completions side by side. It
-writes to runs/quickstart/: report.md, the figures, one record per completion (records/*.jsonl), the
-student (student/adapter, a PEFT folder) and manifest.json. If it is stopped, the same command goes
-on where it stopped.
+The program prints a table like the paper's, row by row, and one problem's completions side by side.
+It writes to runs/quickstart/: report.md, the figures, one record per completion (records/*.jsonl),
+the student (student/adapter, a PEFT folder) and manifest.json. If it is stopped, the same command
+goes on where it stopped.
 """
 
 import sys
@@ -31,36 +31,42 @@ _NUM_PROBLEMS = flags.DEFINE_integer(
     "num_problems", 200, "How many held-out problems the models answer.", lower_bound=2
 )
 _NUM_SAMPLES = shared.define_num_samples(
-    4, " They are the passes of the table, where the paper has seeds, and the N of Best-of-N."
+    4,
+    " The report calls them passes: a pass is one completion of every problem (the paper's seeds)."
+    " Best-of-N takes the best of a problem's N completions, where N is this number.",
 )
-_SEED = shared.define_seed("all random draws and of the student", makes_a_key=True)
+_SEED = shared.define_seed(
+    "all random draws, including those of the student's training", makes_a_key=True
+)
 _ALPHA = shared.define_alpha()
-_NUM_MCMC_STEPS = shared.define_num_mcmc_steps(10, " A completion has one stage here.")
+_NUM_MCMC_STEPS = shared.define_num_mcmc_steps(10, " Here a completion has only one stage.")
 _MORE_STEPS = flags.DEFINE_integer(
     "more_steps",
     30,
-    "How many moves a further row of power sampling makes; the student's teacher makes as many."
-    " With 0 there is no such row, and the teacher makes --num_mcmc_steps.",
+    "How many moves power sampling makes for an additional row of the table, and for the training"
+    " problems that the student learns from. With 0 there is no additional row, and the training"
+    " problems are answered with --num_mcmc_steps moves.",
     lower_bound=0,
 )
 _NUM_TEACHER = flags.DEFINE_integer(
     "num_teacher",
     1000,
-    "How many training problems the student learns from. With 0 there is no student.",
+    "How many training problems the student learns from. With 0 no student is trained.",
     lower_bound=0,
 )
 _LEARNING_RATE = flags.DEFINE_float(
     "learning_rate",
     1e-3,
-    "The student's highest learning rate; it falls linearly to 0.",
+    "The student's highest learning rate, reached after the warm-up. From there it falls linearly"
+    " to 0.",
     lower_bound=0.0,
 )
 _EPOCHS = shared.define_epochs()
 _MAX_NEW_TOKENS = flags.DEFINE_integer(
     "max_new_tokens",
     64,
-    "The length in tokens at which a completion is cut off. The one stage of power sampling is as"
-    " long.",
+    "The length in tokens at which a completion is cut off. It is also the length of the only stage"
+    " of power sampling.",
     lower_bound=1,
 )
 _PROGRESS = shared.define_progress()

@@ -1,22 +1,26 @@
-r"""The paper's table for one model and task, beside the paper's own numbers, from one command.
+r"""Makes the paper's table for one model and task, beside the paper's own numbers.
 
     python -m experiments.reproduce --model=Qwen/Qwen2.5-Math-7B --task=math
     python -m experiments.reproduce --model=tiny --task=arithmetic --quick
 
-The rows are: the base model by standard, temperature, power and power(inf) sampling; a student
-distilled from power samples of the training problems (Algorithm 1), by standard and temperature
-sampling; and random weights (RandW), by standard and power sampling. Best-of-4 stands in each row.
---task names one of the paper's pairs of a test set and a training set:
+The table has a row for each model and sampler: the base model by standard, temperature, power and
+power(inf) sampling; a student distilled from power samples of the training problems (Algorithm 1),
+by standard and temperature sampling; and random weights (RandW), by standard and power sampling.
+Every row also has Best-of-4. --task names a test set and a training set:
 
-    math        MATH500, and 500 of the other 12,000 problems
-    code        HumanEval, and the 420 problems of MBPP; programs run in bubblewrap
-    gpqa        GPQA-Diamond, and the 250 other questions of the main set
-    arithmetic  word problems for the model that comes with the project; needs no data
+    task        test                           training
+    math        MATH500                        500 of the other 12,000 problems of MATH
+    code        HumanEval                      the 420 problems of MBPP
+    gpqa        GPQA-Diamond                   the 250 other questions of the main set
+    arithmetic  1000 word problems             2000 other word problems
 
-First the program prints a plan: the memory on a device, the tokens to generate and the hours, from
-a probe of a few seconds. It writes to --out: table.md, table.tex, table.csv, report.html, a record
-of each completion (records/*.jsonl) and its verdict (verdicts/*.jsonl). If it is killed at any
-moment, the same command goes on where it stopped.
+The first three are the paper's; the programs of code run in bubblewrap. arithmetic is for the model
+that comes with the project and needs no data.
+
+First the program runs a probe of a few seconds and prints a plan: the memory on a device, the
+tokens to generate and the hours. It writes to --out: table.md, table.tex, table.csv, report.html, a
+record of each completion (records/*.jsonl) and its verdict (verdicts/*.jsonl). If it is killed at
+any moment, the same command goes on where it stopped.
 """
 
 import gc
@@ -45,42 +49,47 @@ _TASK = shared.define_setup("arithmetic", list(SETUPS))
 _QUICK = flags.DEFINE_bool(
     "quick",
     False,
-    "Take fewer problems and shorter completions: 50 test problems, 100 training problems and at"
-    " most 1024 tokens; for the arithmetic task 200, 1000 and 64.",
+    "Make a smaller run: 50 test problems, 100 training problems and completions of at most 1024"
+    " tokens. For the arithmetic task: 200 test problems, 1000 training problems and 64 tokens.",
 )
 _REVISION, _DATA_DIR = shared.define_revision(), shared.define_data_dir()
 _LIMIT = shared.define_limit(
-    "Take only the first so many problems of the test set and of the training set. Default: all;"
-    " 1000 and 2000 for the arithmetic task; fewer with --quick.",
+    "How many problems to take from the test set, and from the training set, counted from the first"
+    " of each. Default: all; for the arithmetic task 1000 test problems and 2000 training problems;"
+    " with --quick the numbers named there.",
     lower_bound=2,
 )
 _OUT = shared.define_out(None, note=" Default: runs/MODEL-TASK.")
 _SEEDS = flags.DEFINE_integer(
     "seeds",
     paper.NUM_SEEDS,
-    "How many passes through the problems each row makes, with one completion per problem in each."
-    " It is the N of Best-of-N.",
+    "How many passes each row of the table is measured with; a pass is one completion of every"
+    " problem. The paper takes one seed per pass, but here all passes share --seed. Best-of-N takes"
+    " the best of a problem's N completions, where N is this number.",
     lower_bound=1,
 )
-_SEED = shared.define_seed("all random draws and of the student", makes_a_key=True)
-_MAX_NEW_TOKENS = shared.define_max_new_tokens(" With --quick: 1024, and 64.")
+_SEED = shared.define_seed(
+    "all random draws, including those of the student's training", makes_a_key=True
+)
+_MAX_NEW_TOKENS = shared.define_max_new_tokens(
+    " Default with --quick: 1024, or 64 for the arithmetic task."
+)
 _ALPHA = shared.define_alpha()
 _BLOCK_SIZE = shared.define_block_size()
 _ALPHAS = flags.DEFINE_list(
     "alphas",
     None,
-    "Further exponents, separated by commas: each adds a row of power sampling with this alpha."
-    " Default: none, and 2 for the arithmetic task.",
+    "Further exponents alpha, separated by commas. For each of them the table has one more row of"
+    " power sampling. Default: none, or 2 for the arithmetic task.",
 )
-_NUM_MCMC_STEPS = shared.define_num_mcmc_steps(
-    None, " Default: 10, and 30 for the arithmetic task."
-)
+_NUM_MCMC_STEPS = shared.define_num_mcmc_steps(None, " Default: 10, or 30 for the arithmetic task.")
 _STOP = shared.define_stop()
 _LEARNING_RATE = flags.DEFINE_float(
     "learning_rate",
     None,
-    "The student's highest learning rate. Default: the paper's for this model and task; where it"
-    f" has none, {TINY_LEARNING_RATE:g} for tiny and {OTHER_LEARNING_RATE:g} for other models.",
+    "The student's highest learning rate, reached after the warm-up. Default: the paper's rate for"
+    f" this model and task; if the paper has none, {TINY_LEARNING_RATE:g} for tiny and"
+    f" {OTHER_LEARNING_RATE:g} for other models.",
     lower_bound=0.0,
 )
 _MAX_LENGTH = shared.define_max_length()
@@ -89,23 +98,23 @@ _WORDING = flags.DEFINE_enum(
     "wording",
     "auto",
     ["auto", "stub", "request"],
-    "How the model is asked for code. stub: by the head of a function to continue. request: by a"
-    " sentence that asks for the function. auto: request for a model whose name (of a folder: the"
-    " folder's name) contains instruct, chat or -it, otherwise stub.",
+    "The form of the prompts of --task=code. stub: the head of a function, which the model"
+    " continues. request: a sentence that asks for the function. auto: the form `request` if the"
+    f" model is a chat model, otherwise `stub`. It is a chat model if {shared.CHAT_NAME}.",
 )
 _UNSAFE_EXEC = shared.define_unsafe_exec()
 _PAPER_MODEL = flags.DEFINE_enum(
     "paper_model",
     None,
     list(paper.MODELS),
-    "The model of the paper whose numbers stand beside the table's. Default: the one that --model"
-    " is, if it is one of them.",
+    "The model of the paper whose numbers are shown beside the table's. Default: the one that"
+    " --model names; if it names none of these, no numbers of the paper are shown.",
 )
 _MERGE_ADAPTER = flags.DEFINE_bool(
     "merge_adapter",
     False,
-    "Add the student's adapter to the weights once, before the student is sampled. Sampling then"
-    " costs what it costs without an adapter.",
+    "Add the student's adapter to the weights once, before the student is sampled. Sampling the"
+    " student then costs no more than sampling the base model.",
 )
 _MODEL_AXIS = shared.define_model_axis()
 _NUM_SLOTS = shared.define_num_slots()

@@ -1,20 +1,22 @@
-r"""The paper's two figures of self-reward as a reward: the temperature sweep, and Prop. 4 at work.
+r"""Draws the paper's two figures on self-reward: the temperature sweep, and a test of Prop. 4.
 
     python -m experiments.rewards --out=runs/rewards
 
-This samples problems at exponents alpha from 1 to 4, from pi^alpha and by token temperature
-1/alpha, and draws two figures into --out, as PNG and PDF:
+The program samples problems at exponents alpha from 1 to 4 in two ways: by power sampling, from
+pi^alpha, and by temperature sampling, with the temperature 1/alpha. It writes two figures to --out,
+as PNG and PDF:
 
     sweep       r* (accuracy) and r_self (self-reward) against tau = 1/alpha, for both samplers.
-    synthetic   What power sampling gains of rewards that agree with self-reward to a chosen degree
-                lambda, against the reward's covariance with self-reward on standard completions.
-                The slope fitted to these points is compared with the slope that Prop. 4 predicts:
-                the integral over alpha of the variance of the sum log-likelihood. This needs chains
-                near their limit, so --num_mcmc_steps is large by default.
+    synthetic   Each point is a made-up reward that agrees with self-reward to a chosen degree
+                lambda. The vertical axis is how much more of it power sampling gets than standard
+                sampling; the horizontal axis is its covariance with self-reward on standard
+                completions. The slope fitted to the points is compared with the slope that Prop. 4
+                predicts from the integral over alpha of the variance of the sum log-likelihood.
+                The prediction is about pi^alpha itself, so --num_mcmc_steps is large by default.
 
-Beside them it writes rewards.md, rewards.json and a record for each completion. On two cores the
-embedded model takes about three minutes. If the program is killed, the same command goes on where
-it stopped.
+It also writes rewards.md, rewards.json and a record of each completion. With the model tiny it
+takes about three minutes on two cores. If the program is killed, the same command goes on where it
+stopped.
 """
 
 import dataclasses
@@ -27,6 +29,7 @@ from experiments import flags as shared
 from powerjax import cli, evaluation, models, records, report, runs
 from powerjax.evaluation import proposition4
 from powerjax.parallel import mesh
+from powerjax.records import lock
 from powerjax.report import reward_figures
 from powerjax.runs import Row
 from powerjax.tasks import registry, sandbox
@@ -37,23 +40,23 @@ _TASK = shared.define_task("a prompt and an answer")
 _REVISION = shared.define_revision()
 _DATA_DIR = shared.define_data_dir()
 _LIMIT = shared.define_limit(
-    "Sample only the first so many problems. 0 takes all.", 100, lower_bound=0
+    "How many problems to sample, counted from the task's first. 0 takes all.", 100, lower_bound=0
 )
 _OUT = shared.define_out("runs/rewards")
 _NUM_SAMPLES = shared.define_num_samples(
-    8, " Variances are computed within each problem, so there are at least two.", lower_bound=2
+    8, " At least two, because variances within a problem are computed.", lower_bound=2
 )
 _SEED = shared.define_seed()
 _ALPHA = shared.define_alpha(
-    "The largest exponent alpha. Power sampling draws from pi^alpha, and temperature sampling has"
-    " the temperature 1/alpha.",
+    "The largest exponent alpha. Power sampling draws from pi^alpha, where pi is the model's own"
+    " distribution of completions; temperature sampling has the temperature 1/alpha.",
     lower_bound=1.01,
 )
 _NUM_ALPHAS = flags.DEFINE_integer(
     "num_alphas",
     7,
-    "How many exponents there are, from 1 to --alpha. The number is odd, because the integral over"
-    " alpha is taken by Simpson's rule.",
+    "How many exponents alpha are sampled, from 1 to --alpha. It must be an odd number, because the"
+    " prediction of Prop. 4 is an integral over alpha, which is computed by Simpson's rule.",
     lower_bound=3,
 )
 _NUM_MCMC_STEPS = shared.define_num_mcmc_steps(100)
@@ -160,7 +163,9 @@ def write(
         name: value.tolist() if hasattr(value, "tolist") else value
         for name, value in dataclasses.asdict(gains).items()
     }
-    (folder / "rewards.json").write_text(json.dumps(numbers | {"agrees": gains.agrees}, indent=1))
+    lock.replace_file(
+        folder / "rewards.json", json.dumps(numbers | {"agrees": gains.agrees}, indent=1)
+    )
     last = max(rows, key=lambda key: (key[0] == POWER, key[1]))
     text = REPORT.format(
         where=where,
@@ -176,7 +181,7 @@ def write(
         rise=_interval(gains.rise[-1]),
         rise_predicted=_interval(gains.rise_predicted[-1]),
     )
-    (folder / "rewards.md").write_text(text, encoding="utf-8")
+    lock.replace_file(folder / "rewards.md", text)
     return text
 
 

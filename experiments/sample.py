@@ -2,10 +2,10 @@ r"""Samples completions of a task's problems and records them.
 
     python -m experiments.sample --model=tiny --task=arithmetic --sampler=power --out=runs/power
 
-This writes runs/power/records.jsonl, one line per completion, as soon as the completion is
-finished, and runs/power/manifest.json (flags, versions, device). If the program is killed, or
-stopped with Ctrl-C, the same command goes on where it stopped. At the end it prints accuracy (where
-answers are known), self-reward (mean log-likelihood per token), acceptance rate and cost.
+The program writes a line to runs/power/records.jsonl as soon as a completion is finished, and notes
+flags, versions and device in runs/power/manifest.json. If it is killed, or stopped with Ctrl-C, the
+same command goes on where it stopped. At the end it prints accuracy (if answers are known),
+self-reward (mean log-likelihood per token), acceptance rate and cost.
 
 With a model and prompts of your own:
 
@@ -15,14 +15,18 @@ With a model and prompts of your own:
 To sample a student that experiments.distill trained, give its base model and
 --adapter=runs/student/adapter.
 
-All devices of the machine are used. Each device holds the model and samples completions of its own;
-with --model_axis=M each group of M devices does. On several hosts every process runs the same
-command, and --out is on a disk that all of them share. Slurm, TPU pods and Kubernetes (with its
-Python package) need no further flag; elsewhere give --coordinator=HOST:PORT --num_processes=N
---process_id=I. The processes meet at the start and then work independently: each writes its share
-of the records to a file of its own, and the last one to end merges these into records.jsonl. A
-process that was lost can be started again alone, by its command without --coordinator, or all of
-them in any number. experiments.merge_shards says which completions are missing.
+All devices of the machine are used. Each device holds a copy of the model and samples completions
+of its own; with --model_axis=M each group of M devices holds a copy.
+
+On several hosts every process runs the same command, and --out is on a disk that all of them share.
+Slurm, TPU pods and Kubernetes (with its Python package) need no further flag; elsewhere give
+--coordinator=HOST:PORT --num_processes=N --process_id=I. The processes meet at the start and then
+work independently: each writes its share of the records to a file of its own, and the last process
+to end merges these files into records.jsonl.
+
+A process that was lost can be started again alone, by its command without --coordinator. All
+processes can be started again too, and their number may differ from before.
+experiments.merge_shards says which completions are missing.
 """
 
 import contextlib
@@ -45,12 +49,12 @@ from powerjax.tasks import Task, registry
 cli.define_dtype("auto")
 _MODEL = shared.define_model()
 _RANDOM_WEIGHTS = shared.define_random_weights()
-_ADAPTER = shared.define_adapter("with which the model is sampled")
+_ADAPTER = shared.define_adapter("The model is sampled with this adapter.")
 _MERGE_ADAPTER = flags.DEFINE_bool(
     "merge_adapter",
     False,
-    "Add the adapter to the weights once, before sampling. Sampling then costs what it costs"
-    " without an adapter; otherwise every forward pass computes the adapter too.",
+    "Add the adapter to the weights once, before sampling. Sampling then costs no more than without"
+    " an adapter; otherwise every forward pass computes the adapter too.",
 )
 _REVISION = shared.define_revision()
 _TASK = shared.define_task("a prompt and, if it is known, an answer")
@@ -58,20 +62,23 @@ _DATA_DIR = shared.define_data_dir()
 _SPLIT = flags.DEFINE_string(
     "split",
     None,
-    "The split to sample, of a task that has several: arithmetic and gsm8k have test and train."
-    " Default: test.",
+    "The split of the task to sample; only for tasks that have several. arithmetic and gsm8k have"
+    " test and train. Default: test.",
 )
-_LIMIT = shared.define_limit("Sample only the first so many problems. Default: all of them.")
+_LIMIT = shared.define_limit(
+    "How many problems to sample, counted from the task's first. Default: all, or 200 for the"
+    " arithmetic task, which has no end."
+)
 _CHAT_TEMPLATE = shared.define_chat_template()
 _OUT = shared.define_out("runs/sample")
 _SAMPLER = flags.DEFINE_enum(
     "sampler",
     "power",
     list(spec.SAMPLERS),
-    "Which distribution completions are drawn from; pi is the model's own. power: pi^alpha, by"
-    " Metropolis-Hastings (MH) moves. power_inf: by the same moves, each accepted if and only if it"
-    " makes the completion likelier. standard: pi. temperature: token by token, each from the"
-    " model's next-token probabilities to the power 1/temperature, renormalised.",
+    "How completions are drawn; pi is the model's own distribution of completions. power: from"
+    " pi^alpha, by Metropolis-Hastings (MH) moves. power_inf: by MH moves that are accepted if and"
+    " only if they make the completion likelier. standard: from pi. temperature: token by token,"
+    " from the model's next-token probabilities to the power 1/temperature, renormalised.",
 )
 _NUM_SAMPLES = shared.define_num_samples(1)
 _SEED = shared.define_seed(
@@ -84,17 +91,19 @@ _ALPHA = shared.define_alpha()
 _TEMPERATURE = flags.DEFINE_float(
     "temperature",
     None,
-    "The temperature of --sampler=temperature, or of the proposal with which power and power_inf"
-    " lengthen and redraw completions. Default: 1/alpha for power, 0.25 for the other two.",
+    "With --sampler=temperature: its temperature. With power and power_inf: the temperature of the"
+    " proposal, which is the distribution that their stages and MH moves draw new tokens from."
+    " Default: 1/alpha for power, 0.25 for power_inf and temperature.",
 )
 _NUM_MCMC_STEPS = shared.define_num_mcmc_steps(
-    10, " 0 leaves completions as the proposal drew them, at --temperature.", lower_bound=0
+    10, " With 0, completions are plain samples at --temperature.", lower_bound=0
 )
 _TOP_K = flags.DEFINE_integer(
     "top_k",
     None,
-    "Draw every token among so many likeliest ones only. Completions with any other token then have"
-    " probability 0 in the distribution that is sampled. Default: all tokens.",
+    "Draw each token from the k likeliest next tokens only, where k is this number. A completion"
+    " with any other token then has probability 0 in the distribution that is sampled. Default: all"
+    " tokens of the vocabulary.",
     lower_bound=1,
 )
 _STOP = shared.define_stop()
@@ -102,25 +111,22 @@ _KERNEL = flags.DEFINE_enum(
     "kernel",
     "exact",
     ["exact", "karan2026"],
-    "The rule by which power sampling accepts MH moves. exact: the Metropolis-Hastings rule, which"
-    " leaves pi^alpha invariant. karan2026: the rule of the published code of power sampling (Karan"
-    " and Du, arXiv 2510.14901), which does not.",
+    "The rule by which power sampling accepts MH moves. exact: the Metropolis-Hastings rule; more"
+    " moves bring the samples closer to pi^alpha (but see --stop). karan2026: the rule of the"
+    " published code (Karan and Du, arXiv 2510.14901); its samples do not come from pi^alpha,"
+    " however many moves are made.",
 )
 _EARLY_REJECTION = flags.DEFINE_bool(
     "early_rejection",
     True,
-    "Stop drawing a proposal as soon as it is sure to be rejected. The samples are the same, and"
-    " cost less.",
+    "Stop drawing the new end of a completion as soon as it is certain that the MH move will be"
+    " rejected. The samples stay the same and cost less.",
 )
-_DATA_AXIS = flags.DEFINE_integer(
-    "data_axis",
-    None,
-    "How many copies of the model there are, over all processes; each samples completions of its"
-    " own. Default: as many as the devices hold.",
-    lower_bound=1,
+_DATA_AXIS = shared.define_data_axis("Each copy samples completions of its own.")
+_MODEL_AXIS = shared.define_model_axis(" They have to belong to one process.")
+_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID = shared.define_processes(
+    " To start a lost process again alone, give only those two, with its values."
 )
-_MODEL_AXIS = shared.define_model_axis()
-_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID = shared.define_processes()
 _WAIT_S = flags.DEFINE_float(
     "wait_s",
     300,

@@ -2,15 +2,15 @@ r"""Checks the paper's theory by exact enumeration and draws its synthetic figur
 
     python -m experiments.theory --out=runs/theory
 
-This prints one line per proposition: what was checked, on how many cells, the largest deviation,
+The program prints one line per check: what was checked, in how many cases, the largest deviation,
 and whether it passed. The exit status is 1 if a check fails. Each figure is written as PNG, with
-the numbers behind it as CSV. All of it takes about half a minute on two cores. One part alone, at
-exponents of your own:
+the numbers behind it as CSV. The whole program takes about half a minute on two cores. To run some
+parts alone, with exponents of your own:
 
     python -m experiments.theory --only=prop1,fig2 --alphas=1.5,6 --out=runs/prop1
 
-The parts are the checks eq6-8 prop1 prop2 prop3 prop4 prop5 cor1 eq14-16 ess, the paper's figures i
-to vi as fig1 .. fig6, and bridge (three roads to pi_alpha, measured).
+The parts are the checks eq6-8 prop1 prop2 prop3 prop4 prop5 cor1 eq14-16 ess; fig1 to fig6, which
+are the paper's figures i to vi; and bridge, which measures three ways to reach pi_alpha.
 """
 
 import sys
@@ -21,6 +21,7 @@ from absl import flags
 
 from experiments import flags as shared
 from powerjax import cli, records
+from powerjax.records import lock
 from powerjax.theory import bridge, bridge_figure, checks, drawing, figures, laws, zipf
 
 PARTS = tuple(dict.fromkeys([*checks.ALL, *figures.ALL, "bridge"]))
@@ -32,7 +33,7 @@ _ONLY = flags.DEFINE_list(
 _ALPHAS = flags.DEFINE_list(
     "alphas",
     [f"{alpha:g}" for alpha in zipf.ALPHAS],
-    "The exponents alpha of the checks and figures, separated by commas; each is above 0.",
+    "The exponents alpha of the checks and figures, separated by commas. Each has to be above 0.",
 )
 
 
@@ -63,7 +64,7 @@ def draw_bridge(folder: Path) -> list[Path]:
     curves = bridge.measure()
     text = bridge.lessons(curves)
     print(f"\n{bridge.table(curves)}\n\n{text}\n")
-    (folder / "bridge.txt").write_text(text + "\n", encoding="utf-8")
+    lock.replace_file(folder / "bridge.txt", text + "\n")
     return drawing.save(
         bridge_figure.draw(curves, bridge.ALPHA, bridge.NUM_CHAINS), folder, "bridge"
     )
