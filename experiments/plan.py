@@ -138,11 +138,10 @@ def choose(layouts: list[roofline.Layout]) -> roofline.Layout:
 def to_do(setup: setups.Setup, num_test: int, num_train: int) -> list[Workload]:
     """Returns what is sampled: the teacher first, then the rows of the table."""
     rows = setups.rows(
-        max_new_tokens=setup.max_new_tokens,
-        block_size=setup.block_size,
-        num_mcmc_steps=setup.num_mcmc_steps,
         alpha=paper.ALPHA,
         alphas=setup.alphas,
+        **{name: getattr(setup, name) for name in ("max_new_tokens", "block_size")},
+        num_mcmc_steps=setup.num_mcmc_steps,
     )
     rows.sort(key=lambda row: row.name != setups.TEACHER)
     return [

@@ -54,6 +54,7 @@ _NUM_TEACHER = flags.DEFINE_integer(
     "How many training problems the student learns from. With 0 no student is trained.",
     lower_bound=0,
 )
+_EPOCHS = shared.define_epochs()
 _LEARNING_RATE = flags.DEFINE_float(
     "learning_rate",
     1e-3,
@@ -61,7 +62,6 @@ _LEARNING_RATE = flags.DEFINE_float(
     " to 0.",
     lower_bound=0.0,
 )
-_EPOCHS = shared.define_epochs()
 _MAX_NEW_TOKENS = flags.DEFINE_integer(
     "max_new_tokens",
     64,
