@@ -16,7 +16,12 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=find_packages(include=["powerjax", "powerjax.*", "experiments", "experiments.*"]),
-    package_data={"powerjax.models": ["assets/**/*"], "powerjax.report": ["templates/*.html"]},
+    license="Apache-2.0",
+    package_data={
+        "powerjax": ["py.typed"],
+        "powerjax.models": ["assets/**/*"],
+        "powerjax.report": ["templates/*.html"],
+    },
     install_requires=[
         "absl-py",
         "chex",
@@ -37,7 +42,8 @@ setup(
         "transformers>=5",
     ],
     extras_require={
-        "cuda": ["jax[cuda13]>=0.10.2"],
+        "cuda": ["jax[cuda13]>=0.10.2"],  # drivers from 580 up
+        "cuda12": ["jax[cuda12]>=0.10.2"],  # older ones
         "tpu": ["jax[tpu]>=0.10.2"],
         "test": ["filelock", "hypothesis", "mypy", "pytest", "pytest-xdist", "ruff"],
         "parity": ["peft", "torch==2.13.0"],

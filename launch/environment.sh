@@ -1,6 +1,7 @@
 # Sourced by the other scripts: makes .venv in the repository, with this package installed in it.
 #
-# PYTHON=python3.12 picks the interpreter; EXTRAS=cuda (or tpu) adds JAX for that accelerator.
+# PYTHON=python3.12 picks the interpreter; EXTRAS=cuda (or tpu) adds JAX for that accelerator. With
+# cuda, the driver decides between CUDA 13 and CUDA 12 (EXTRAS=cuda12 insists on the latter).
 
 say() { printf '%s: %s\n' "$(basename "$0" .sh)" "$*" >&2; }
 
@@ -18,11 +19,30 @@ find_python() {
   return 1
 }
 
+# cuda_extra: prints the extra of setup.py that suits this machine's NVIDIA driver, and says why.
+# CUDA 13 needs driver 580 or newer; many clusters have older ones, which run CUDA 12.
+cuda_extra() {
+  local driver
+  driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1) || true
+  if [[ ! "$driver" =~ ^[0-9]+\. ]]; then
+    say "no NVIDIA driver answers here: JAX for CUDA 13 (EXTRAS=cuda12 for drivers below 580)"
+    echo cuda
+  elif ((${driver%%.*} < 580)); then
+    say "NVIDIA driver $driver is below 580: JAX for CUDA 12"
+    echo cuda12
+  else
+    say "NVIDIA driver $driver: JAX for CUDA 13"
+    echo cuda
+  fi
+}
+
 # install [EXTRA...]: makes .venv if there is none, and installs unless setup.py is unchanged since
 # these extras were installed.
 install() {
   local extras python stamp
-  extras=$(echo "$* ${EXTRAS:-}" | xargs | tr ' ' ',')
+  extras=" $(echo "$* ${EXTRAS:-}" | tr ',' ' ') "
+  if [[ "$extras" == *" cuda "* ]]; then extras=${extras/ cuda / $(cuda_extra) }; fi
+  extras=$(echo "$extras" | xargs | tr ' ' ',')
   if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     python=$(find_python) || return 1
     say "making .venv with $("$python" --version)"

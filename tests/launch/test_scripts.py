@@ -256,3 +256,28 @@ def test_the_pods_of_the_jobset_are_as_many_as_they_are_told():
     (coordinator,) = (flag for flag in flags if flag.startswith("--coordinator="))
     host = f"{name}-{job['name']}-0-0.{name}"
     assert re.fullmatch(rf"--coordinator={re.escape(host)}:\d+", coordinator)
+
+
+@pytest.mark.parametrize(
+    ("driver", "extra", "reason"),
+    [
+        ("535.183.01", "cuda12", "driver 535.183.01 is below 580: JAX for CUDA 12"),
+        ("580.65.06", "cuda", "driver 580.65.06: JAX for CUDA 13"),
+        ("1000.1", "cuda", "driver 1000.1: JAX for CUDA 13"),
+        ("NVIDIA-SMI has failed", "cuda", "no NVIDIA driver answers here"),
+        (None, "cuda", "no NVIDIA driver answers here"),
+    ],
+)
+def test_the_driver_decides_between_cuda_13_and_12(tmp_path, driver, extra, reason):
+    if driver is not None:
+        tool = tmp_path / "nvidia-smi"
+        tool.write_text(f"#!/bin/sh\necho '{driver}'\necho '{driver}'\n")
+        tool.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", f"source {LAUNCH}/environment.sh; cuda_extra"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, extra), done.stderr
+    assert reason in done.stderr and done.stderr.count("\n") == 1
