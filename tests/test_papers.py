@@ -46,7 +46,8 @@ def test_the_task_of_the_contributing_guide_works_as_it_is_written(subtraction):
 
 @pytest.mark.parametrize(
     "name",
-    ["README.md", "CONTRIBUTING.md", "SECURITY.md", "BUILD_NOTES.md", "docs/architecture.md"],
+    ["README.md", "CONTRIBUTING.md", "SECURITY.md", "BUILD_NOTES.md", "docs/architecture.md"]
+    + [f"docs/decisions/{path.name}" for path in sorted((ROOT / "docs/decisions").glob("*.md"))],
 )
 def test_every_path_that_a_paper_names_is_there(name):
     """Paths below the repository's folders, and below powerjax/ where the paper leaves that out."""
