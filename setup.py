@@ -46,6 +46,7 @@ setup(
         "cuda12": ["jax[cuda12]>=0.10.2"],  # older ones
         "tpu": ["jax[tpu]>=0.10.2"],
         "test": ["filelock", "hypothesis", "mypy", "pytest", "pytest-xdist", "ruff"],
+        "docs": ["mkdocs-material", "mkdocstrings[python]"],
         "parity": ["peft", "torch==2.13.0"],
         "notebook": ["ipywidgets", "jupyterlab"],
     },

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# bash launch/test.sh [--parity] [pytest arguments]
+# bash launch/test.sh [--full] [--parity] [pytest arguments]
 #
-# Makes .venv, installs powerjax[test] into it, and runs ruff and the tests. --parity also installs
-# torch (for CPUs), and so runs the tests that compare with transformers itself. Two processes share
-# the tests, file by file; -n 0 runs them in one process, as --pdb needs it.
+# Makes .venv, installs powerjax[test] into it, and runs ruff and the short tests, in at most eight
+# minutes on two cores. --full runs every test, in about fifteen minutes more, and installs what the
+# longer ones need: mkdocs, and torch (for CPUs), with which they compare with transformers itself.
+# --parity runs the short tests and these comparisons. Two processes share the tests, file by file;
+# -n 0 runs them in one process, as --pdb needs it. The ten slowest tests are named at the end.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -14,10 +16,12 @@ if [[ " $* " == *" --help "* || " $* " == *" -h "* ]]; then
   exit
 fi
 
-if [[ " $* " == *" --parity "* ]]; then
+if [[ " $* " == *" --full "* ]]; then
+  install test parity docs
+elif [[ " $* " == *" --parity "* ]]; then
   install test parity
 else
   install test
 fi
 .venv/bin/python -m ruff check .
-exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
+exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10 "$@"

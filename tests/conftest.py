@@ -28,6 +28,21 @@ def pytest_addoption(parser):
         action="store_true",
         help="also compare with transformers running live (needs torch)",
     )
+    parser.addoption(
+        "--full",
+        action="store_true",
+        help="every test: those marked full, and the comparisons of --parity",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves out the tests marked `full`, unless --full was given or they are named one by one."""
+    named = any("::" in argument for argument in config.args)
+    if config.getoption("--full") or named:
+        return
+    short = [item for item in items if item.get_closest_marker("full") is None]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(short)])
+    items[:] = short
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +57,7 @@ def optimized():
 @pytest.fixture
 def parity(request):
     """Skips a test that runs transformers models, unless --parity was given."""
-    if not request.config.getoption("--parity"):
+    if not (request.config.getoption("--parity") or request.config.getoption("--full")):
         pytest.skip("compares with torch live: run pytest --parity")
     pytest.importorskip("torch", reason="--parity needs torch: pip install powerjax[test] torch")
 
