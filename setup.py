@@ -48,5 +48,6 @@ setup(
         "test": ["filelock", "hypothesis", "mypy", "pytest", "pytest-xdist", "ruff"],
         "parity": ["peft", "torch==2.13.0"],
         "notebook": ["ipywidgets", "jupyterlab"],
+        "docs": ["mkdocs-material", "mkdocstrings[python]", "ruff"],  # ruff lays out signatures
     },
 )
