@@ -1,8 +1,8 @@
 """mkdocs' hooks: the papers at the top of the repository become pages, and links to them work.
 
-The pages of docs/ link to `../CONTRIBUTING.md` as a reader on a code host needs it. On the site that
-file is the page project/contributing.md, so its links are rewritten. A link to a file that the site
-does not have, such as a source file, is shown as the text of the link alone.
+The pages of docs/ link to `../CONTRIBUTING.md`, as a reader on a code host needs it. On the site
+that file is the page project/contributing.md, so its links are rewritten. A link to a file that the
+site does not have, such as a source file, is shown as the text of the link alone.
 """
 
 import posixpath
@@ -13,7 +13,7 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPERS = {  # path in the repository -> page
-    "README.md": "index.md",  # the home page says the same
+    "README.md": "project/readme.md",
     "CONTRIBUTING.md": "project/contributing.md",
     "SECURITY.md": "project/security.md",
     "CHANGELOG.md": "project/changelog.md",
@@ -37,7 +37,7 @@ def on_config(config):
 def on_files(files, config):
     """Adds a page for each paper."""
     for paper, page in PAPERS.items():
-        if page != "index.md" and (ROOT / paper).exists():
+        if (ROOT / paper).exists():
             files.append(File.generated(config, page, content=(ROOT / paper).read_text()))
     return files
 
@@ -46,9 +46,7 @@ def on_page_markdown(markdown, page, config, files):
     """Rewrites links for the site, where papers have other places than in the repository."""
     del config, files
     here = page.file.src_uri
-    source = {there: paper for paper, there in PAPERS.items() if there != "index.md"}.get(
-        here, f"docs/{here}"
-    )
+    source = {page: paper for paper, page in PAPERS.items()}.get(here, f"docs/{here}")
 
     def rewritten(link: re.Match) -> str:
         text, target, anchor = link[1], link[2], link[3] or ""

@@ -12,14 +12,9 @@ import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
 from absl import flags
 
-import experiments.flags  # noqa: F401  (imported once, before the processes of `main` fork)
-
+ROOT = Path(__file__).resolve().parents[1]
 HEAD = """# Flags
 
 Every launcher explains its flags with `--help`. This page is made from the same texts by
@@ -73,6 +68,9 @@ def _escaped(text: str) -> str:
 
 def main() -> None:
     """Prints the page."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    sys.path.insert(0, str(ROOT))
+    importlib.import_module("experiments.flags")  # once, and not in each process below
     # A process imports one launcher, for two launchers may have flags of one name.
     with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
         print("\n\n".join([HEAD.strip(), *pool.map(section, launchers(), chunksize=1)]))
