@@ -20,6 +20,7 @@ PAPERS = {  # path in the repository -> page
     "BUILD_NOTES.md": "project/build-notes.md",
     "benchmarks/RESULTS.md": "project/results.md",
 }
+_ITEM = re.compile(r"(?:\d+\.|[-*]) +")
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
 
 
@@ -43,7 +44,7 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Rewrites links for the site, where papers have other places than in the repository."""
+    """Rewrites what the site reads otherwise than a code host: links to papers, and lists."""
     del config, files
     here = page.file.src_uri
     source = {page: paper for paper, page in PAPERS.items()}.get(here, f"docs/{here}")
@@ -61,4 +62,22 @@ def on_page_markdown(markdown, page, config, files):
             return text
         return f"[{text}]({posixpath.relpath(there, posixpath.dirname(here) or '.')}{anchor})"
 
-    return _LINK.sub(rewritten, markdown)
+    return _LINK.sub(rewritten, _indented(markdown))
+
+
+def _indented(markdown: str) -> str:
+    """Indents what belongs to an item of a list by four spaces, as Python's Markdown wants it.
+
+    On a code host the width of the item's mark is enough: two spaces after "- ", three after "1. ".
+    """
+    lines, width, fenced = [], 0, False
+    for line in markdown.split("\n"):
+        fenced ^= line.startswith("```")
+        if item := None if fenced else _ITEM.match(line):
+            width = item.end()
+        elif line.strip() and not line.startswith(" "):
+            width = 0
+        elif 0 < width < 4 and line.startswith(" " * width):
+            line = " " * (4 - width) + line
+        lines.append(line)
+    return "\n".join(lines)

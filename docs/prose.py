@@ -5,7 +5,8 @@ The code's docstrings explain a few arguments without a section:
     donate: whether to reuse the memory of the old weights; this LM must not be used afterwards
         then.
 
-Markdown would run such lines together.
+Markdown would run such lines together. In sections of arguments or attributes, a line may explain
+several names (`seed, ids: ...`), which griffe would read as a name and its type.
 """
 
 import re
@@ -14,16 +15,19 @@ import griffe
 
 _NAME = re.compile(r"^([a-z_]\w*(?:, [a-z_]\w*)*): ")
 
+_SEVERAL = re.compile(r"^( +)([a-z_]\w*(?:, [a-z_]\w*)+)(: .*(?:\n\1 +.*)*)", re.MULTILINE)
+
 
 class NamedLines(griffe.Extension):
-    """Turns each paragraph of such lines into a list."""
+    """Turns each paragraph of such lines into a list, and gives each name a line of its own."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs) -> None:
         """Rewrites the docstring of one object."""
         del kwargs
         if obj.docstring is not None:
             paragraphs = re.split(r"\n\s*\n", obj.docstring.value)
-            obj.docstring.value = "\n\n".join(map(_listed, paragraphs))
+            text = "\n\n".join(map(_listed, paragraphs))
+            obj.docstring.value = _SEVERAL.sub(_one_name_a_line, text)
 
 
 def _listed(paragraph: str) -> str:
@@ -36,3 +40,7 @@ def _listed(paragraph: str) -> str:
         else:
             items[-1] += " " + line.strip()
     return "\n".join(items)
+
+
+def _one_name_a_line(line: re.Match) -> str:
+    return "\n".join(f"{line[1]}{name}{line[3]}" for name in line[2].split(", "))
