@@ -27,6 +27,7 @@ class NamedLines(griffe.Extension):
         if obj.docstring is not None:
             paragraphs = re.split(r"\n\s*\n", obj.docstring.value)
             text = "\n\n".join(map(_listed, paragraphs))
+            text = re.sub(r"(\d)\*\*(\d)", r"\1^\2", text)  # 2**63 would begin bold type
             obj.docstring.value = _SEVERAL.sub(_one_name_a_line, text)
 
 
