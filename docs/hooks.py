@@ -28,9 +28,11 @@ def on_config(config):
     """Adds the section of decisions: the build notes, and docs/decisions/ where there is one."""
     folder = Path(config.docs_dir) / "decisions"
     pages = sorted(folder.glob("*.md"), key=lambda path: (path.stem != "index", path.stem))
-    decisions = [f"decisions/{path.name}" for path in pages]
+    decisions: list = []
     if (ROOT / "BUILD_NOTES.md").exists():
         decisions.append({"Build notes": PAPERS["BUILD_NOTES.md"]})
+    if pages:
+        decisions.append({"Each by itself": [f"decisions/{path.name}" for path in pages]})
     config.nav.insert(-1, {"Decisions": decisions})
     return config
 
