@@ -49,5 +49,6 @@ setup(
         "docs": ["mkdocs-material", "mkdocstrings[python]"],
         "parity": ["peft", "torch==2.13.0"],
         "notebook": ["ipywidgets", "jupyterlab"],
+        "docs": ["mkdocs-material", "mkdocstrings[python]", "ruff"],  # ruff lays out signatures
     },
 )
