@@ -98,7 +98,7 @@ def blocks(path: Path) -> list[tuple[str, str, str]]:
     return re.findall(pattern, path.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
-# full
+@pytest.mark.full
 def test_the_site_builds_without_a_warning(tmp_path):
     here = importlib.util.find_spec("mkdocs") is not None
     tool = [sys.executable, "-m", "mkdocs"] if here else [shutil.which("mkdocs")]
@@ -122,7 +122,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert fetched == []  # the site needs no network
 
 
-# full
+@pytest.mark.full
 def test_every_flag_of_every_command_is_one_the_launcher_knows():
     by_module = launchers()
     assert {"experiments.sample", "experiments.distill", "benchmarks.gpu"} <= set(by_module)
@@ -141,7 +141,7 @@ def test_every_script_that_a_command_names_is_there():
     assert [script for script in sorted(scripts) if not (ROOT / script).is_file()] == []
 
 
-# full
+@pytest.mark.full
 def test_the_python_of_the_readme_and_the_tutorials_runs(tmp_path):
     by_page = {
         path.name: [text for _, language, text in blocks(path) if language == "python"]
@@ -152,7 +152,7 @@ def test_the_python_of_the_readme_and_the_tutorials_runs(tmp_path):
     assert ran.count("\nran ") + ran.startswith("ran ") == len(by_page)
 
 
-# full
+@pytest.mark.full
 def test_the_page_of_flags_is_what_the_launchers_say():
     done = subprocess.run(
         [sys.executable, DOCS / "make_flags.py"], capture_output=True, text=True, check=True
