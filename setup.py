@@ -46,7 +46,6 @@ setup(
         "cuda12": ["jax[cuda12]>=0.10.2"],  # older ones
         "tpu": ["jax[tpu]>=0.10.2"],
         "test": ["filelock", "hypothesis", "mypy", "pytest", "pytest-xdist", "ruff"],
-        "docs": ["mkdocs-material", "mkdocstrings[python]"],
         "parity": ["peft", "torch==2.13.0"],
         "notebook": ["ipywidgets", "jupyterlab"],
         "docs": ["mkdocs-material", "mkdocstrings[python]", "ruff"],  # ruff lays out signatures
