@@ -37,6 +37,7 @@ def bare(tmp_path):
     return {"PYTHONPATH": str(folder), "HF_HUB_OFFLINE": "1"}
 
 
+@pytest.mark.full
 def test_dry_run_writes_a_row_of_every_part_in_four_minutes(tmp_path, bare, record_property):
     ran = run_gpu(f"--out={tmp_path}", "--dry_run", env=bare)
     results = rows(tmp_path)

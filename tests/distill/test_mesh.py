@@ -17,6 +17,8 @@ from tests.distill import mesh_worker
 from tests.experiments import programs
 from tests.parallel.test_rendezvous import free_port
 
+pytestmark = pytest.mark.full
+
 LOSS_RTOL, ADAPTER_RTOL = 1e-5, 1e-4
 
 

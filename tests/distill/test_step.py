@@ -204,6 +204,7 @@ def test_dropout_goes_by_step_and_example(tiny_qwen, one, rows):
     assert len({losses[0], losses[1], losses[2], plain}) == 4
 
 
+@pytest.mark.full
 def test_recomputation_blocks_and_chunks_change_no_gradient(tiny_qwen, one, rows, monkeypatch):
     batch = _batch(*rows)
     state, metrics = _trained(tiny_qwen, one, batch, DROPPING)
@@ -222,6 +223,7 @@ def test_recomputation_blocks_and_chunks_change_no_gradient(tiny_qwen, one, rows
     assert _change(state, chunked) < 1e-5
 
 
+@pytest.mark.full
 def test_recomputation_keeps_less(one, record_property):
     """Also where XLA's default order would undo it, on CPUs."""
     lm = tiny.random_lm(tiny.config(num_layers=5), seed=0)

@@ -8,6 +8,8 @@ from powerjax import evaluation, models, runs
 from powerjax.runs import Row
 from powerjax.tasks import arithmetic, registry
 
+pytestmark = pytest.mark.full
+
 PLAIN = {"max_new_tokens": 64, "seed": 0, "num_samples": 4}
 POWER = {**PLAIN, "block_size": 64, "alpha": 4.0}
 

@@ -93,6 +93,7 @@ def test_adapter_and_merged_model_are_one_student_that_has_learnt(undisturbed, t
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.full
 def test_killed_and_preempted_and_resumed_it_ends_in_the_same_student_bit_for_bit(
     undisturbed, teacher, tmp_path
 ):
@@ -136,6 +137,7 @@ cli.run(distill.main)
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [
@@ -160,6 +162,7 @@ def test_what_stops_an_export_says_the_command_that_goes_on(
     assert "--resume" in line and "Traceback" not in done.stderr
 
 
+@pytest.mark.full
 def test_a_finished_run_without_its_metrics_is_exported_again(undisturbed, teacher, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(undisturbed["folder"], folder)

@@ -71,6 +71,7 @@ def _evaluate(*arguments):
     return programs.end(programs.start("experiments.evaluate", "--noprogress", *arguments))
 
 
+@pytest.mark.full
 def test_rows_of_several_folders_are_scored_written_and_taken_up_again(runs, tmp_path):
     out = tmp_path / "eval"
     given = ",".join(str(runs / name) for name in ("seed0", "seed1", "rows"))

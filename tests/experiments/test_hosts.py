@@ -13,6 +13,8 @@ from tests.experiments import programs
 from tests.parallel.test_rendezvous import free_port
 from tests.sample import edges
 
+pytestmark = pytest.mark.full
+
 _JOB = ["--limit=16", "--num_samples=2", "--num_mcmc_steps=20", "--num_slots=2", "--noprogress"]
 _DRAWN = ("tokens", "completion", "correct", "finish_reason", "num_forward_tokens", "num_tokens")
 _FLOATS = ("log_prob", "self_reward", "acceptance_rate", "log_probs")

@@ -10,6 +10,8 @@ from absl import flags
 from powerjax import models
 from powerjax.tasks import arithmetic
 
+pytestmark = pytest.mark.full
+
 SMALL = ("--steps=3", "--batch=8", "--examples=300", "--hidden_size=32", "--num_layers=1")
 
 

@@ -7,6 +7,8 @@ import pytest
 from powerjax import records
 from tests.experiments import programs
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):

@@ -17,6 +17,8 @@ from powerjax.models import ModelConfig, checkpoint
 from tests.experiments import programs
 from tests.tasks.test_gpqa import _csv, _rows
 
+pytestmark = pytest.mark.full
+
 # Record files in the order in which the paper's numbers rise.
 _SAMPLERS = ["base_standard", "base_temperature", "base_power"]
 _ALPHAS = ["base_standard", "base_power_alpha_2", "base_power"]  # 1, 2, 4

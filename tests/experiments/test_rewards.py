@@ -7,6 +7,8 @@ import pytest
 from powerjax import records
 from tests.experiments import programs
 
+pytestmark = pytest.mark.full
+
 _FLAGS = ["--limit=40", "--num_samples=6", "--num_alphas=5", "--num_mcmc_steps=60", "--noprogress"]
 
 

@@ -198,6 +198,7 @@ def test_a_chat_models_template_is_used_and_said_and_a_broken_one_is_one_line(tm
     assert found == {"asked-it": ("chat", "<s>2+2=:"), "student-iter1": ("raw", "2+2=")}
 
 
+@pytest.mark.full
 def test_chains_that_overflow_in_float16_are_named_and_all_others_recorded(tmp_path):
     """A weight of 1e5 for the token "8": again on the next start, and sound in float32."""
     asset = Path(models.__file__).parent / "assets" / "tiny"

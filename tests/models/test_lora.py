@@ -146,6 +146,7 @@ def test_adapters_are_told_apart_by_their_tensors_and_merged_from_not_where_that
     assert moved.identity == {**seen[1], "adapter": "elsewhere"}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("sampler", ["power", "temperature"])
 def test_every_sampler_takes_an_adapter_without_a_merge(tiny_qwen, sampler, monkeypatch):
     monkeypatch.setattr(workers, "_with_small_adapter_merged", lambda lm: lm)  # as if it were large

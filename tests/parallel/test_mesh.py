@@ -22,6 +22,8 @@ from tests.experiments import programs
 from tests.golden import cases
 from tests.parallel.test_rendezvous import free_port
 
+pytestmark = pytest.mark.full
+
 SEVEN_B = models.ModelConfig(152_064, 3584, 18_944, 28, 28, 4, 128)
 FOUR_WAYS = AbstractMesh((1, 4), ("data", "model"))
 

@@ -11,6 +11,8 @@ from powerjax import sample
 from powerjax.sample import ChainsFailed, draws, mh, workers
 from tests import tiny
 
+pytestmark = pytest.mark.full
+
 BAD = 13  # a token whose embedding is damaged
 OPTIONS = dict(alpha=2.0, block_size=12, num_mcmc_steps=3, max_new_tokens=24, progress=False)
 

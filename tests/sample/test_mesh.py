@@ -12,6 +12,8 @@ from tests.experiments import programs
 from tests.sample import mesh_worker
 from tests.sample.edges import margin
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):

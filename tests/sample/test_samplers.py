@@ -249,6 +249,7 @@ def test_bfloat16_weights_keep_float32_books(tiny_qwen):
         np.testing.assert_allclose(c.log_probs, fresh, atol=0.1)  # bfloat16 decode and prefill
 
 
+@pytest.mark.full
 def test_longrope_prompts_choose_their_factors_by_their_own_length():
     rope = RopeConfig(
         kind="longrope",

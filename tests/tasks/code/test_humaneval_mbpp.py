@@ -26,6 +26,7 @@ def mbpp(data):
     return code.load_mbpp(data_dir=data)
 
 
+@pytest.mark.full
 def test_every_humaneval_reference_passes_and_no_empty_body(bubblewrap, humaneval, record_property):
     answers = [problem.answer for problem in humaneval]
     graded = code.grade_all(humaneval * 3, answers + ["    pass\n"] * 164 + [""] * 164)
@@ -37,6 +38,7 @@ def test_every_humaneval_reference_passes_and_no_empty_body(bubblewrap, humaneva
     record_property("HumanEval references that pass", f"{164 - len(failed)} of 164")
 
 
+@pytest.mark.full
 def test_every_mbpp_reference_passes(bubblewrap, mbpp, record_property):
     graded = code.grade_all(mbpp, [problem.answer for problem in mbpp])
     failed = {p.id: g.detail for p, g in zip(mbpp, graded, strict=True) if not g.correct}
