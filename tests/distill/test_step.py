@@ -154,6 +154,7 @@ def test_longrope_factors_are_chosen_by_the_run_not_by_a_batch(one, tmp_path):
     assert abs(losses[None] / losses[40] - 1) > 1e-3
 
 
+@pytest.mark.full
 def test_accumulation_padding_and_order_change_nothing(tiny_qwen, one, rows):
     tokens, completion = rows
     batch = _batch(tokens, completion)

@@ -65,6 +65,7 @@ def test_the_probe_sees_how_long_completions_are(tiny):
     assert probe.length_within(64) == pytest.approx(mean, rel=0.3)
 
 
+@pytest.mark.full
 def test_a_training_step_is_timed(tiny):
     seconds = probe_lib.probe_training(tiny, 40, max_length=64, batch_size=2, remat=False)
     assert 0 < seconds < 30

@@ -132,6 +132,7 @@ def test_other_numbers_of_slots_differ_only_at_a_boundary(
         assert margin(tiny_qwen, prompts[c.prompt_index], key, settings) < 1
 
 
+@pytest.mark.full
 def test_a_chain_driven_by_hand_is_the_chain_in_the_slots(
     tiny_qwen, job, prompts, names, reference
 ):

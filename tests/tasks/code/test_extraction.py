@@ -214,6 +214,7 @@ def failures(problem, which, leave=()):
     return {s: g.detail["message"] for s, g in zip(dressed, graded, strict=True) if not g.correct}
 
 
+@pytest.mark.full
 def test_a_made_up_reference_passes_in_every_shape(bubblewrap):
     problem = code.humaneval_problem(MADE_UP)
     # A string over lines at the margin cannot be moved without being changed.
@@ -222,6 +223,7 @@ def test_a_made_up_reference_passes_in_every_shape(bubblewrap):
     assert failures(problem, BODIES | WHOLES, leave) == {}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("number", [0, 12, 32, 38, 56, 129])
 def test_a_published_reference_passes_in_every_shape(bubblewrap, data_dir, number):
     problem = code.load_humaneval(data_dir=data_dir)[number]
