@@ -19,6 +19,7 @@ for its step, a loop of its own in place of `workers.generate` in `job`, and pur
     of("power", {"alpha": 4.0, "num_samples": 8})             # from the keywords of sample.power
 """
 
+import abc
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -32,7 +33,7 @@ Stop = Literal["eos", "horizon"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sampler:
+class Sampler(abc.ABC):
     """What all samplers have in common.
 
     Attributes:
@@ -53,10 +54,11 @@ class Sampler:
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)  # the dataclass is frozen
 
+    @abc.abstractmethod
     def kernel_settings(self, stop_ids: tuple[int, ...]) -> mh.Settings:
         """The kernel's settings for a model with these stop tokens."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def record_fields(self) -> dict[str, Any]:
         """The fields of a record that state this sampler, in plain values of JSON.
 
@@ -64,18 +66,17 @@ class Sampler:
         name in `records.identity.LAW`: records keep the fields of that list, and hash them into
         their ids.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def describe_law(self) -> str:
         """The law of the completions, as a phrase for readers."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def forward_tokens(self, length: float) -> float:
         """The mean number of tokens that a chain feeds to the model.
 
         length: tokens of its completion.
         """
-        raise NotImplementedError
 
     def _among(self) -> str:
         return "" if self.top_k is None else f", of the {self.top_k} likeliest tokens"
