@@ -107,15 +107,14 @@ class Job:
         return cls(lm, prompts, shares, settings)
 
     def slots(self, num_slots: int, home: Home) -> slots_lib.Slots:
-        dtype = self.lm.dtype
         return slots_lib.init(
-            self.lm.config, num_slots, _WINDOW, _MAX_NEW_TOKENS, self.settings, dtype, home
+            self.lm.model(), num_slots, _WINDOW, _MAX_NEW_TOKENS, self.settings, home
         )
 
     def feed(self, lm: models.LM, share: list[Request], home: Home) -> Feed:
         """Returns the feed of a share of the chains, with all its prompts prefilled."""
         count = len(share)
-        feed = Feed(lm, lm.model(), self.prompts, share, count, count, home)
+        feed = Feed(lm.model(), lm.variables, self.prompts, share, count, count, home)
         feed.refill()
         return feed
 

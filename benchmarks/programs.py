@@ -158,7 +158,8 @@ def slot_loop(
 
     def start():
         where = placement.Home(cache=home.cache)
-        return slots.init(config, num_slots, window, max_new_tokens, settings, lm.dtype, where)
+        model = placement.module(lm, False)
+        return slots.init(model, num_slots, window, max_new_tokens, settings, where)
 
     state = jax.eval_shape(start)
     caches = _place((state.cache, state.undo), home.cache)
@@ -173,6 +174,7 @@ def slot_loop(
         prompt_last=column,
         key=jax.ShapeDtypeStruct((room, 2), jnp.uint32),
         request=column,
+        first_step=column,
         size=jax.ShapeDtypeStruct((), jnp.int32),
     )
     traced = slots.run.trace(

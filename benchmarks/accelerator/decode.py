@@ -130,7 +130,7 @@ def _start(lm: LM, size: Size, num_slots: int) -> tuple[slots.Slots, slots.Queue
         max_new_tokens=size.max_new_tokens,
         stop_ids=lm.stop_ids,
     )
-    state = slots.init(lm.config, num_slots, size.window, size.max_new_tokens, settings, lm.dtype)
+    state = slots.init(lm.model(), num_slots, size.window, size.max_new_tokens, settings)
     whole = functools.partial(jnp.full, (num_slots,))
     state = state._replace(
         chain=state.chain._replace(done=whole(False), token=whole(1)),
@@ -149,6 +149,7 @@ def _start(lm: LM, size: Size, num_slots: int) -> tuple[slots.Slots, slots.Queue
         prompt_last=column,
         key=np.zeros((room, 2), np.uint32),
         request=column,
+        first_step=column,
         size=np.int32(0),
     )
     return state, queue, settings

@@ -14,6 +14,7 @@ from powerjax.models import checkpoint, lora, peft, scoring, text, weight_files,
 from powerjax.models import prompts as prompts_lib
 from powerjax.models.config import ModelConfig
 from powerjax.models.decoder import CausalLM
+from powerjax.models.sharding import param_sharding
 from powerjax.records import scalars
 
 _DTYPES = ("bfloat16", "float32", "float16")
@@ -82,6 +83,26 @@ class LM:
         origin = self.identity | {"adapter_merged": jnp.dtype(self.dtype).itemsize < 4}
         params = lora.merge(self.params, self.adapter, donate=donate)
         return dataclasses.replace(self, params=params, adapter=None, origin=origin)
+
+    def with_vocabulary(self, size: int) -> "LM":
+        """Returns this model over the token ids below `size` alone, its laws renormalised.
+
+        The embedding tables are copied, cut to these ids. Raises ValueError where the model has
+        fewer.
+        """
+        if not 1 <= size <= self.config.vocab_size:
+            raise ValueError(f"the model has {self.config.vocab_size} token ids, not {size}")
+        config = dataclasses.replace(self.config, vocab_size=size)
+        params = dict(self.params)
+        for name, leaf, axis in (("embed_tokens", "embedding", 0), ("lm_head", "kernel", 1)):
+            if name in params:
+                table = jax.lax.slice_in_dim(params[name][leaf], 0, size, axis=axis)
+                if self.mesh is not None:
+                    place = param_sharding(f"{name}/{leaf}", table.shape, config, self.mesh)
+                    table = jax.device_put(table, place)
+                params[name] = {leaf: table}
+        weights = self.identity["weights"]  # named after the whole model, whose weights they are
+        return dataclasses.replace(self, config=config, params=params, weights=weights)
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:

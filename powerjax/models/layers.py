@@ -95,7 +95,10 @@ class Linear(nn.Module):
             a: jax.Array = self.get_variable("lora", "lora_a")
             b: jax.Array = self.get_variable("lora", "lora_b")
             mask = None if dropout is None else dropout.mask("/".join(self.path))
-            y = (y + lora.low_rank(x, a, b, precision(self.dtype), mask)).astype(self.dtype)
+            delta = lora.low_rank(x, a, b, precision(self.dtype), mask)
+            if self.has_variable("lora", "gate"):  # bool[B], whether a row has the adapter
+                delta = jnp.where(self.get_variable("lora", "gate")[:, None, None], delta, 0)
+            y = (y + delta).astype(self.dtype)
         return y
 
 

@@ -97,6 +97,7 @@ FIELDS: dict[str, Kind] = {
         (
             *("id", "task", "model", "adapter", "adapter_hash", "weights", "dtype"),
             *("prompt_style", "prompt_sha256", "sampler", "stop", "kernel", "completion"),
+            *("proposal", "proposal_hash", "move"),
             *("finish_reason", "extracted_answer", "evaluated_model", "evaluated_as", "of"),
         ),
         TEXT,
@@ -105,13 +106,21 @@ FIELDS: dict[str, Kind] = {
     **dict.fromkeys(
         (
             *("num_tokens", "block_size", "num_mcmc_steps", "max_new_tokens", "top_k"),
-            *("num_forward_tokens", "num_early_rejections"),
+            *("num_forward_tokens", "num_proposal_forward_tokens", "num_early_rejections"),
+            "vocab_size",
         ),
         _COUNT,
     ),
     **dict.fromkeys(
         (
-            *("temperature", "log_prob", "self_reward", "acceptance_rate", "loss"),
+            *(
+                "temperature",
+                "proposal_temperature",
+                "log_prob",
+                "self_reward",
+                "acceptance_rate",
+                "loss",
+            ),
             *("evaluated_log_prob", "evaluated_self_reward"),
         ),
         NUMBER,
@@ -121,7 +130,7 @@ FIELDS: dict[str, Kind] = {
     "seed": _SEED,
     "prompt": _PROMPT,
     "tokens": IDS,
-    "log_probs": _NUMBERS,
+    **dict.fromkeys(("log_probs", "mixture"), _NUMBERS),
     "correct": _VERDICT,
     **dict.fromkeys(("chosen", "adapter_merged"), _FLAG),
     "grade_detail": _OBJECT,

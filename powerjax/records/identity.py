@@ -36,14 +36,17 @@ from powerjax.records import scalars
 # `fields.FIELDS` says which values each field may have.
 #   adapter_hash: a hash of the adapter's tensors, which tells apart two adapters of one name.
 #   weights: a hash of the model's weights; "random-SEED" for random weights.
+#   proposal, proposal_hash: the proposal model's name, and a hash of its weights and adapter.
+#   vocab_size: the token ids that both models are restricted to.
 #   prompt_style: "raw", "chat" (through the chat template), or the task's wording.
 LAW = (
     *("sampler", "alpha", "temperature", "num_mcmc_steps", "block_size", "stop", "kernel"),
     *("top_k", "max_new_tokens", "prompt_style", "dtype"),
     *("adapter", "adapter_merged", "adapter_hash", "weights"),
+    *("proposal", "proposal_hash", "move", "proposal_temperature", "mixture", "vocab_size"),
 )
 # Hashes say little to a reader, so a label has them only where nothing else differs.
-_HASHES = ("adapter_hash", "weights")
+_HASHES = ("adapter_hash", "weights", "proposal_hash")
 _EQUALS = {
     "alpha": "alpha",
     "temperature": "tau",
@@ -51,6 +54,8 @@ _EQUALS = {
     "block_size": "B",
     "stop": "stop",
     "kernel": "kernel",
+    "proposal_temperature": "tau_q",
+    "mixture": "shares",
 }
 _STYLES = {"raw": "raw prompt", "chat": "chat template"}
 _NUM_HEX = 8

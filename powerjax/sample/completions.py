@@ -9,6 +9,7 @@ import numpy as np
 
 from powerjax import records
 from powerjax.records import identity
+from powerjax.sample.slots import Trace
 from powerjax.sample.stats import Stats
 
 
@@ -24,12 +25,16 @@ class Completion:
       self_reward: their mean, EOS counted (nats per token; the reported r_self).
       finish_reason: "eos", or "length" where max_new_tokens ended it.
       acceptance_rate: accepted over finished MH moves; None where there were none.
-      num_forward_tokens: model steps of this chain, one token each; prefill is left out.
+      num_forward_tokens: tokens of this chain that the model read, by decoding or by scoring;
+        prefill is left out.
+      num_proposal_forward_tokens: the same of the proposal model; None where there is none.
       num_early_rejections: moves that ended early because their rejection was certain.
       id: the problem's name, which keys the chain's randomness; the prompt's index by default.
       prompt_index, sample_index: they name the chain in its run.
       chosen: in best_of_n, whether it has its prompt's largest self-reward; None elsewhere.
       prompt_style: "chat" where a chat template made the prompt, else "raw".
+      trace: what the chain's state was after each of its moves, arrays [moves] (`slots.Trace`);
+        None unless the run was traced.
     """
 
     text: str | None
@@ -46,6 +51,8 @@ class Completion:
     sample_index: int
     chosen: bool | None = None
     prompt_style: str = "raw"
+    num_proposal_forward_tokens: int | None = None
+    trace: Trace | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -192,6 +199,11 @@ def as_record(
         **{k: s[k] for k in identity.LAW if k in s},
         "acceptance_rate": item.acceptance_rate,
         "num_forward_tokens": item.num_forward_tokens,
+        **(
+            {}
+            if item.num_proposal_forward_tokens is None
+            else {"num_proposal_forward_tokens": item.num_proposal_forward_tokens}
+        ),
         "num_early_rejections": item.num_early_rejections,
         **({} if item.chosen is None else {"chosen": item.chosen}),
     }

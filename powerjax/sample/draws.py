@@ -19,7 +19,7 @@ from jax.extend.random import threefry2x32_p
 
 from powerjax.sample import mh
 
-EXTEND, PROPOSE, CUT, ACCEPT = range(4)  # the purposes of a draw
+EXTEND, PROPOSE, CUT, ACCEPT, KIND = range(5)  # the purposes of a draw
 
 
 def chain_id(name: str | int) -> int:
@@ -71,23 +71,43 @@ def draw(key: Array, chain: mh.Chain, settings: mh.Settings, dtype=jnp.float32) 
       dtype: float dtype of the uniforms.
 
     Returns:
-      mh.Draws: the token uniforms of the current move at its position, and the cut and the
-      acceptance uniform of the next move, in case the current one ends here.
+      mh.Draws: the token uniforms of the current move at its position, and the cut, the acceptance
+      uniform and, where there are several kinds, the kind of the next move, in case the current one
+      ends here.
     """
     next_stage, next_step = mh.next_move(chain, settings)
     word = lambda *xs: jnp.stack([jnp.asarray(x).astype(jnp.uint32) for x in xs])  # noqa: E731
     k0, k1 = jnp.broadcast_to(key[0], 2), jnp.broadcast_to(key[1], 2)
     m0, m1 = _hash(k0, k1, word(chain.stage, next_stage), word(chain.step, next_step))
     purpose = jnp.where(chain.step == 0, EXTEND, PROPOSE)
-    position = word(chain.position, 0, 0)
-    high, low = _hash(
-        m0[jnp.array([0, 1, 1])], m1[jnp.array([0, 1, 1])], position, word(purpose, CUT, ACCEPT)
-    )
+    purposes = [purpose, CUT, ACCEPT] + ([] if settings.mixture is None else [KIND])
+    move = jnp.array([0] + [1] * (len(purposes) - 1))
+    position = word(chain.position, *[0] * (len(purposes) - 1))
+    high, low = _hash(m0[move], m1[move], position, word(*purposes))
     return mh.Draws(
         token=uniform(jnp.stack([high[0], low[0]]), dtype),
         cut=high[1],
-        log_u=jnp.log((high[2].astype(dtype) + dtype(0.5)) * dtype(2.0**-32)),
+        log_u=_log_uniform(high[2], dtype),
+        kind=None if settings.mixture is None else uniform(high[3]),
     )
+
+
+def accept_log_u(key: Array, num_steps: int, dtype=jnp.float32) -> Array:
+    """The logs of the acceptance uniforms of the moves 1..num_steps of stage 0: float [num_steps].
+
+    They are those of `draw`, for whoever decides on moves that were drawn elsewhere.
+
+    key: uint32 [2], the chain's.
+    """
+    steps = jnp.arange(1, num_steps + 1, dtype=jnp.uint32)
+    zero = jnp.zeros_like(steps)
+    m0, m1 = _hash(zero + key[0], zero + key[1], zero, steps)
+    return _log_uniform(_hash(m0, m1, zero, zero + ACCEPT)[0], dtype)
+
+
+def _log_uniform(bits: Array, dtype) -> Array:
+    """The log of a uniform on (0, 1) from 32 bits. It is never -inf."""
+    return jnp.log((bits.astype(dtype) + dtype(0.5)) * dtype(2.0**-32))
 
 
 def uniform(bits: Array, dtype=jnp.float32) -> Array:

@@ -17,6 +17,7 @@ from powerjax.sample.feed import Feed, count_prefix_rows
 
 # Earlier versions had the next six names here.
 from powerjax.sample.memory import pick_num_slots as pick_num_slots
+from powerjax.sample.scores import Scores
 from powerjax.sample.shapes import LOGIT_ROWS as LOGIT_ROWS
 from powerjax.sample.shapes import bytes_per_slot as bytes_per_slot
 from powerjax.sample.shapes import count_fitting as count_fitting
@@ -35,7 +36,11 @@ def generate(
     settings: mh.Settings,
     *,
     num_slots: int,
+    proposal: LM | None = None,
+    scorer: LM | None = None,
     long_context: bool = False,
+    other_long_context: bool = False,
+    trace: int = 0,
     prefix_rows: int | None = None,
     on_finish: Callable[[Finished], None],
     on_fail: Callable[[Request], None] | None = None,
@@ -53,7 +58,11 @@ def generate(
       requests: the chains; those of one prompt stand together and share one prefill.
       settings: of the run.
       num_slots: chains that advance at a time.
+      proposal: the proposal model, where settings.mixture has its moves.
+      scorer: a model that scores the completions once they are finished; None: none does.
       long_context: whether longrope's long factors are used.
+      other_long_context: the same of the proposal model or the scorer.
+      trace: how many moves of a chain are traced.
       prefix_rows: how many prompts the device's queue holds; None: `feed.count_prefix_rows`.
       on_finish: called with each chain that finished.
       on_fail: called with the request of each chain whose logits were not finite.
@@ -63,13 +72,18 @@ def generate(
       The Stats of the run.
     """
     started = time.perf_counter()
-    model, home = placement.module(lm, long_context), placement.home(lm)
+    model = placement.module(lm, long_context, proposal, other_long_context)
+    variables, home = placement.variables(lm, proposal), placement.home(lm, proposal)
     rows = prefix_rows or count_prefix_rows(requests, num_slots)
-    feed = Feed(lm, model, prompts, requests, num_slots, rows, home)
+    feed = Feed(model, variables, prompts, requests, num_slots, rows, home)
     max_tokens = int(settings.max_new_tokens)
     window, most = shapes.first_window(max(map(len, prompts)), max_tokens)
-    slots = slots_lib.init(lm.config, num_slots, window, max_tokens, settings, lm.dtype, home)
+    slots = slots_lib.init(model, num_slots, window, max_tokens, settings, home, trace)
     stats, max_steps = Stats(num_slots, num_slots), _FIRST_CHUNK
+    scores = None
+    if scorer is not None:
+        scores = Scores(scorer, prompts, other_long_context, on_finish)
+        on_finish = scores.add
     ends = _Ends(stats, started, on_finish, on_fail)
     ended, compiling = started, _COMPILING[placement.devices(lm)]
     try:
@@ -80,7 +94,7 @@ def generate(
                 queue = _fill(feed, stats, ended)
                 began = time.perf_counter()
                 slots, results, tally, head = slots_lib.run(
-                    model, lm.variables, slots, queue, settings, np.int32(max_steps), feed.has_more
+                    model, variables, slots, queue, settings, np.int32(max_steps), feed.has_more
                 )
             # --- hand out what the call before ended, while the device works ---
             ends.hand_out()
@@ -90,6 +104,8 @@ def generate(
             )
             ended = time.perf_counter()
             stats.add_call(tally)
+            if proposal is not None:  # it reads every token that the base reads
+                stats.num_proposal_forward_tokens = stats.num_forward_tokens
             ends.take(results, int(count), requests)
             feed.taken(int(head))
             stats.wall_s = ended - started
@@ -107,6 +123,8 @@ def generate(
                 max_steps = shapes.next_max_steps(max_steps, ended - began)
     finally:
         ends.hand_out()  # whatever ended the loop: what is finished is not lost
+        if scores is not None:
+            scores.flush()
     stats.wall_s = time.perf_counter() - started
     return stats
 
@@ -123,6 +141,26 @@ def _fill(feed: Feed, stats: Stats, ended: float) -> slots_lib.Queue:
     stats.prefill_s += refilled - refilling
     stats.host_s += (time.perf_counter() - refilled) + (refilling - ended)
     return queue
+
+
+def _finished(host: slots_lib.Results, row: int, request: Request) -> Finished:
+    """The chain in one row of a call's results, which are on the host."""
+    moves, forward_tokens = int(host.moves[row]), int(host.forward_tokens[row])
+    is_pair = host.sum_hi.ndim == 2
+    is_traced = host.trace.log_p.shape[1] > 0
+    return Finished(
+        request=request,
+        tokens=host.tokens[row, : host.length[row]],
+        log_p=host.log_p[row, : host.length[row]],
+        ended=bool(host.ended[row]),
+        num_forward_tokens=forward_tokens,
+        num_proposal_forward_tokens=forward_tokens if is_pair else None,
+        num_moves=moves,
+        num_accepted=int(host.accepted[row]),
+        num_rejected_early=int(host.rejected_early[row]),
+        log_weight=host.sum_hi[row].astype(np.float64) + host.sum_lo[row],
+        trace=slots_lib.Trace(*(x[row, :moves] for x in host.trace)) if is_traced else None,
+    )
 
 
 class _Ends:
@@ -149,18 +187,7 @@ class _Ends:
             if host.failed[i]:
                 self._waiting.append(Failed(request))
                 continue
-            self._waiting.append(
-                Finished(
-                    request=request,
-                    tokens=host.tokens[i, : host.length[i]],
-                    log_p=host.log_p[i, : host.length[i]],
-                    ended=bool(host.ended[i]),
-                    num_forward_tokens=int(host.forward_tokens[i]),
-                    num_moves=int(host.moves[i]),
-                    num_accepted=int(host.accepted[i]),
-                    num_rejected_early=int(host.rejected_early[i]),
-                )
-            )
+            self._waiting.append(_finished(host, i, request))
 
     def hand_out(self) -> None:
         """Calls back for each chain that waits. A callback may raise; the others wait on."""

@@ -9,10 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from powerjax.models.cache import KVCache, cache_sharding, init_cache, write_prompts
-from powerjax.models.decoder import CausalLM
-from powerjax.models.language_model import LM
-from powerjax.sample import shapes
+from powerjax.models.cache import KVCache, write_prompts
+from powerjax.sample import pair, shapes
 from powerjax.sample import slots as slots_lib
 from powerjax.sample.placement import Home
 from powerjax.sample.stats import Request
@@ -33,8 +31,8 @@ class Feed:
     """The chains that wait, and the prompts that are prefilled for them.
 
     Args:
-      lm: the model.
-      model: its module, as the engine applies it.
+      model: the module, or the pair, as the engine applies it.
+      variables: its weights.
       prompts: token ids, by prompt index.
       requests: the chains; those of one prompt share one prefill.
       num_slots: of the engine.
@@ -44,15 +42,15 @@ class Feed:
 
     def __init__(
         self,
-        lm: LM,
-        model: CausalLM,
+        model: pair.Model,
+        variables: dict,
         prompts: Sequence[Sequence[int]],
         requests: Sequence[Request],
         num_slots: int,
         rows: int,
         home: Home,
     ) -> None:
-        self._lm, self._model, self._prompts = lm, model, prompts
+        self._model, self._variables, self._prompts = model, variables, prompts
         self._requests, self._room = requests, max(8, 2 * num_slots)
         groups: dict[int, list[int]] = collections.defaultdict(list)  # prompt -> its requests
         for number, request in enumerate(requests):
@@ -61,8 +59,8 @@ class Feed:
         self._low = num_slots  # prompts are prefilled when fewer chains than this wait
         self._batch = min(shapes.PREFILL_ROWS, num_slots)
         self.prompt_bucket = shapes.prompt_bucket(max(map(len, prompts)))
-        self._prefix = init_cache(lm.config, rows, self.prompt_bucket, lm.dtype, home.cache)
-        self._free = list(range(rows))
+        self._prefix = pair.empty_cache(model, rows, self.prompt_bucket, home.caches)
+        self._num_rows, self._free = rows, list(range(rows))
         self._uses: dict[int, int] = {}  # row -> how many chains wait for it
         self._waiting: collections.deque[tuple[int, int]] = collections.deque()  # (request, row)
 
@@ -100,10 +98,10 @@ class Feed:
     ) -> None:
         """Prefills (row, prompt) pairs in a batch [batch, width]."""
         ids = np.full((batch, width), -1, np.int32)
-        rows = np.full(batch, self._prefix.k[0].shape[0], np.int32)  # past the end: not written
+        rows = np.full(batch, self._num_rows, np.int32)  # past the end: not written
         for i, (row, prompt) in enumerate(members):
             ids[i, : len(prompt)], rows[i] = prompt, row
-        self._prefix = _prefill(self._model, self._lm.variables, self._prefix, ids, rows)
+        self._prefix = _prefill(self._model, self._variables, self._prefix, ids, rows)
 
     def queue(self) -> slots_lib.Queue:
         """The first of the waiting chains, as arrays for the device."""
@@ -125,6 +123,7 @@ class Feed:
             prompt_last=column(p[-1] for p in prompts),
             key=cast(jax.Array, np.concatenate([keys, np.zeros((pad, 2), np.uint32)])),
             request=column(number for number, _ in entries),
+            first_step=column(request.step for request in requests),
             size=cast(jax.Array, np.int32(len(entries))),
         )
 
@@ -142,25 +141,28 @@ class Feed:
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _prefill(
-    model: CausalLM, variables: dict, prefix: KVCache, tokens: jax.Array, rows: jax.Array
+    model: pair.Model, variables: dict, prefix: KVCache, tokens: jax.Array, rows: jax.Array
 ) -> KVCache:
     """The prefix cache with the K/V of prompts in some of its rows.
 
     Args:
-      model: the module (static).
+      model: the module, or the pair (static).
       variables: its weights and adapter.
       prefix: donated.
       tokens: int32 [B,T], the prompts, -1 past their ends.
       rows: int32 [B], the rows to write; a row past the end is not written.
     """
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    fresh = cast(KVCache, model.apply(variables, jnp.maximum(tokens, 0), positions)[1])
-    values = tuple(_finite(v, tokens >= 0) for v in fresh.v)
-    prefix = write_prompts(prefix, rows, fresh._replace(v=values))
+    fresh = pair.prefill(model, variables, jnp.maximum(tokens, 0))
+    is_prompt = pair.every_row(model, tokens) >= 0
+    values = tuple(_finite(v, is_prompt) for v in fresh.v)
+    num_rows = prefix.k[0].shape[0] // pair.cache_rows(model, 1)
+    copies = pair.same_rows(model, jnp.asarray(rows), num_rows)
+    # A row past the end stays past the end in each copy.
+    copies = [jnp.where(rows < num_rows, copy, prefix.k[0].shape[0]) for copy in copies]
+    prefix = write_prompts(prefix, jnp.concatenate(copies), fresh._replace(v=values))
     if model.mesh is None:
         return prefix
-    place = cache_sharding(model.config, model.mesh)
-    return jax.lax.with_sharding_constraint(prefix, place)
+    return jax.lax.with_sharding_constraint(prefix, pair.shardings(model))
 
 
 def _finite(v: jax.Array, is_prompt: jax.Array) -> jax.Array:

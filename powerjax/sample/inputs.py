@@ -44,6 +44,23 @@ def positive(temperature: Any) -> float:
     return number
 
 
+def share(name: str, value: Any) -> float:
+    """A number from 0 to 1, as a float."""
+    number = scalars.real(value)
+    if number is None or not 0 <= number <= 1:
+        raise ValueError(f"{name} is {scalars.shown(value)}: it must be a number from 0 to 1")
+    return number
+
+
+def shares(name: str, values: Any) -> tuple[float, float, float]:
+    """Three numbers from 0 to 1 that sum to 1, as floats."""
+    listed = prompts_lib.listed(values, name, "a list of three numbers")
+    numbers = tuple(share(name, value) for value in listed)
+    if len(numbers) != 3 or abs(sum(numbers) - 1) > 1e-6:
+        raise ValueError(f"{name} is {values}: it must be three numbers that sum to 1")
+    return numbers
+
+
 def whole(name: str, value: Any, least: int, most: int = _MOST) -> int:
     """A whole number from `least` to `most`, as an int."""
     return scalars.whole_from(name, value, least, most)

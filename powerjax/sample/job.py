@@ -1,6 +1,7 @@
 """One call of a sampler: prompts in, chains drawn by the engines, completions out."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from powerjax.models import prompts as prompts_lib
 from powerjax.models.language_model import LM
 from powerjax.records.progress import progress_bar
-from powerjax.sample import draws, inputs, memory, spec, workers
+from powerjax.sample import draws, inputs, memory, proposals, restart, spec, workers
 from powerjax.sample.completions import Completion, Completions
 from powerjax.sample.failures import ChainsFailed
 from powerjax.sample.stats import Finished, Request, Stats
@@ -29,6 +30,8 @@ class Options:
       progress: whether a bar is shown.
       on_finish: called with each Completion as its chain ends.
       skip: skip(prompt_index, sample_index) is True for chains that are not to be drawn.
+      proposal: the model that draws the moves, for samplers with a `move`; None: the base does.
+      trace: whether completions keep what their chain's state was after each move.
     """
 
     num_samples: int = 1
@@ -38,6 +41,8 @@ class Options:
     progress: bool = True
     on_finish: Callable[[Completion], None] | None = None
     skip: Callable[[int, int], bool] | None = None
+    proposal: LM | None = None
+    trace: bool = False
 
     def __post_init__(self) -> None:
         checked = {
@@ -52,17 +57,32 @@ class Options:
 def parse(name: str, keywords: Mapping[str, Any]) -> tuple[spec.Sampler, Options]:
     """Returns the sampler and the options that are in the keywords of the function `sample.NAME`.
 
-    Raises TypeError for a keyword that the sampler does not take, ValueError for a bad value.
+    Raises TypeError for a keyword that the sampler does not take, ValueError for a bad value, and
+    for a move without a proposal model.
     """
     of_options = {field.name for field in dataclasses.fields(Options)}
-    unknown = keywords.keys() - of_options - set(spec.settings_of(name))
+    settings = spec.settings_of(name)
+    unknown = keywords.keys() - of_options - set(settings)
+    proposal = keywords.get("proposal")
+    if proposal is not None and "move" not in settings:
+        unknown = unknown | {"proposal"}
     if unknown:
         raise TypeError(f"sample.{name} has no argument {min(unknown)!r}")
+    if proposal is not None and keywords.get("move") is None:
+        keywords = {**keywords, "move": "restart"}
+    if proposal is None and keywords.get("move") is not None:
+        raise ValueError(f"move={keywords['move']!r} needs a proposal model: give proposal")
     given = {key: value for key, value in keywords.items() if key in of_options}
     return spec.of(name, keywords), Options(**given)
 
 
-def stated_settings(lm: LM, sampler: spec.Sampler, seed: int, prompt_style: str) -> dict[str, Any]:
+def stated_settings(
+    lm: LM,
+    sampler: spec.Sampler,
+    seed: int,
+    prompt_style: str,
+    proposal: LM | None = None,
+) -> dict[str, Any]:
     """Returns the fields that all records of a run have alike: model, sampler, law and seed.
 
     prompt_style: "raw", "chat" or a task's wording (`prompts.style`).
@@ -74,9 +94,165 @@ def stated_settings(lm: LM, sampler: spec.Sampler, seed: int, prompt_style: str)
         **head,
         "seed": seed,
         **fields,
+        **({} if proposal is None else proposals.stated(lm, proposal)),
         "prompt_style": prompt_style,
         **lm.identity,
     }
+
+
+def pick_num_slots(
+    lm: LM,
+    longest_prompt: int,
+    sampler: spec.Sampler,
+    num_chains: int,
+    proposal: LM | None = None,
+    steps_together: bool | None = None,
+) -> int:
+    """How many slots a run of this sampler has where nobody says (`memory.pick_num_slots`).
+
+    longest_prompt: tokens.
+    num_chains: of the whole job.
+    steps_together: whether both models decode in a slot; None: as the sampler does by itself.
+    """
+    lengths = longest_prompt, sampler.max_new_tokens
+    count = num_chains * sampler.slots_per_chain
+    if steps_together is None:
+        steps_together = sampler.steps_together
+    if proposal is None or steps_together:
+        return memory.pick_num_slots(lm, *lengths, count, proposal)
+    return memory.pick_num_slots(proposal, *lengths, count)
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """The checked arguments of one call, and its chains.
+
+    Attributes:
+      lm, proposal: the models, over one vocabulary.
+      prompts: as they were given.
+      tokens: the token ids of each.
+      names: their names.
+      max_new_tokens: tokens of the longest completion.
+      num_slots: chains that advance at a time.
+      options: the other arguments.
+    """
+
+    lm: LM
+    proposal: LM | None
+    prompts: Sequence[Prompt]
+    tokens: list[list[int]]
+    names: list[str | int]
+    max_new_tokens: int
+    num_slots: int
+    options: Options
+
+    def requests(self) -> list[Request]:
+        """A request for each chain that is not skipped, ordered by prompt and sample."""
+        options, names = self.options, self.names
+        chains = [(p, s) for p in range(len(names)) for s in range(options.num_samples)]
+        keys = draws.chain_keys(options.seed, [names[p] for p, _ in chains], [s for _, s in chains])
+        return [
+            Request(p, s, key)
+            for (p, s), key in zip(chains, keys, strict=True)
+            if options.skip is None or not options.skip(p, s)
+        ]
+
+    def run(
+        self,
+        generate: Callable[..., Stats],
+        requests: Sequence[Request],
+        settings: Any,
+        **ends: Any,
+    ) -> Stats:
+        """Runs the requests by `generate`, which takes what `workers.generate` takes.
+
+        A prompt's own length chooses longrope's factors, whichever prompts are beside it. So there
+        are several runs where a model with longrope has both kinds of prompts.
+
+        ends: the callbacks, and the bar.
+        """
+        models = [self.lm] + ([] if self.proposal is None else [self.proposal])
+        flags = [
+            tuple(m.config.long_context(len(row) + self.max_new_tokens) for m in models)
+            for row in self.tokens
+        ]
+        stats = Stats(num_slots=self.num_slots)
+        for flag in sorted(set(flags)):
+            part = [request for request in requests if flags[request.prompt_index] == flag]
+            if part:
+                of_pair = {} if self.proposal is None else {"proposal": self.proposal}
+                stats = stats + generate(
+                    self.lm,
+                    [row if f == flag else [] for row, f in zip(self.tokens, flags, strict=True)],
+                    part,
+                    settings,
+                    num_slots=self.num_slots,
+                    long_context=flag[0],
+                    other_long_context=flag[-1],
+                    **of_pair,
+                    **ends,
+                )
+        return stats
+
+    def completion(self, finished: Finished) -> Completion:
+        """A finished chain as a Completion, its text decoded where the model has a tokenizer."""
+        request, tokens = finished.request, finished.tokens.tolist()
+        log_prob = float(np.sum(finished.log_p, dtype=np.float64))
+        text = None
+        if self.lm.tokenizer is not None:
+            text = self.lm.decode(tokens[:-1] if finished.ended else tokens)
+        num_moves = finished.num_moves
+        return Completion(
+            text=text,
+            tokens=tokens,
+            log_probs=finished.log_p,
+            log_prob=log_prob,
+            self_reward=log_prob / len(tokens),
+            finish_reason="eos" if finished.ended else "length",
+            acceptance_rate=finished.num_accepted / num_moves if num_moves else None,
+            num_forward_tokens=finished.num_forward_tokens,
+            num_proposal_forward_tokens=finished.num_proposal_forward_tokens,
+            num_early_rejections=finished.num_rejected_early,
+            id=self.names[request.prompt_index],
+            prompt_index=request.prompt_index,
+            sample_index=request.sample_index,
+            prompt_style=prompts_lib.style([self.prompts[request.prompt_index]]),
+            trace=finished.trace if self.options.trace else None,
+        )
+
+
+def prepare(
+    lm: LM,
+    prompts: Sequence[Prompt],
+    sampler: spec.Sampler,
+    options: Options,
+    steps_together: bool | None = None,
+) -> Call:
+    """Checks what is asked for, and picks the number of slots.
+
+    steps_together: as for `pick_num_slots`.
+
+    Raises ValueError where a prompt is not one (`models.prompts`), is empty or is too long for a
+    model's context, for a string where the model has no tokenizer, and where the proposal model
+    has another tokenizer.
+    """
+    inputs.check_stop_ids(lm)
+    proposal = options.proposal
+    if proposal is not None:
+        lm, proposal = proposals.over_one_vocabulary(lm, proposal)
+    prompts = prompts_lib.separate(prompts)
+    tokens = inputs.prompt_tokens(lm, prompts, sampler.max_new_tokens)
+    if proposal is not None:
+        inputs.prompt_tokens(proposal, tokens, sampler.max_new_tokens)
+    names = inputs.names(options.ids, len(tokens))
+    num_slots = options.num_slots
+    if num_slots is None:
+        # The job's chains are counted, whether they are skipped or not, so that a resumed run has
+        # the slots that it had before, given the same free memory.
+        num_chains = len(tokens) * options.num_samples
+        longest = max(map(len, tokens))
+        num_slots = pick_num_slots(lm, longest, sampler, num_chains, proposal, steps_together)
+    return Call(lm, proposal, prompts, tokens, names, sampler.max_new_tokens, num_slots, options)
 
 
 def draw(lm: LM, prompts: Sequence[Prompt], sampler: spec.Sampler, options: Options) -> Completions:
@@ -85,116 +261,39 @@ def draw(lm: LM, prompts: Sequence[Prompt], sampler: spec.Sampler, options: Opti
     Returns Completions, ordered by (prompt_index, sample_index).
 
     Raises:
-      ValueError: where a prompt is not one (`models.prompts`), is empty or is too long for the
-        model's context, and for a string where the model has no tokenizer.
+      ValueError: as `prepare`.
       ChainsFailed: after all other chains are finished, where the logits of some were not finite.
     """
-    # --- what is asked for ---
-    inputs.check_stop_ids(lm)
-    prompts = prompts_lib.separate(prompts)
-    tokens = inputs.prompt_tokens(lm, prompts, sampler.max_new_tokens)
-    names = inputs.names(options.ids, len(tokens))
-    chains = [(p, s) for p in range(len(tokens)) for s in range(options.num_samples)]
-    num_slots = options.num_slots
-    if num_slots is None:
-        # The job's chains are counted, whether they are skipped or not, so that a resumed run has
-        # the slots that it had before, given the same free memory.
-        longest = max(map(len, tokens))
-        num_slots = memory.pick_num_slots(lm, longest, sampler.max_new_tokens, len(chains))
-
-    # --- the chains ---
+    call = prepare(lm, prompts, sampler, options)
     items: list[Completion] = []
     failed: list[Request] = []
 
     def collect(finished: Finished) -> None:
-        item = _completion(lm, finished, names, prompts)
+        item = call.completion(finished)
         items.append(item)
         if options.on_finish is not None:
             options.on_finish(item)
 
-    requests = _requests(chains, names, options)
+    requests = call.requests()
+    generate, settings, of_chain = workers.generate, sampler.kernel_settings(call.lm.stop_ids), 1
+    if isinstance(sampler, spec.Power) and sampler.move == "restart":
+        of_chain = sampler.num_mcmc_steps + 1
+        generate = functools.partial(restart.generate, num_steps=sampler.num_mcmc_steps)
+        settings = restart.draws_of(sampler, call.lm.stop_ids)
+    elif options.trace:
+        generate = functools.partial(workers.generate, trace=sampler.most_moves)
+    unit = "chain" if of_chain == 1 else "draw"
     with progress_bar(
-        total=len(requests), desc=sampler.name, unit="chain", show=options.progress
+        total=len(requests) * of_chain, desc=sampler.name, unit=unit, show=options.progress
     ) as bar:
         ends = {"on_finish": collect, "on_fail": failed.append, "bar": bar}
-        stats = _run(lm, tokens, requests, sampler, num_slots, **ends)
+        stats = call.run(generate, requests, settings, **ends)
 
-    # --- what came of them ---
-    stated = stated_settings(lm, sampler, options.seed, prompts_lib.style(prompts))
+    stated = stated_settings(
+        lm, sampler, options.seed, prompts_lib.style(call.prompts), options.proposal
+    )
     completions = Completions(items, stats, stated)
     if failed:
         pairs = sorted((request.prompt_index, request.sample_index) for request in failed)
-        raise ChainsFailed([(names[p], s) for p, s in pairs], completions, lm.dtype)
+        raise ChainsFailed([(call.names[p], s) for p, s in pairs], completions, lm.dtype)
     return completions
-
-
-def _run(
-    lm: LM,
-    prompts: Sequence[Sequence[int]],
-    requests: Sequence[Request],
-    sampler: spec.Sampler,
-    num_slots: int,
-    **ends: Any,
-) -> Stats:
-    """Runs the requests' chains; `ends` are the callbacks of `workers.generate`, and its bar.
-
-    A prompt's own length chooses longrope's factors, whichever prompts are beside it. So there are
-    two runs where a model with longrope has both kinds of prompts.
-    """
-    settings, stats = sampler.kernel_settings(lm.stop_ids), Stats(num_slots=num_slots)
-    for long_context in (False, True):
-        fits = [
-            lm.config.long_context(len(row) + sampler.max_new_tokens) == long_context
-            for row in prompts
-        ]
-        part = [request for request in requests if fits[request.prompt_index]]
-        if part:
-            stats = stats + workers.generate(
-                lm,
-                [row if fit else [] for row, fit in zip(prompts, fits, strict=True)],
-                part,
-                settings,
-                num_slots=num_slots,
-                long_context=long_context,
-                **ends,
-            )
-    return stats
-
-
-def _requests(
-    chains: Sequence[tuple[int, int]], names: Sequence[str | int], options: Options
-) -> list[Request]:
-    """A request for each chain (prompt index, sample index) that is not skipped."""
-    keys = draws.chain_keys(options.seed, [names[p] for p, _ in chains], [s for _, s in chains])
-    return [
-        Request(p, s, key)
-        for (p, s), key in zip(chains, keys, strict=True)
-        if options.skip is None or not options.skip(p, s)
-    ]
-
-
-def _completion(
-    lm: LM, finished: Finished, names: Sequence[str | int], prompts: Sequence[Prompt]
-) -> Completion:
-    """A finished chain as a Completion, its text decoded where the model has a tokenizer."""
-    request, tokens = finished.request, finished.tokens.tolist()
-    log_prob = float(np.sum(finished.log_p, dtype=np.float64))
-    text = None
-    if lm.tokenizer is not None:
-        text = lm.decode(tokens[:-1] if finished.ended else tokens)
-    num_moves = finished.num_moves
-    return Completion(
-        text=text,
-        tokens=tokens,
-        log_probs=finished.log_p,
-        log_prob=log_prob,
-        self_reward=log_prob / len(tokens),
-        finish_reason="eos" if finished.ended else "length",
-        acceptance_rate=finished.num_accepted / num_moves if num_moves else None,
-        num_forward_tokens=finished.num_forward_tokens,
-        num_early_rejections=finished.num_rejected_early,
-        id=names[request.prompt_index],
-        prompt_index=request.prompt_index,
-        sample_index=request.sample_index,
-        prompt_style=prompts_lib.style([prompts[request.prompt_index]]),
-    )

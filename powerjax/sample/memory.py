@@ -24,7 +24,13 @@ _CGROUP_2: _Names = (("memory.max", "memory.high"), "memory.current", "inactive_
 _CGROUP_1: _Names = (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
 
 
-def pick_num_slots(lm: LM, longest_prompt: int, max_new_tokens: int, num_chains: int) -> int:
+def pick_num_slots(
+    lm: LM,
+    longest_prompt: int,
+    max_new_tokens: int,
+    num_chains: int,
+    proposal: LM | None = None,
+) -> int:
     """How many slots a run has, over all its engines.
 
     Each row of the mesh gets as many slots as fit the free memory of the fullest device, but no
@@ -37,10 +43,15 @@ def pick_num_slots(lm: LM, longest_prompt: int, max_new_tokens: int, num_chains:
       longest_prompt: tokens.
       max_new_tokens: tokens.
       num_chains: of the whole job.
+      proposal: the model that decodes beside it in each slot, if one does.
     """
     devices, rows = placement.devices(lm), placement.num_rows(lm)
-    lengths = longest_prompt, max_new_tokens
-    per_slot = shapes.bytes_per_slot(lm.config, lm.dtype, *lengths, devices[0].platform, lm.mesh)
+    lengths, platform = (longest_prompt, max_new_tokens), devices[0].platform
+    per_slot = sum(
+        shapes.bytes_per_slot(model.config, model.dtype, *lengths, platform, model.mesh)
+        for model in (lm, proposal)
+        if model is not None
+    )
     free = [free_bytes(device) for device in devices]
     known = [count for count in free if count is not None]
     fitting = shapes.STEP

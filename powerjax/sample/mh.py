@@ -10,9 +10,15 @@ EOS or E, which gives y', and accepts y' with probability min(1, A), where
 and w_t = alpha log p_t - log q_t (`weights`). The two sums are the logarithm of Eq. 20's ratio. The
 last two terms are there because a cut is drawn over the current length, and lengths differ.
 
+A second model may draw the moves, the proposal model. q_t is then its law, at a temperature of its
+own, and w_t may have either sign. A RESTART proposes a whole completion (m is always 0): its ratio
+has no length terms, because no cut is drawn. A SUFFIX is the move above. In a mixture each move
+draws its kind, RESTART, SUFFIX or BASE, with fixed probabilities, and is weighed by the sums of its
+own kind's law, for the old completion and the new one.
+
 The kernel leaves pi^alpha on "ends in EOS or has length E" invariant, for every alpha >= 1 and
-every temperature of the proposal. With top_k it leaves invariant pi^alpha restricted to strings
-whose every token is among its prefix's top k.
+every proposal that can draw whatever p can. With top_k it leaves invariant pi^alpha restricted to
+strings whose every token is among its prefix's top k.
 
 `advance` moves a chain by one token. It needs the logits that follow the chain's working tokens
 (`working_tokens`); call it by hand, or vmapped over slots as `slots` does. The line that accepts or
@@ -27,6 +33,9 @@ from jax import Array
 
 from powerjax.sample import weights
 from powerjax.sample.chain import (
+    BASE,
+    RESTART,
+    SUFFIX,
     Chain,
     Draws,
     Info,
@@ -38,7 +47,10 @@ from powerjax.sample.chain import (
 )
 
 __all__ = [
+    "BASE",
     "MAX_NEW_TOKENS",
+    "RESTART",
+    "SUFFIX",
     "Chain",
     "Draws",
     "Info",
@@ -81,7 +93,13 @@ class _Verdict(NamedTuple):
     accepted: Array
 
 
-def advance(chain: Chain, logits: Array, draws: Draws, settings: Settings) -> tuple[Chain, Info]:
+def advance(
+    chain: Chain,
+    logits: Array,
+    draws: Draws,
+    settings: Settings,
+    proposal_logits: Array | None = None,
+) -> tuple[Chain, Info]:
     """Draws one token of the current move, books it, and decides what comes next.
 
     Args:
@@ -89,18 +107,30 @@ def advance(chain: Chain, logits: Array, draws: Draws, settings: Settings) -> tu
       logits: float [V], the model's at `chain.position`; float64 gives a float64 chain.
       draws: uniforms, each used for one thing only.
       settings: of the run.
+      proposal_logits: float [V], the proposal model's; needed where settings.mixture is not None.
 
     Returns:
       (chain, info). The completion of a chain that is done does not change, and the chain stays
       done. Logits that hold NaN or +inf, or only -inf, end the chain: `info.failed` is True and the
-      completion stays as it was.
+      completion stays as it was. So does a token that the base draws and the proposal model cannot.
     """
     # --- draw the token and book it ---
-    drawn = weights.draw_token(
-        logits, draws.token, settings.alpha, settings.inv_temperature, settings.top_k
-    )
+    if settings.mixture is None:
+        drawn = weights.draw_token(
+            logits, draws.token, settings.alpha, settings.inv_temperature, settings.top_k
+        )
+    else:
+        drawn = weights.draw_token_of_two(
+            logits,
+            proposal_logits,
+            draws.token,
+            settings.alpha,
+            (settings.inv_temperature, settings.mixture.inv_temperature),
+            chain.kind == BASE,
+            settings.top_k,
+        )
     # Whatever is wrong with the logits makes their normaliser, and with it every log_p, NaN.
-    failed = ~chain.done & ~jnp.isfinite(drawn.log_p)
+    failed = ~chain.done & ~(jnp.isfinite(drawn.log_p) & jnp.all(jnp.isfinite(drawn.weight)))
     gain = drawn.log_p if settings.kernel == "power_inf" else drawn.weight
     sums = _add(chain.sum_hi, chain.sum_lo, gain)
     proposal = _book(chain.proposal, chain.position, drawn.token, drawn.log_p, *sums)
@@ -125,7 +155,7 @@ def advance(chain: Chain, logits: Array, draws: Draws, settings: Settings) -> tu
     following = _next(chain, after, verdict, failed, draws, settings)
     info = Info(
         *(drawn.token, drawn.log_p, drawn.weight),
-        *(chain.position, chain.cut, chain.stage),
+        *(chain.position, chain.cut, chain.stage, chain.kind),
         is_proposal=(chain.step > 0) & ~chain.done,
         finished=verdict.finished,
         accepted=accepted,
@@ -156,11 +186,12 @@ def _decide(
     log_ratio = _log_ratio(chain, position, *sums, settings)
     # In exact arithmetic the partial log-ratios of a monotone kernel fall to log A. Their running
     # minimum makes it so in floating point, so early rejection decides as the end would.
-    log_accept = jnp.where(settings.is_monotone, jnp.minimum(chain.bound, log_ratio), log_ratio)
+    is_monotone = settings.is_monotone & (chain.kind == BASE)
+    log_accept = jnp.where(is_monotone, jnp.minimum(chain.bound, log_ratio), log_ratio)
     # The MH rule accepts where u <= A, here in logarithms. For power_inf, log_accept is the rise of
     # log p, and has to be above 0.
     passes = log_accept > 0 if settings.kernel == "power_inf" else log_accept >= chain.log_u
-    hopeless = ~extending & ~passes & settings.early_rejection & settings.is_monotone
+    hopeless = ~extending & ~passes & settings.early_rejection & is_monotone
     finished = (at_end | hopeless) & ~chain.done & ~failed
     return _Verdict(at_end, log_accept, finished, finished & at_end & (extending | passes))
 
@@ -189,8 +220,10 @@ def _next(
     done = chain.done | failed | (stage_over & (settled | is_last))
     extends = stage_over & ~after.ended  # the next move is the extension of the next stage
     stage, step = next_move(chain, settings)
+    kind = _next_kind(extends, draws, settings)
     # A cut is floor(u |y|) for a 32-bit u. An extension goes on where y ends.
-    cut = jnp.where(extends, after.length, _scale(draws.cut, after.length))
+    cut = jnp.where(kind == RESTART, 0, _scale(draws.cut, after.length))
+    cut = jnp.where(extends, after.length, cut)
     before = jnp.maximum(cut - 1, 0)
     first = lambda x, empty: jnp.where(cut > 0, x[before], empty)  # noqa: E731
     pick = lambda fresh, going_on: jnp.where(verdict.finished, fresh, going_on)  # noqa: E731
@@ -204,6 +237,7 @@ def _next(
         log_u=pick(draws.log_u.astype(after.bound.dtype), chain.log_u),
         stage=pick(stage, chain.stage),
         step=pick(jnp.where(extends, 0, step), chain.step),
+        kind=pick(kind, chain.kind),
         done=done,
     )
     stay = lambda before, after: jnp.where(chain.done | done, before, after)  # noqa: E731
@@ -213,7 +247,17 @@ def _next(
         token=stay(chain.token, following.token),
         stage=stay(chain.stage, following.stage),
         step=stay(chain.step, following.step),
+        kind=stay(chain.kind, following.kind),
     )
+
+
+def _next_kind(extends: Array, draws: Draws, settings: Settings) -> Array:
+    """The kind of the move, or of the extension, that comes next (int32 [])."""
+    mixture = settings.mixture
+    if mixture is None:
+        return jnp.int32(BASE)
+    kind = jnp.sum(draws.kind >= mixture.edges, dtype=jnp.int32)  # 0, 1, 2: RESTART, SUFFIX, BASE
+    return jnp.where(extends, mixture.extends_by, kind)
 
 
 def _stage_end(stage: Array, settings: Settings) -> Array:
@@ -224,15 +268,19 @@ def _stage_end(stage: Array, settings: Settings) -> Array:
 def _log_ratio(chain: Chain, position: Array, sum_hi: Array, sum_lo: Array, settings: Settings):
     """log A of the proposal as if it ended at `position`: Eq. 20 and the terms of the lengths.
 
-    The sums of y' and of y are over all tokens: those below the cut are the same and cancel.
+    The sums of y' and of y are over all tokens: those below the cut are the same and cancel. Both
+    are sums of the law that the move's kind draws from.
     """
     against = position if settings.kernel == "karan2026" else chain.length - 1
     against = jnp.clip(against, 0, chain.state.cum_hi.shape[0] - 1)
     difference = (sum_hi - chain.state.cum_hi[against]) + (sum_lo - chain.state.cum_lo[against])
+    if settings.mixture is not None:
+        difference = jnp.where(chain.kind == BASE, difference[0], difference[1])
     if settings.kernel != "exact":
         return difference
     dtype = difference.dtype
     lengths = jnp.maximum(jnp.stack([chain.length, position + 1]), 1).astype(dtype)
+    lengths = jnp.where(chain.kind == RESTART, 1, lengths)  # a restart draws no cut
     return difference + (jnp.log(lengths[0]) - jnp.log(lengths[1]))
 
 
@@ -257,7 +305,11 @@ def _merge(state: Sequence, proposal: Sequence, accepted: Array, cut: Array, len
     """The state, with the proposal's tokens on [cut, length) where the move was accepted."""
     index = jnp.arange(state.tokens.shape[0])
     moved = accepted & (index >= cut) & (index < length)
-    return Sequence(*(jnp.where(moved, new, old) for old, new in zip(state, proposal, strict=True)))
+
+    def pick(old, new):
+        return jnp.where(moved.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+
+    return Sequence(*map(pick, state, proposal))
 
 
 def _scale(bits: Array, count: Array) -> Array:

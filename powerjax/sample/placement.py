@@ -5,7 +5,8 @@ nothing either: no program runs over the "data" axis, and no engine waits for an
 """
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from powerjax.models.cache import cache_sharding
 from powerjax.models.decoder import CausalLM
 from powerjax.models.language_model import LM
+from powerjax.sample import pair
 
 
 class Home(NamedTuple):
@@ -22,9 +24,15 @@ class Home(NamedTuple):
 
     cache: Sharding | None = None  # of each array of a K/V cache
     rest: Sharding | None = None  # of everything else, which each device holds whole
+    proposal_cache: Sharding | None = None  # as `cache`, of a proposal model's own layers
+
+    @property
+    def caches(self) -> tuple[Sharding | None, ...]:
+        """The sharding of each model's K/V."""
+        return self.cache, self.proposal_cache
 
 
-def home(lm: LM) -> Home:
+def home(lm: LM, proposal: LM | None = None) -> Home:
     """The Home of an engine for this model: its arrays lie where the weights lie.
 
     Raises ValueError where the weights lie on several devices and the model has no mesh.
@@ -34,19 +42,52 @@ def home(lm: LM) -> Home:
         return Home()
     if len(leaf.sharding.device_set) == 1:
         (device,) = leaf.sharding.device_set
-        return Home(*2 * (SingleDeviceSharding(device),))
+        return Home(*3 * (SingleDeviceSharding(device),))
     if lm.mesh is None:
         raise ValueError(f"{lm.name or 'the model'} lies on several devices but has no mesh")
-    return Home(cache_sharding(lm.config, lm.mesh), NamedSharding(lm.mesh, P()))
+    whole = NamedSharding(lm.mesh, P())
+    if proposal is None:
+        return Home(cache_sharding(lm.config, lm.mesh), whole)
+    return Home(cache_sharding(lm.config, lm.mesh), whole, cache_sharding(proposal.config, lm.mesh))
 
 
-def module(lm: LM, long_context: bool) -> CausalLM:
-    """The Flax module that an engine applies; it knows its mesh where it is split over devices.
+def module(
+    lm: LM,
+    long_context: bool,
+    proposal: LM | None = None,
+    other_long_context: bool = False,
+) -> pair.Model:
+    """The Flax module that an engine applies, or the pair of it and the proposal model's.
 
-    long_context: whether longrope's long factors are used.
+    A module knows its mesh where it is split over devices.
+
+    long_context, other_long_context: whether longrope's long factors are used, by each model.
     """
+    model = _module(lm, long_context)
+    if proposal is None:
+        return model
+    if is_adapted(lm, proposal):
+        return pair.Pair(model, None)
+    return pair.Pair(model, _module(proposal, other_long_context))
+
+
+def _module(lm: LM, long_context: bool) -> CausalLM:
     model = lm.model(long_context)
     return model if lm.mesh is None or lm.mesh.size == 1 else model.clone(mesh=lm.mesh)
+
+
+def variables(lm: LM, proposal: LM | None = None) -> dict[str, Any]:
+    """The weights that `module` is applied to."""
+    if proposal is None:
+        return lm.variables
+    if is_adapted(lm, proposal):
+        return proposal.variables
+    return {"base": lm.variables, "proposal": proposal.variables}
+
+
+def is_adapted(lm: LM, proposal: LM) -> bool:
+    """Whether the proposal model is the model itself with an adapter beside its weights."""
+    return lm.adapter is None and proposal.adapter is not None and proposal.params is lm.params
 
 
 def devices(lm: LM) -> tuple[jax.Device, ...]:
@@ -81,6 +122,23 @@ def rows(lm: LM) -> list[LM]:
             " on a mesh of its own, powerjax.parallel.mesh.make_mesh(devices=jax.local_devices())"
         )
     return [_row(lm, lm.mesh, i) for i in range(lm.mesh.shape["data"])]
+
+
+def rows_of_all(lm: LM, others: Mapping[str, LM | None]) -> list[tuple[LM, dict[str, LM | None]]]:
+    """(the model, the other models by name) for each row of the mesh, as `rows` gives the model.
+
+    Raises ValueError as `rows` does, and where a model lies on another mesh than the first.
+    """
+    split: list[tuple[LM, dict[str, LM | None]]] = [(row, {}) for row in rows(lm)]
+    for name, other in others.items():
+        if other is not None and other.mesh != lm.mesh:
+            raise ValueError(f"the {name} lies on another mesh than the model: load both on one")
+        parts = [None] * len(split) if other is None else rows(other)
+        for (row, named), part in zip(split, parts, strict=True):
+            if part is not None and other is not None and is_adapted(lm, other):
+                part = dataclasses.replace(part, params=row.params)  # they stay one and the same
+            named[name] = part
+    return split
 
 
 def _row(lm: LM, whole: Mesh, row: int) -> LM:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from powerjax.models.language_model import LM
-from powerjax.sample import inputs, job
+from powerjax.sample import inputs, job, spec
 from powerjax.sample.completions import Completion, Completions
 from powerjax.sample.job import Prompt
 
@@ -21,8 +21,8 @@ def power(
     *,
     alpha: float = 4.0,
     temperature: float | None = None,
-    block_size: int = 192,
-    num_mcmc_steps: int = 10,
+    block_size: int | None = None,
+    num_mcmc_steps: int | None = None,
     max_new_tokens: int = 3072,
     num_samples: int = 1,
     seed: int = 0,
@@ -32,6 +32,11 @@ def power(
     stop: Literal["eos", "horizon"] = "eos",
     kernel: Literal["exact", "karan2026"] = "exact",
     early_rejection: bool = True,
+    proposal: LM | None = None,
+    move: spec.Move | None = None,
+    proposal_temperature: float = 1.0,
+    mixture: tuple[float, float, float] | None = None,
+    trace: bool = False,
     progress: bool = True,
     on_finish: OnFinish | None = None,
     skip: Skip | None = None,
@@ -47,6 +52,12 @@ def power(
     coincide. With top_k the target is pi^alpha restricted to strings whose every token is among its
     prefix's top k, renormalised; at alpha = 1 that is not what standard(top_k=...) draws.
 
+    With a `proposal` model, such as a student that was distilled from this target, that model draws
+    the moves, and one move reaches what many of the base's own reach. The target stays pi^alpha of
+    `lm`. move="restart" draws whole completions, all at once, and lets `lm` score them. "suffix"
+    draws from a cut on, the two models stepping together. "mixture" adds the base's own moves,
+    which a poor proposal model cannot spoil.
+
     A chain's draws are its own, so its completion does not depend on its slot, its neighbours, the
     order of prompts or a restart. With other compiled shapes (num_slots, a longer cache) rounding
     differs, and a draw that lies on an edge may fall to the other side. Where the LM is on a mesh,
@@ -57,10 +68,11 @@ def power(
       prompts: each a string, a list of token ids, or a list of chat messages ({"role": ...,
         "content": ...}), which go through the tokenizer's chat template.
       alpha: exponent, >= 1.
-      temperature: of the proposal; None: 1/alpha. It changes how fast the chain mixes, but not its
-        target.
-      block_size: tokens per stage. The last stage is shorter where it does not divide.
-      num_mcmc_steps: MH moves per stage.
+      temperature: of the base's proposal; None: 1/alpha. It changes how fast the chain mixes, but
+        not its target.
+      block_size: tokens per stage. The last stage is shorter where it does not divide. None: 192,
+        or max_new_tokens with a proposal model.
+      num_mcmc_steps: MH moves per stage. None: 10, or 1 with a proposal model.
       max_new_tokens: tokens of the longest completion, EOS counted.
       num_samples: independent chains for each prompt.
       seed: of the run. A chain's draws depend on (seed, its id, its sample index) and nothing else.
@@ -71,7 +83,15 @@ def power(
       stop: "eos" or "horizon", see above.
       kernel: "exact", or "karan2026": the published code's rule (ratio cut to the proposal's
         length, length capped at the current one, no correction for lengths), which is not exact.
-      early_rejection: stop a move as soon as its rejection is certain. Changes no draw.
+      early_rejection: stop a move as soon as its rejection is certain. Changes no draw. Moves of a
+        proposal model run to their end.
+      proposal: the proposal model: `lm` with an adapter, or any model over the same tokenizer.
+        None: `lm` at `temperature` draws the moves. `lm`'s stop tokens alone end a completion.
+      move: "restart" (the default with a proposal model), "suffix" or "mixture".
+      proposal_temperature: tau_q, at which the proposal model draws.
+      mixture: with move="mixture", the shares of the proposal model's restarts, its suffixes and
+        the base's suffixes among the moves; None: (.4, .3, .3).
+      trace: keep what each chain's state was after each move, for `Completions.to_arviz`.
       progress: show a bar.
       on_finish: called with each Completion as its chain ends.
       skip: skip(prompt_index, sample_index) leaves out chains that are already recorded.
@@ -81,7 +101,8 @@ def power(
 
     Raises:
       ValueError: on an argument out of range, a prompt that is none of these, an empty one, one
-        too long for the model's context, or a string for a model without a tokenizer.
+        too long for a model's context, a string for a model without a tokenizer, or a proposal
+        model over another tokenizer.
       ChainsFailed: a ValueError that names the chains whose logits were not finite, and holds the
         other chains' completions. It comes after all of them are finished.
     """
@@ -104,6 +125,7 @@ def power_inf(
     num_slots: int | None = None,
     stop: Literal["eos", "horizon"] = "eos",
     early_rejection: bool = True,
+    trace: bool = False,
     progress: bool = True,
     on_finish: OnFinish | None = None,
     skip: Skip | None = None,

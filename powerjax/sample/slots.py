@@ -19,23 +19,22 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
-from powerjax.models.cache import (
-    KVCache,
-    cache_sharding,
-    copy_row,
-    init_cache,
-    restore_slots,
-    save_slots,
-)
-from powerjax.models.decoder import CausalLM
-from powerjax.sample import draws, mh
+from powerjax.models.cache import KVCache, copy_row, restore_slots
+from powerjax.sample import draws, mh, pair
 from powerjax.sample.placement import Home
 
 _RESTORE_WIDTH = 32  # cache slots copied back at a time
 _NO_CACHE = KVCache((), ())
+
+
+class Trace(NamedTuple):
+    """What a chain's state was after each of its moves. Arrays [S, R], R moves; R is 0 untraced."""
+
+    log_p: Array  # float, log p of the completion
+    length: Array  # int32
+    accepted: Array  # bool, whether the move was accepted
+    kind: Array  # int32, the move's kind
 
 
 class Slots(NamedTuple):
@@ -46,13 +45,15 @@ class Slots(NamedTuple):
     prompt_length: Array  # int32
     prompt_last: Array  # int32, the prompt's last token, which is fed to draw the first new one
     request: Array  # int32, the number of the request that the slot serves; -1: none
+    first_step: Array  # int32, the MH step whose draws the extension uses, 0 for its own
     busy: Array  # bool, whether the slot serves a chain
     forward_tokens: Array  # int32, model steps that this chain has used
     moves: Array  # int32, MH moves that this chain has finished
     accepted: Array  # int32, how many of them were accepted
     rejected_early: Array  # int32, how many were rejected before their end
     failed: Array  # bool, whether the chain met logits that are not finite
-    cache: KVCache  # [S,K,W,H] per layer, W cache slots
+    trace: Trace
+    cache: KVCache  # [S,K,W,H] per layer, W cache slots; with a proposal model see `pair`
     undo: KVCache  # what the move under way has overwritten in `cache`
 
 
@@ -65,6 +66,7 @@ class Queue(NamedTuple):
     prompt_last: Array  # int32
     key: Array  # uint32 [R, 2]
     request: Array  # int32
+    first_step: Array  # int32, see `Slots`
     size: Array  # int32 []
 
 
@@ -74,6 +76,8 @@ class Results(NamedTuple):
     tokens: Array  # int32 [O, M]
     log_p: Array  # [O, M]
     length: Array  # int32 [O]
+    sum_hi: Array  # [O], or [O, 2] with a proposal model: sum_hi + sum_lo is the completion's sum
+    sum_lo: Array  # of log-weights (for power_inf: of log p)
     ended: Array  # bool [O], whether the completion ends in a stop token
     request: Array  # int32 [O]
     forward_tokens: Array  # int32 [O]
@@ -81,6 +85,7 @@ class Results(NamedTuple):
     accepted: Array  # int32 [O]
     rejected_early: Array  # int32 [O]
     failed: Array  # bool [O], whether the chain ended without a completion
+    trace: Trace  # [O, R]
     size: Array  # int32 []
 
 
@@ -99,18 +104,24 @@ class Tally(NamedTuple):
 
 
 def init(
-    config, num_slots: int, length: int, max_tokens: int, settings, dtype, home: Home | None = None
+    model: pair.Model,
+    num_slots: int,
+    length: int,
+    max_tokens: int,
+    settings: mh.Settings,
+    home: Home | None = None,
+    trace: int = 0,
 ) -> Slots:
     """Idle slots.
 
     Args:
-      config: of the model.
+      model: the module, or the pair.
       num_slots: S.
       length: W, cache slots of each slot.
       max_tokens: M, room for new tokens.
       settings: of the run.
-      dtype: of the caches.
       home: where the arrays lie; None: on JAX's default device.
+      trace: R, how many moves of a chain are traced.
     """
     home = home or Home()
     one = mh.init(settings, max_tokens)
@@ -118,19 +129,21 @@ def init(
     one = one._replace(done=jnp.asarray(True))
     spread = lambda x: jnp.tile(x[None], (num_slots,) + (1,) * x.ndim)  # noqa: E731
     zero = lambda: jnp.zeros(num_slots, jnp.int32)  # noqa: E731
-    caches = [init_cache(config, num_slots, length, dtype, home.cache) for _ in range(2)]
+    caches = [pair.empty_cache(model, num_slots, length, home.caches) for _ in range(2)]
     slots = Slots(
         chain=jax.tree.map(spread, one),
         key=jnp.zeros((num_slots, 2), jnp.uint32),
         prompt_length=zero() + 1,
         prompt_last=zero(),
         request=zero() - 1,
+        first_step=zero(),
         busy=jnp.zeros(num_slots, bool),
         forward_tokens=zero(),
         moves=zero(),
         accepted=zero(),
         rejected_early=zero(),
         failed=jnp.zeros(num_slots, bool),
+        trace=_empty_trace(num_slots, trace, one.sum_hi.dtype),
         cache=_NO_CACHE,
         undo=_NO_CACHE,
     )
@@ -141,7 +154,7 @@ def init(
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def run(
-    model: CausalLM,
+    model: pair.Model,
     variables: dict,
     slots: Slots,
     queue: Queue,
@@ -155,7 +168,7 @@ def run(
     cache, and when a slot idles with the queue empty and more_waiting True.
 
     Args:
-      model: the module (static); one compilation per shape of slots and queue.
+      model: the module, or the pair (static); one compilation per shape of slots and queue.
       variables: its weights, and its adapter if any (`LM.variables`).
       slots: donated.
       queue: waiting chains, taken from the front.
@@ -184,30 +197,22 @@ def run(
         waiting, was_busy = more_waiting | (head < queue.size), slots.busy
         slots, info = _step(model, variables, slots, settings)
         tally = _count(tally, info, was_busy, waiting)
-        slots = _restore(slots, info)
-        return _serve(slots, results, tally, queue, head, settings)
+        slots = _restore(model, slots, info)
+        return _serve(model, slots, results, tally, queue, head, settings)
 
-    carry = _serve(slots, results, tally, queue, jnp.int32(0), settings)
+    carry = _serve(model, slots, results, tally, queue, jnp.int32(0), settings)
     slots, *rest = lax.while_loop(goes_on, body, carry)
-    return _at_home(slots, model), *_whole(rest, model)
+    return _at_home(slots, model), *pair.whole(rest, model.mesh)
 
 
-def _at_home(slots: Slots, model: CausalLM) -> Slots:
+def _at_home(slots: Slots, model: pair.Model) -> Slots:
     """The slots laid out over the devices as `init` lays them out."""
     if model.mesh is None:
         return slots
-    caches = lax.with_sharding_constraint(
-        (slots.cache, slots.undo), cache_sharding(model.config, model.mesh)
-    )
-    slots = _whole(slots._replace(cache=_NO_CACHE, undo=_NO_CACHE), model)
+    places = pair.shardings(model)
+    caches = lax.with_sharding_constraint((slots.cache, slots.undo), (places, places))
+    slots = pair.whole(slots._replace(cache=_NO_CACHE, undo=_NO_CACHE), model.mesh)
     return slots._replace(cache=caches[0], undo=caches[1])
-
-
-def _whole(tree, model: CausalLM):
-    """The arrays of a tree, each whole on every device of the model's mesh."""
-    if model.mesh is None:
-        return tree
-    return lax.with_sharding_constraint(tree, NamedSharding(model.mesh, P()))
 
 
 def write_position(slots: Slots) -> Array:
@@ -219,17 +224,20 @@ def _step(model, variables, slots: Slots, settings: mh.Settings) -> tuple[Slots,
     """One model step and one `advance` for every slot; idle slots compute and change nothing."""
     chain, position = slots.chain, write_position(slots)
     tokens = jnp.where(chain.token < 0, slots.prompt_last, chain.token)
-    place = cache_sharding(model.config, model.mesh) if model.mesh is not None else None
-    undo, position = save_slots(slots.undo, slots.cache, position, place)
+    position = pair.every_row(model, position)
+    undo, position = pair.save(model, slots.undo, slots.cache, position)
     with jax.named_scope("model"):
-        hidden, cache = model.apply(variables, tokens[:, None], position[:, None], slots.cache)
-        logits = _whole(model.apply(variables, hidden[:, 0], method="unembed"), model)
-    with jax.named_scope("advance"):
-        uniforms = jax.vmap(lambda k, c: draws.draw(k, c, settings, logits.dtype.type))(
-            slots.key, chain
+        logits, proposal_logits, cache = pair.decode(
+            model, variables, tokens, position, slots.cache
         )
-        chain, info = jax.vmap(mh.advance, in_axes=(0, 0, 0, None))(
-            chain, logits, uniforms, settings
+    with jax.named_scope("advance"):
+        # A draw of step i of a chain is the extension of a chain of its own, with i's randomness.
+        steps = chain._replace(step=chain.step + slots.first_step)
+        uniforms = jax.vmap(lambda k, c: draws.draw(k, c, settings, logits.dtype.type))(
+            slots.key, steps
+        )
+        chain, info = jax.vmap(mh.advance, in_axes=(0, 0, 0, None, 0))(
+            chain, logits, uniforms, settings, proposal_logits
         )
     moved = slots.busy & info.is_proposal & info.finished
     return slots._replace(
@@ -241,10 +249,36 @@ def _step(model, variables, slots: Slots, settings: mh.Settings) -> tuple[Slots,
         accepted=slots.accepted + (moved & info.accepted),
         rejected_early=slots.rejected_early + (moved & info.rejected_early),
         failed=slots.busy & info.failed,
+        trace=_traced(slots, chain, info, moved),
     ), info
 
 
-def _restore(slots: Slots, info: mh.Info) -> Slots:
+def _traced(slots: Slots, chain: mh.Chain, info: mh.Info, moved: Array) -> Trace:
+    """The trace with the moves that have just ended.
+
+    Args:
+      slots: before the step.
+      chain: after it.
+      info: of the step.
+      moved: bool [S], whether a move of the slot ended.
+    """
+    num_slots, room = slots.trace.log_p.shape
+    if not room:
+        return slots.trace
+    at = jnp.where(moved, slots.moves, room)  # past the end: dropped
+    inside = jnp.arange(chain.state.log_p.shape[1]) < chain.length[:, None]
+    log_p = jnp.sum(jnp.where(inside, chain.state.log_p, 0), axis=1)
+    values = Trace(log_p, chain.length, info.accepted, info.kind)
+    rows = jnp.arange(num_slots)
+    return Trace(
+        *(
+            old.at[rows, at].set(new, mode="drop")
+            for old, new in zip(slots.trace, values, strict=True)
+        )
+    )
+
+
+def _restore(model: pair.Model, slots: Slots, info: mh.Info) -> Slots:
     """Gives slots whose move was rejected their old K/V back, as far as it overwrote them.
 
     Slots of failed chains get theirs back too, so that no NaN outlives its chain: attention
@@ -254,6 +288,7 @@ def _restore(slots: Slots, info: mh.Info) -> Slots:
     rejected = slots.busy & ((info.finished & ~info.accepted) | info.failed)
     first = slots.prompt_length + info.cut - 1
     last = jnp.where(rejected, slots.prompt_length + info.position - 1, -1)
+    first, last = pair.every_row(model, first), pair.every_row(model, last)
 
     def body(carry):
         cache, first = carry
@@ -266,7 +301,15 @@ def _restore(slots: Slots, info: mh.Info) -> Slots:
     return slots._replace(cache=cache)
 
 
-def _serve(slots: Slots, results: Results, tally: Tally, queue: Queue, head: Array, settings):
+def _serve(
+    model: pair.Model,
+    slots: Slots,
+    results: Results,
+    tally: Tally,
+    queue: Queue,
+    head: Array,
+    settings: mh.Settings,
+) -> tuple[Slots, Results, Tally, Array]:
     """Writes chains that are done to the results, and gives idle slots the queue's next chains."""
 
     def needs(slots, head):
@@ -278,7 +321,8 @@ def _serve(slots: Slots, results: Results, tally: Tally, queue: Queue, head: Arr
         results = _collect(results, slots, row)
         entry = jnp.minimum(head, queue.request.shape[0] - 1)
         admits = head < queue.size
-        return _admit(slots, row, queue, entry, admits, settings), results, head + admits
+        slots = _admit(model, slots, row, queue, entry, admits, settings)
+        return slots, results, head + admits
 
     slots, results, head = lax.while_loop(
         lambda c: jnp.any(needs(c[0], c[2])), body, (slots, results, head)
@@ -290,21 +334,31 @@ def _collect(results: Results, slots: Slots, row: Array) -> Results:
     """Appends a slot's chain to the results if the slot is busy, and so its chain done."""
     finished = slots.busy[row]
     chain = slots.chain
-    names = ("request", "forward_tokens", "moves", "accepted", "rejected_early", "failed")
+    names = ("request", "forward_tokens", "moves", "accepted", "rejected_early", "failed", "trace")
     values = {name: getattr(slots, name) for name in names}
     values |= {"tokens": chain.state.tokens, "log_p": chain.state.log_p}
+    last = jnp.maximum(chain.length[row] - 1, 0)
+    sums = {"sum_hi": chain.state.cum_hi, "sum_lo": chain.state.cum_lo}
     values |= {"length": chain.length, "ended": chain.ended}
     at = jnp.where(finished, results.size, results.length.shape[0])  # past the end: dropped
+    rows = {name: jax.tree.map(lambda x: x[row], value) for name, value in values.items()}
+    rows |= {name: value[row, last] for name, value in sums.items()}
+    put = lambda old, new: old.at[at].set(new, mode="drop")  # noqa: E731
     return Results(
-        **{
-            name: getattr(results, name).at[at].set(value[row], mode="drop")
-            for name, value in values.items()
-        },
+        **{name: jax.tree.map(put, getattr(results, name), new) for name, new in rows.items()},
         size=results.size + finished,
     )
 
 
-def _admit(slots: Slots, row: Array, queue: Queue, entry: Array, admits: Array, settings) -> Slots:
+def _admit(
+    model: pair.Model,
+    slots: Slots,
+    row: Array,
+    queue: Queue,
+    entry: Array,
+    admits: Array,
+    settings: mh.Settings,
+) -> Slots:
     """Begins the chain of a queue entry in a slot, or leaves the slot idle."""
     fresh = mh.init(settings, slots.chain.state.tokens.shape[1], slots.chain.sum_hi.dtype)
     fresh = fresh._replace(done=~admits)
@@ -316,18 +370,27 @@ def _admit(slots: Slots, row: Array, queue: Queue, entry: Array, admits: Array, 
             if not isinstance(value, mh.Sequence)
         }
     )
-    entry_prefix = queue.prefix_row[entry]
+    num_slots = slots.busy.shape[0]
+    num_prompts = queue.prefix.k[0].shape[0] // pair.cache_rows(model, 1)
+    cache = slots.cache
+    for to, source in zip(
+        pair.same_rows(model, row, num_slots),
+        pair.same_rows(model, queue.prefix_row[entry], num_prompts),
+        strict=True,
+    ):
+        cache = copy_row(cache, to, queue.prefix, source)
 
     def put(name, value):
         return {name: getattr(slots, name).at[row].set(value)}
 
     return slots._replace(
         chain=chain,
-        cache=copy_row(slots.cache, row, queue.prefix, entry_prefix),
+        cache=cache,
         **put("key", queue.key[entry]),
         **put("prompt_length", jnp.where(admits, queue.prompt_length[entry], 1)),
         **put("prompt_last", queue.prompt_last[entry]),
         **put("request", jnp.where(admits, queue.request[entry], -1)),
+        **put("first_step", queue.first_step[entry]),
         **put("busy", admits),
         **put("forward_tokens", 0),
         **put("moves", 0),
@@ -363,6 +426,8 @@ def _empty_results(room: int, max_tokens: int, slots: Slots) -> Results:
         tokens=jnp.zeros((room, max_tokens), jnp.int32),
         log_p=jnp.zeros((room, max_tokens), slots.chain.state.log_p.dtype),
         length=zero,
+        sum_hi=jnp.zeros((room, *slots.chain.sum_hi.shape[1:]), slots.chain.sum_hi.dtype),
+        sum_lo=jnp.zeros((room, *slots.chain.sum_lo.shape[1:]), slots.chain.sum_lo.dtype),
         ended=jnp.zeros(room, bool),
         request=zero,
         forward_tokens=zero,
@@ -370,5 +435,11 @@ def _empty_results(room: int, max_tokens: int, slots: Slots) -> Results:
         accepted=zero,
         rejected_early=zero,
         failed=jnp.zeros(room, bool),
+        trace=_empty_trace(room, *slots.trace.log_p.shape[1:], slots.trace.log_p.dtype),
         size=jnp.int32(0),
     )
+
+
+def _empty_trace(rows: int, moves: int, dtype) -> Trace:
+    # An array for each field: slots are donated, and no array can be donated twice.
+    return Trace(*(jnp.zeros((rows, moves), kind) for kind in (dtype, jnp.int32, bool, jnp.int32)))

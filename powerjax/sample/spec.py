@@ -30,6 +30,7 @@ import numpy as np
 from powerjax.sample import inputs, mh
 
 Stop = Literal["eos", "horizon"]
+Move = Literal["restart", "suffix", "mixture"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,25 @@ class Sampler(abc.ABC):
 
         length: tokens of its completion.
         """
+
+    def proposal_forward_tokens(self, length: float) -> float:
+        """The mean number of tokens that a chain feeds to a proposal model, 0 without one."""
+        return 0.0
+
+    @property
+    def most_moves(self) -> int:
+        """The most MH moves that a chain makes."""
+        return 0
+
+    @property
+    def steps_together(self) -> bool:
+        """Whether a proposal model steps beside the base in every slot."""
+        return False
+
+    @property
+    def slots_per_chain(self) -> int:
+        """How many slots a chain can use at a time."""
+        return 1
 
     def _among(self) -> str:
         return "" if self.top_k is None else f", of the {self.top_k} likeliest tokens"
@@ -166,12 +186,17 @@ class _WithMoves(Sampler):
         if self.stop not in ("eos", "horizon"):
             raise ValueError(f"stop must be 'eos' or 'horizon', not {self.stop!r}")
 
+    @property
+    def most_moves(self) -> int:
+        return self.num_mcmc_steps * math.ceil(self.max_new_tokens / self.block_size)
+
     def _kernel_settings(
         self,
         alpha: float,
         temperature: float | None,
         kernel: mh.Kernel,
         stop_ids: tuple[int, ...],
+        **of_proposal: Any,
     ) -> mh.Settings:
         return mh.settings(
             alpha,
@@ -184,6 +209,7 @@ class _WithMoves(Sampler):
             early_rejection=self.early_rejection,
             kernel=kernel,
             top_k=self.top_k,
+            **of_proposal,
         )
 
     def _record_fields(
@@ -220,8 +246,13 @@ class Power(_WithMoves):
 
     Attributes:
       alpha: the exponent, from 1 up.
-      temperature: of the proposal; None: 1 / alpha.
+      temperature: of the base's proposal; None: 1 / alpha.
       kernel: "exact", or "karan2026", the acceptance rule of the published code.
+      move: what a proposal model draws: "restart", whole completions; "suffix", completions from a
+        cut on; "mixture", both, and the base draws suffixes too. None: there is no proposal model.
+      proposal_temperature: tau_q, of the proposal model.
+      mixture: the shares of the proposal model's restarts, its suffixes and the base's suffixes
+        among the moves of a mixture; None: (.4, .3, .3).
     """
 
     name: ClassVar[str] = "power"
@@ -229,6 +260,9 @@ class Power(_WithMoves):
     alpha: float = 4.0
     temperature: float | None = None
     kernel: Literal["exact", "karan2026"] = "exact"
+    move: Move | None = None
+    proposal_temperature: float = 1.0
+    mixture: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         alpha, temperature = inputs.power(self.alpha, self.temperature)
@@ -237,9 +271,49 @@ class Power(_WithMoves):
         if self.kernel not in ("exact", "karan2026"):
             raise ValueError(f"kernel must be 'exact' or 'karan2026', not {self.kernel!r}")
         super().__post_init__()
+        self._set("proposal_temperature", inputs.positive(self.proposal_temperature))
+        self._check_move()
+
+    def _check_move(self) -> None:
+        if self.move not in (None, "restart", "suffix", "mixture"):
+            raise ValueError(f"move must be 'restart', 'suffix' or 'mixture', not {self.move!r}")
+        if self.mixture is not None and self.move != "mixture":
+            raise ValueError("mixture is for move='mixture' alone")
+        if self.move is None:
+            if self.proposal_temperature != 1:
+                raise ValueError("proposal_temperature needs a proposal model: give proposal")
+            return
+        if self.move == "mixture":
+            self._set("mixture", inputs.shares("mixture", self.mixture or (0.4, 0.3, 0.3)))
+        if self.kernel != "exact":
+            raise ValueError(f"kernel={self.kernel!r} takes no proposal model: its rule has none")
+        if self.temperature is not None and not self._shares[2]:
+            raise ValueError(
+                "temperature is the base's, and no move here is the base's: give"
+                " proposal_temperature, or a mixture with a share of base moves"
+            )
+        if self.move == "restart" and self.block_size < self.max_new_tokens:
+            raise ValueError(
+                f"restart moves draw whole completions: block_size {self.block_size} must be"
+                f" max_new_tokens, {self.max_new_tokens}, or more"
+            )
+
+    @property
+    def _shares(self) -> tuple[float, float, float]:
+        """The shares of restarts, suffixes and the base's suffixes among the moves."""
+        fixed = {None: (0.0, 0.0, 1.0), "restart": (1.0, 0.0, 0.0), "suffix": (0.0, 1.0, 0.0)}
+        return self.mixture or fixed[self.move]
 
     def kernel_settings(self, stop_ids: tuple[int, ...]) -> mh.Settings:
-        return self._kernel_settings(self.alpha, self.temperature, self.kernel, stop_ids)
+        of_proposal: dict[str, Any] = {}
+        if self.move is not None:
+            of_proposal = {
+                "shares": self._shares,
+                "proposal_temperature": self.proposal_temperature,
+            }
+        return self._kernel_settings(
+            self.alpha, self.temperature, self.kernel, stop_ids, **of_proposal
+        )
 
     def record_fields(self) -> dict[str, Any]:
         # `mh.settings` takes a temperature that is 1 / alpha but for rounding as 1 / alpha.
@@ -247,18 +321,50 @@ class Power(_WithMoves):
         temperature = self.temperature
         if temperature is None or kernel.inv_temperature == kernel.alpha:
             temperature = 1 / self.alpha
-        return self._record_fields(self.alpha, temperature, self.kernel)
+        if not self._shares[2]:
+            temperature = self.proposal_temperature
+        fields = self._record_fields(self.alpha, temperature, self.kernel)
+        if self.move is not None:
+            fields["move"] = self.move
+            fields["proposal_temperature"] = self.proposal_temperature
+        if self.mixture is not None:
+            fields["mixture"] = list(self.mixture)
+        return fields
 
     def describe_law(self) -> str:
         steps = f"{self.num_mcmc_steps} moves per stage"
         if self.kernel == "karan2026":
             return f"kernel=karan2026, the published code's rule: not pi^alpha ({steps})"
+        if self.move is not None:
+            steps += f", {self.move} moves of a proposal model"
         target = f"pi^{self.alpha:g}{self._among()}"
         if self.block_size >= self.max_new_tokens:
             return f"{target}; one stage: exact as moves grow ({steps})"
         if self.stop == "horizon":
             return f"{target}; stop=horizon: exact as moves grow ({steps})"
         return f"stop=eos, the published schedule: not {target}, even in the limit ({steps})"
+
+    def forward_tokens(self, length: float) -> float:
+        """The mean number of tokens that a chain feeds to the base, drawn or scored.
+
+        A restart draws a whole completion; otherwise see `_WithMoves`.
+        """
+        length, restarts = min(length, self.max_new_tokens), self._shares[0]
+        whole = length * (1 + self.most_moves)
+        return restarts * whole + (1 - restarts) * super().forward_tokens(length)
+
+    def proposal_forward_tokens(self, length: float) -> float:
+        return 0.0 if self.move is None else self.forward_tokens(length)
+
+    @property
+    def steps_together(self) -> bool:
+        return self.move in ("suffix", "mixture") or (
+            self.move is not None and self.top_k is not None
+        )
+
+    @property
+    def slots_per_chain(self) -> int:
+        return self.num_mcmc_steps + 1 if self.move == "restart" else 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -301,11 +407,19 @@ def of(name: str, settings: Mapping[str, Any]) -> Sampler:
     """The sampler `name` with those of the keywords that are its settings.
 
     All other keywords are passed over: num_samples and seed, and settings of other samplers, too.
-    (`job.parse` refuses what the sampler does not take.) Raises ValueError for an unknown sampler,
-    and for a setting that is out of range.
+    (`job.parse` refuses what the sampler does not take.) A block_size or num_mcmc_steps of None
+    takes the sampler's default. With a `move` that is one stage, and one move. Raises ValueError
+    for an unknown sampler, and for a setting that is out of range.
     """
     kind = _kind(name)
-    return kind(**{key: settings[key] for key in settings_of(name) if key in settings})
+    chosen = {key: settings[key] for key in settings_of(name) if key in settings}
+    for key in ("block_size", "num_mcmc_steps"):
+        if chosen.get(key, 0) is None:
+            del chosen[key]
+    if chosen.get("move") is not None:
+        chosen.setdefault("block_size", chosen.get("max_new_tokens", Sampler.max_new_tokens))
+        chosen.setdefault("num_mcmc_steps", 1)
+    return kind(**chosen)
 
 
 def _kind(name: str) -> type[Sampler]:

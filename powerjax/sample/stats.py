@@ -5,16 +5,24 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from powerjax.sample.slots import Tally
+from powerjax.sample.slots import Tally, Trace
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One chain to run: whose it is, and the key of its randomness (uint32 [2])."""
+    """One chain to run.
+
+    Attributes:
+      prompt_index, sample_index: whose chain it is.
+      key: of its randomness (uint32 [2]).
+      step: the MH step of that chain whose draws the extension uses, 0 for those of an extension.
+        Restart moves are drawn so, each in a slot of its own.
+    """
 
     prompt_index: int
     sample_index: int
     key: np.ndarray
+    step: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +36,12 @@ class Finished:
       ended: whether the completion ends in a stop token.
       num_forward_tokens: model steps that the chain took.
       num_moves, num_accepted, num_rejected_early: MH moves that it finished, and how.
+      log_weight: float64 [], the sum of its tokens' log-weights (for power_inf: of log p); [2] with
+        a proposal model, against the base's proposal and against the proposal model.
+      scored: float32 [length], the tokens' log-probabilities under a model that scored them after
+        they were drawn; None where no other model did.
+      num_proposal_forward_tokens: tokens fed to the proposal model; None where there is none.
+      trace: arrays [num_moves], where the run is traced.
     """
 
     request: Request
@@ -38,6 +52,10 @@ class Finished:
     num_moves: int
     num_accepted: int
     num_rejected_early: int
+    log_weight: np.ndarray
+    scored: np.ndarray | None = None
+    num_proposal_forward_tokens: int | None = None
+    trace: Trace | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +73,7 @@ class Stats:
     slots_an_engine: int = 0  # slots of one engine, all of which a model step advances
     model_steps: int = 0
     num_forward_tokens: int = 0  # tokens fed to the model by decoding, which are busy slot-steps
+    num_proposal_forward_tokens: int = 0  # tokens fed to the proposal model
     prefill_tokens: int = 0  # prompt tokens, padding left out
     tokens_proposed: int = 0  # tokens drawn in MH moves
     tokens_accepted: int = 0  # how many of them belong to accepted moves

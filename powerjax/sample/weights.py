@@ -21,7 +21,7 @@ class TokenDraw(NamedTuple):
 
     token: Array
     log_p: Array  # log p(token), the base law
-    weight: Array  # alpha log p(token) - log q(token)
+    weight: Array  # alpha log p(token) - log q(token); [2] where there are two proposals
 
 
 def is_monotone(alpha: Array, inv_temperature: Array) -> Array:
@@ -64,6 +64,53 @@ def draw_token(
     weight = (alpha - inv_temperature) * log_p + log_norm
     monotone = is_monotone(alpha, inv_temperature)
     return TokenDraw(token, log_p, jnp.where(monotone, jnp.minimum(weight, 0), weight))
+
+
+def draw_token_of_two(
+    logits: Array,
+    proposal_logits: Array,
+    uniforms: Array,
+    alpha: Array,
+    inv_temperatures: tuple[Array, Array],
+    by_base: Array,
+    top_k: int | None = None,
+) -> TokenDraw:
+    """Draws one token from one of two proposals, and weighs it against both.
+
+    The first proposal is that of `draw_token`: the base at its temperature. The second is another
+    model at a temperature of its own, q(v) ∝ q_1(v)^(1/tau_q) on the top_k tokens of the base's p.
+
+    Args:
+      logits: float [V], of the base.
+      proposal_logits: float [V], of the other model.
+      uniforms: float [2] in [0, 1).
+      alpha: [] exponent of the target.
+      inv_temperatures: ([], []), 1/tau of the base's proposal and of the other model's.
+      by_base: bool [], whether the first proposal draws the token.
+      top_k: how many tokens either may draw: those that are likeliest under p.
+
+    Returns:
+      TokenDraw with weights [2], alpha log p - log q of the first proposal and of the second.
+    """
+    dtype = jnp.promote_types(logits.dtype, jnp.float32)
+    logits, proposal_logits = logits.astype(dtype), proposal_logits.astype(dtype)
+    alpha = jnp.asarray(alpha, dtype)
+    base_inv, other_inv = (jnp.asarray(x, dtype) for x in inv_temperatures)
+    shifted = logits - jnp.max(logits)
+    log_z = jnp.log(jnp.sum(jnp.exp(shifted)))
+    allowed = jnp.ones(shifted.shape, bool)
+    if top_k is not None and top_k < logits.shape[-1]:
+        allowed = shifted >= _kth_largest(shifted, top_k)
+    # The largest of the allowed logits is taken off, so that their masses do not all vanish.
+    other = proposal_logits - jnp.max(proposal_logits, where=allowed, initial=-jnp.inf)
+    base_mass = jnp.where(allowed, jnp.exp(shifted * base_inv), 0)
+    other_mass = jnp.where(allowed, jnp.exp(other * other_inv), 0)
+    token = inverse_cdf(jnp.where(by_base, base_mass, other_mass), uniforms)
+    log_p = shifted[token] - log_z
+    base_weight = (alpha - base_inv) * log_p + jnp.log(jnp.sum(base_mass)) - base_inv * log_z
+    base_weight = jnp.where(is_monotone(alpha, base_inv), jnp.minimum(base_weight, 0), base_weight)
+    other_weight = alpha * log_p - (other_inv * other[token] - jnp.log(jnp.sum(other_mass)))
+    return TokenDraw(token, log_p, jnp.stack([base_weight, other_weight]))
 
 
 def _kth_largest(x: Array, k: int) -> Array:

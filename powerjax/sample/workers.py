@@ -68,34 +68,42 @@ def generate(
     settings: mh.Settings,
     *,
     num_slots: int,
-    long_context: bool = False,
+    proposal: LM | None = None,
+    scorer: LM | None = None,
     on_finish: Callable[[Finished], None],
     on_fail: Callable[[Request], None],
     bar: Any,
+    **options: Any,
 ) -> Stats:
     """Runs every request's chain to its end, on one engine or several.
 
     Args:
-      lm, prompts, requests, settings, long_context: as for `engine.generate`.
+      lm, prompts, requests, settings, proposal, scorer: as for `engine.generate`.
       num_slots: slots of all engines together.
       on_finish, on_fail: as for `engine.generate`; they are called in the caller's thread.
       bar: a tqdm bar, which goes on by one with each chain that ends.
+      options: whether longrope's long factors are used, and how many moves are traced, as for
+        `engine.generate`.
 
     Returns the Stats of all engines together.
     """
-    models = [_with_small_adapter_merged(row) for row in placement.rows(lm)]
+    others = {"proposal": proposal, "scorer": scorer}
+    models = placement.rows_of_all(lm, others)
+    if proposal is None:
+        models = [(_with_small_adapter_merged(row), beside) for row, beside in models]
     if len(models) == 1:
-        models *= count_workers(models[0], num_slots)
+        models *= count_workers(models[0][0], num_slots)
     desk = _Desk(on_finish, on_fail, bar)
     slots_per_engine = -(-num_slots // len(models))
     if len(models) == 1:
         return engine.generate(
-            models[0],
+            models[0][0],
             prompts,
             requests,
             settings,
             num_slots=slots_per_engine,
-            long_context=long_context,
+            **models[0][1],
+            **options,
             on_finish=desk.hand_over,
             on_fail=desk.hand_over,
             on_call=desk.show,
@@ -105,12 +113,13 @@ def generate(
 
     def run_engine(number: int, report: "_Report") -> Stats:
         return engine.generate(
-            models[number],
+            models[number][0],
             prompts,
             shares[number],
             settings,
             num_slots=slots_per_engine,
-            long_context=long_context,
+            **models[number][1],
+            **options,
             prefix_rows=prefix_rows,
             on_finish=report.put,
             on_fail=report.put,

@@ -14,12 +14,12 @@ def slot_loop(
 
     window: cache slots per row, for prompt and completion together.
     """
-    state = slots.init(
-        lm.config, num_slots, window, int(settings.max_new_tokens), settings, lm.dtype
-    )
+    state = slots.init(lm.model(), num_slots, window, int(settings.max_new_tokens), settings)
     room = 2 * num_slots
     zeros = np.zeros(room, np.int32)
-    of_chains = dict.fromkeys(("prefix_row", "prompt_length", "prompt_last", "request"), zeros)
+    of_chains = dict.fromkeys(
+        ("prefix_row", "prompt_length", "prompt_last", "request", "first_step"), zeros
+    )
     queue = slots.Queue(
         prefix=init_cache(lm.config, 4, 16),
         key=np.zeros((room, 2), np.uint32),

@@ -156,6 +156,16 @@ def collection(params: dict[str, Any], scale) -> dict[str, Any]:
     )
 
 
+def gated(adapter: dict[str, Any], gate: jax.Array) -> dict[str, Any]:
+    """Returns a `collection` whose products are taken in some rows only.
+
+    gate: bool[B], whether the adapter acts in a row of the batch.
+    """
+    layers = traverse_util.flatten_dict(adapter, sep="/")
+    gates = {path.replace("lora_a", "gate"): gate for path in layers if path.endswith("lora_a")}
+    return traverse_util.unflatten_dict(layers | gates, sep="/")
+
+
 def merge(params: dict[str, Any], adapter: Adapter, *, donate: bool = False) -> dict[str, Any]:
     """Returns `params` with scale * A B, computed in float32, added to each adapted kernel.
 
