@@ -9,8 +9,8 @@ import numpy as np
 
 from powerjax import records
 from powerjax.records import identity
-from powerjax.sample.slots import Trace
 from powerjax.sample.stats import Stats
+from powerjax.sample.traces import Trace
 
 
 @dataclasses.dataclass
@@ -33,7 +33,7 @@ class Completion:
       prompt_index, sample_index: they name the chain in its run.
       chosen: in best_of_n, whether it has its prompt's largest self-reward; None elsewhere.
       prompt_style: "chat" where a chat template made the prompt, else "raw".
-      trace: what the chain's state was after each of its moves, arrays [moves] (`slots.Trace`);
+      trace: what the chain's state was after each of its moves, arrays [moves] (`traces.Trace`);
         None unless the run was traced.
     """
 

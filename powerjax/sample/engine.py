@@ -24,6 +24,7 @@ from powerjax.sample.shapes import count_fitting as count_fitting
 from powerjax.sample.shapes import prefill_shape as prefill_shape
 from powerjax.sample.shapes import slots_for as slots_for
 from powerjax.sample.stats import Failed, Finished, Request, Stats
+from powerjax.sample.traces import Trace
 
 _FIRST_CHUNK = 4  # model steps of the first call
 _COMPILING: collections.defaultdict = collections.defaultdict(threading.Lock)  # by devices
@@ -159,7 +160,7 @@ def _finished(host: slots_lib.Results, row: int, request: Request) -> Finished:
         num_accepted=int(host.accepted[row]),
         num_rejected_early=int(host.rejected_early[row]),
         log_weight=host.sum_hi[row].astype(np.float64) + host.sum_lo[row],
-        trace=slots_lib.Trace(*(x[row, :moves] for x in host.trace)) if is_traced else None,
+        trace=Trace(*(x[row, :moves] for x in host.trace)) if is_traced else None,
     )
 
 

@@ -155,7 +155,7 @@ def importance(
       ValueError: on an argument out of range, a model over another tokenizer, or a bad prompt.
       ChainsFailed: where logits were not finite.
     """
-    # --- what is asked for ---
+    # Its keywords and what they mean are one screen.
     sampler = spec.Power(
         alpha=alpha,
         move="restart",
@@ -170,12 +170,31 @@ def importance(
     )
     num_of_base = math.ceil(options.num_samples * inputs.share("defensive", defensive))
     of_proposal = restart.draws_of(sampler, lm.stop_ids, together=num_of_base > 0)
-    of_base = dataclasses.replace(of_proposal, by_base=True)
     call = job.prepare(lm, prompts, sampler, options, steps_together=of_proposal.together)
 
-    # --- the draws: the last ones of each prompt are the base's ---
-    first_of_base = options.num_samples - num_of_base
-    drawn: dict[int, dict[int, Finished]] = {i: {} for i in range(len(call.tokens))}
+    stats, drawn = _draw(call, of_proposal, options.num_samples - num_of_base, progress)
+    share = num_of_base / options.num_samples
+    return [
+        Importance(
+            id=name,
+            completions=[call.completion(_under_base(end)) for end in ends],
+            log_weights=np.array([_log_weight(end, of_proposal, share) for end in ends]),
+            stats=stats,
+        )
+        for name, ends in zip(call.names, drawn, strict=True)
+    ]
+
+
+def _draw(
+    call: job.Call, of_proposal: restart.Draws, first_of_base: int, progress: bool
+) -> tuple[Stats, list[list[Finished]]]:
+    """Draws every completion of a call: (stats, the draws of each prompt by sample index).
+
+    first_of_base: the sample index from which on the base draws.
+
+    Raises ChainsFailed where a draw has no weight, because logits were not finite.
+    """
+    drawn: list[dict[int, Finished]] = [{} for _ in call.tokens]
     failed: list[Request] = []
 
     def collect(end: Finished) -> None:
@@ -184,35 +203,23 @@ def importance(
         else:
             failed.append(end.request)
 
-    requests = call.requests()
-    stats = Stats()
+    requests, stats = call.requests(), Stats()
+    of_base = dataclasses.replace(of_proposal, by_base=True)
     with progress_bar(total=len(requests), desc="importance", unit="draw", show=progress) as bar:
         for settings, is_base in ((of_proposal, False), (of_base, True)):
             part = [r for r in requests if (r.sample_index >= first_of_base) == is_base]
             stats = stats + call.run(
                 restart.draw, part, settings, on_finish=collect, on_fail=failed.append, bar=bar
             )
-
-    # --- what came of them ---
-    results = [
-        Importance(
-            id=call.names[prompt_index],
-            completions=[call.completion(_by_base_law(ends[i])) for i in sorted(ends)],
-            log_weights=np.array(
-                [_log_weight(ends[i], of_proposal, num_of_base / len(ends)) for i in sorted(ends)]
-            ),
-            stats=stats,
-        )
-        for prompt_index, ends in drawn.items()
-    ]
     if failed:
         pairs = sorted((call.names[r.prompt_index], r.sample_index) for r in failed)
-        items = [item for result in results for item in result.completions]
-        raise ChainsFailed(pairs, Completions(items, stats, {"model": lm.name}), lm.dtype)
-    return results
+        items = [call.completion(_under_base(end)) for ends in drawn for end in ends.values()]
+        settings = {"model": call.lm.name}
+        raise ChainsFailed(pairs, Completions(items, stats, settings), call.lm.dtype)
+    return stats, [[ends[i] for i in sorted(ends)] for ends in drawn]
 
 
-def _by_base_law(end: Finished) -> Finished:
+def _under_base(end: Finished) -> Finished:
     """The draw with the base's log-probabilities as its own."""
     return end if end.scored is None else dataclasses.replace(end, log_p=end.scored)
 

@@ -115,20 +115,7 @@ def advance(
       completion stays as it was. So does a token that the base draws and the proposal model cannot.
     """
     # --- draw the token and book it ---
-    if settings.mixture is None:
-        drawn = weights.draw_token(
-            logits, draws.token, settings.alpha, settings.inv_temperature, settings.top_k
-        )
-    else:
-        drawn = weights.draw_token_of_two(
-            logits,
-            proposal_logits,
-            draws.token,
-            settings.alpha,
-            (settings.inv_temperature, settings.mixture.inv_temperature),
-            chain.kind == BASE,
-            settings.top_k,
-        )
+    drawn = _draw_token(chain, logits, draws, settings, proposal_logits)
     # Whatever is wrong with the logits makes their normaliser, and with it every log_p, NaN.
     failed = ~chain.done & ~(jnp.isfinite(drawn.log_p) & jnp.all(jnp.isfinite(drawn.weight)))
     gain = drawn.log_p if settings.kernel == "power_inf" else drawn.weight
@@ -164,6 +151,29 @@ def advance(
         log_accept=verdict.log_accept,
     )
     return following, info
+
+
+def _draw_token(
+    chain: Chain,
+    logits: Array,
+    draws: Draws,
+    settings: Settings,
+    proposal_logits: Array | None,
+) -> weights.TokenDraw:
+    """The token at `chain.position`, by whoever draws the move under way."""
+    if settings.mixture is None or proposal_logits is None:
+        return weights.draw_token(
+            logits, draws.token, settings.alpha, settings.inv_temperature, settings.top_k
+        )
+    return weights.draw_token_of_two(
+        logits,
+        proposal_logits,
+        draws.token,
+        settings.alpha,
+        (settings.inv_temperature, settings.mixture.inv_temperature),
+        chain.kind == BASE,
+        settings.top_k,
+    )
 
 
 def _decide(

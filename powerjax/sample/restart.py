@@ -21,8 +21,8 @@ import numpy as np
 
 from powerjax.models.language_model import LM
 from powerjax.sample import draws, mh, spec, workers
-from powerjax.sample.slots import Trace
 from powerjax.sample.stats import Finished, Request, Stats
+from powerjax.sample.traces import Trace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,26 +125,35 @@ def draw(
     Returns:
       The Stats of the run, the tokens of both models counted apart.
     """
+    flags = {"long_context": long_context, "other_long_context": other_long_context}
     if settings.together:
-        return workers.generate(
-            lm,
-            prompts,
-            requests,
-            _plain(settings, settings.alpha, shares=(1.0, 0.0, 0.0)),
-            proposal=proposal,
-            long_context=long_context,
-            other_long_context=other_long_context,
-            **run,
-        )
+        kernel = _plain(settings, settings.alpha, shares=(1.0, 0.0, 0.0))
+        return workers.generate(lm, prompts, requests, kernel, proposal=proposal, **flags, **run)
+    return _draw_then_score(lm, prompts, requests, settings, proposal=proposal, **flags, **run)
+
+
+def _draw_then_score(
+    lm: LM,
+    prompts: Sequence[Sequence[int]],
+    requests: Sequence[Request],
+    settings: Draws,
+    *,
+    proposal: LM,
+    long_context: bool,
+    other_long_context: bool,
+    on_finish: Callable[[Finished], None],
+    **run: Any,
+) -> Stats:
+    """`draw` where the proposal model decodes alone, and the base scores what is finished."""
     scored = 0
-    hand_on: Callable[[Finished], None] = run.pop("on_finish")
 
     def collect(end: Finished) -> None:
         nonlocal scored
         count = len(end.tokens)
         scored += count
-        counts = {"num_forward_tokens": count, "num_proposal_forward_tokens": count}
-        hand_on(dataclasses.replace(end, **counts))
+        on_finish(
+            dataclasses.replace(end, num_forward_tokens=count, num_proposal_forward_tokens=count)
+        )
 
     stats = workers.generate(
         proposal,

@@ -21,20 +21,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from powerjax.models.cache import KVCache, copy_row, restore_slots
-from powerjax.sample import draws, mh, pair
+from powerjax.sample import draws, mh, pair, tallies, traces
 from powerjax.sample.placement import Home
+from powerjax.sample.tallies import Tally
+from powerjax.sample.traces import Trace
 
 _RESTORE_WIDTH = 32  # cache slots copied back at a time
 _NO_CACHE = KVCache((), ())
-
-
-class Trace(NamedTuple):
-    """What a chain's state was after each of its moves. Arrays [S, R], R moves; R is 0 untraced."""
-
-    log_p: Array  # float, log p of the completion
-    length: Array  # int32
-    accepted: Array  # bool, whether the move was accepted
-    kind: Array  # int32, the move's kind
 
 
 class Slots(NamedTuple):
@@ -89,20 +82,6 @@ class Results(NamedTuple):
     size: Array  # int32 []
 
 
-class Tally(NamedTuple):
-    """What one call did, counted over all slots. int32 [] unless marked."""
-
-    steps: Array  # model steps
-    busy: Array  # slot-steps that moved a chain by a token
-    waiting_slots: Array  # slot-steps that happened while prompts waited
-    waiting_busy: Array  # how many of these moved a chain
-    proposed: Array  # tokens drawn in MH moves
-    accepted: Array  # how many of these belong to accepted moves
-    rejected_early: Array  # moves rejected before their end
-    stage_moves: Array  # [M], MH moves finished, by stage
-    stage_accepted: Array  # [M], how many of these were accepted
-
-
 def init(
     model: pair.Model,
     num_slots: int,
@@ -143,7 +122,7 @@ def init(
         accepted=zero(),
         rejected_early=zero(),
         failed=jnp.zeros(num_slots, bool),
-        trace=_empty_trace(num_slots, trace, one.sum_hi.dtype),
+        trace=traces.empty(num_slots, trace, one.sum_hi.dtype),
         cache=_NO_CACHE,
         undo=_NO_CACHE,
     )
@@ -182,9 +161,7 @@ def run(
     num_slots, max_tokens = slots.chain.state.tokens.shape
     window = slots.cache.k[0].shape[2]
     results = _empty_results(num_slots + queue.request.shape[0], max_tokens, slots)
-    zero = jnp.int32(0)
-    stages = jnp.zeros(max_tokens, jnp.int32)
-    tally = Tally(*[zero] * 7, *[stages] * 2)
+    tally = tallies.empty(max_tokens)
 
     def goes_on(carry):
         slots, _, tally, head = carry
@@ -196,7 +173,7 @@ def run(
         slots, results, tally, head = carry
         waiting, was_busy = more_waiting | (head < queue.size), slots.busy
         slots, info = _step(model, variables, slots, settings)
-        tally = _count(tally, info, was_busy, waiting)
+        tally = tallies.added(tally, info, was_busy, waiting)
         slots = _restore(model, slots, info)
         return _serve(model, slots, results, tally, queue, head, settings)
 
@@ -249,33 +226,8 @@ def _step(model, variables, slots: Slots, settings: mh.Settings) -> tuple[Slots,
         accepted=slots.accepted + (moved & info.accepted),
         rejected_early=slots.rejected_early + (moved & info.rejected_early),
         failed=slots.busy & info.failed,
-        trace=_traced(slots, chain, info, moved),
+        trace=traces.added(slots.trace, slots.moves, chain, info, moved),
     ), info
-
-
-def _traced(slots: Slots, chain: mh.Chain, info: mh.Info, moved: Array) -> Trace:
-    """The trace with the moves that have just ended.
-
-    Args:
-      slots: before the step.
-      chain: after it.
-      info: of the step.
-      moved: bool [S], whether a move of the slot ended.
-    """
-    num_slots, room = slots.trace.log_p.shape
-    if not room:
-        return slots.trace
-    at = jnp.where(moved, slots.moves, room)  # past the end: dropped
-    inside = jnp.arange(chain.state.log_p.shape[1]) < chain.length[:, None]
-    log_p = jnp.sum(jnp.where(inside, chain.state.log_p, 0), axis=1)
-    values = Trace(log_p, chain.length, info.accepted, info.kind)
-    rows = jnp.arange(num_slots)
-    return Trace(
-        *(
-            old.at[rows, at].set(new, mode="drop")
-            for old, new in zip(slots.trace, values, strict=True)
-        )
-    )
 
 
 def _restore(model: pair.Model, slots: Slots, info: mh.Info) -> Slots:
@@ -400,26 +352,6 @@ def _admit(
     )
 
 
-def _count(tally: Tally, info: mh.Info, busy: Array, waiting: Array) -> Tally:
-    num_slots = busy.shape[0]
-    num_busy = jnp.sum(busy, dtype=jnp.int32)
-    moved = busy & info.is_proposal & info.finished
-    accepted = moved & info.accepted
-    tokens = info.position + 1 - info.cut
-    total = functools.partial(jnp.sum, dtype=jnp.int32)
-    return Tally(
-        steps=tally.steps + 1,
-        busy=tally.busy + num_busy,
-        waiting_slots=tally.waiting_slots + jnp.where(waiting, num_slots, 0),
-        waiting_busy=tally.waiting_busy + jnp.where(waiting, num_busy, 0),
-        proposed=tally.proposed + total(busy & info.is_proposal),
-        accepted=tally.accepted + total(jnp.where(accepted, tokens, 0)),
-        rejected_early=tally.rejected_early + total(moved & info.rejected_early),
-        stage_moves=tally.stage_moves.at[info.stage].add(moved, mode="drop"),
-        stage_accepted=tally.stage_accepted.at[info.stage].add(accepted, mode="drop"),
-    )
-
-
 def _empty_results(room: int, max_tokens: int, slots: Slots) -> Results:
     zero = jnp.zeros(room, jnp.int32)
     return Results(
@@ -435,11 +367,6 @@ def _empty_results(room: int, max_tokens: int, slots: Slots) -> Results:
         accepted=zero,
         rejected_early=zero,
         failed=jnp.zeros(room, bool),
-        trace=_empty_trace(room, *slots.trace.log_p.shape[1:], slots.trace.log_p.dtype),
+        trace=traces.empty(room, *slots.trace.log_p.shape[1:], slots.trace.log_p.dtype),
         size=jnp.int32(0),
     )
-
-
-def _empty_trace(rows: int, moves: int, dtype) -> Trace:
-    # An array for each field: slots are donated, and no array can be donated twice.
-    return Trace(*(jnp.zeros((rows, moves), kind) for kind in (dtype, jnp.int32, bool, jnp.int32)))

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from powerjax.sample.slots import Tally, Trace
+from powerjax.sample.tallies import Tally
+from powerjax.sample.traces import Trace
 
 
 @dataclasses.dataclass(frozen=True)

@@ -85,7 +85,8 @@ def generate(
       options: whether longrope's long factors are used, and how many moves are traced, as for
         `engine.generate`.
 
-    Returns the Stats of all engines together.
+    Returns the Stats of all engines together. One engine runs in the caller's thread, several in
+    threads of their own; both ways are one screen.
     """
     others = {"proposal": proposal, "scorer": scorer}
     models = placement.rows_of_all(lm, others)

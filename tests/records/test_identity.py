@@ -26,6 +26,12 @@ LAW = {
     "adapter_merged": None,
     "adapter_hash": None,
     "weights": "0123456789abcdef",
+    "proposal": None,
+    "proposal_hash": None,
+    "move": None,
+    "proposal_temperature": None,
+    "mixture": None,
+    "vocab_size": None,
 }
 OTHER = {
     "sampler": "power_inf",
@@ -43,6 +49,12 @@ OTHER = {
     "adapter_merged": True,
     "adapter_hash": "fedcba9876543210",
     "weights": "random-0",
+    "proposal": "tiny+student",
+    "proposal_hash": "89abcdef",
+    "move": "restart",
+    "proposal_temperature": 1.0,
+    "mixture": [0.4, 0.3, 0.3],
+    "vocab_size": 151665,
 }
 
 
