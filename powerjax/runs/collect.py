@@ -11,7 +11,7 @@ from typing import Any
 from powerjax import records, sample
 from powerjax.models import LM
 from powerjax.records import identity, shards
-from powerjax.sample import job, memory, spec
+from powerjax.sample import job, spec
 from powerjax.tasks import Problem, Task, without_text
 
 ChainIndex = tuple[int, int]  # index of the problem, sample index
@@ -71,7 +71,8 @@ def collect(
       problems: the problems, as `prompts.prompted` returns them.
       file: the record file, open.
       model: the model's name in the records (`model_name`).
-      sampler, settings: the name of a function of `powerjax.sample`, and its keywords.
+      sampler, settings: the name of a function of `powerjax.sample`, and its keywords. A proposal
+        model is among them.
       label: what record ids call the sampler, such as a table row's name; None: `sampler`.
       share: which chains this process draws, where there are several processes.
       elsewhere: the records that other files of the run hold, which are not drawn again.
@@ -86,7 +87,7 @@ def collect(
         return None
 
     # --- which records exist, and whether they have this run's law ---
-    laws = _laws(lm, problems, drawing, options.seed, model)
+    laws = _laws(lm, problems, drawing, options, model)
     existing = {records.chain_name(record): record for record in (*elsewhere, *file.records)}
     for (i, _), name in names.items():
         if name in existing:
@@ -98,7 +99,9 @@ def collect(
     if not lacking:
         return None
     if share.num_processes > 1 and options.num_slots is None:
-        num_slots = _num_slots(lm, problems, drawing.max_new_tokens, len(own))
+        # With num_slots=None, the sampler would choose it for the chains of all processes.
+        longest = max(len(lm.encode(problem.prompt)) for problem in problems)
+        num_slots = job.pick_num_slots(lm, longest, drawing, len(own), options.proposal)
         options = dataclasses.replace(options, num_slots=num_slots)
     options = dataclasses.replace(
         options,
@@ -133,11 +136,12 @@ def _chain_names(
 
 
 def _laws(
-    lm: LM, problems: Sequence[Problem], drawing: spec.Sampler, seed: int, model: str
+    lm: LM, problems: Sequence[Problem], drawing: spec.Sampler, options: job.Options, model: str
 ) -> dict[str, dict[str, Any]]:
     """Returns {the problems' prompt style: what a record of such a problem states of the run}."""
     return {
-        style: job.stated_settings(lm, drawing, seed, style) | {"model": model}
+        style: job.stated_settings(lm, drawing, options.seed, style, options.proposal)
+        | {"model": model}
         for style in {problem.style for problem in problems}
     }
 
@@ -165,15 +169,6 @@ def _appender(
         file.append(without_text(problem, record))
 
     return append
-
-
-def _num_slots(lm: LM, problems: Sequence[Problem], max_new_tokens: int, num_chains: int) -> int:
-    """Returns the number of slots for the `num_chains` chains that this process draws.
-
-    With num_slots=None, the sampler would choose it for the chains of all processes.
-    """
-    longest = max(len(lm.encode(problem.prompt)) for problem in problems)
-    return memory.pick_num_slots(lm, longest, max_new_tokens, num_chains)
 
 
 def _check_law(record: records.Record, law: dict[str, Any], path: Path) -> None:
