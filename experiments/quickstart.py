@@ -6,7 +6,8 @@ A model of 0.6 M parameters answers word problems that it was not trained on (he
 Four samplers (standard, temperature, power, power(inf)) each draw four completions of each problem,
 from the model and from the same architecture with random weights (RandW). Then power sampling
 answers problems of the *training* split, a LoRA student is trained on those answers (Algorithm 1),
-and the student answers the held-out problems by standard and temperature sampling.
+and the student answers the held-out problems by standard and temperature sampling. Last, the base
+answers them by power sampling whose moves the student proposes, and fewer moves are needed.
 
 The program prints a table like the paper's, row by row, and one problem's completions side by side.
 It writes to runs/quickstart/: report.md, the figures, one record per completion (records/*.jsonl),
@@ -70,6 +71,7 @@ _MAX_NEW_TOKENS = flags.DEFINE_integer(
     lower_bound=1,
 )
 _PROGRESS = shared.define_progress()
+_FEW_MOVES = (1, 3)  # of the rows that compare the student's proposal with the base's own
 _OF_THE_ROWS = (_NUM_SAMPLES, _SEED, _NUM_MCMC_STEPS, _MORE_STEPS, _MAX_NEW_TOKENS)
 _OF_THE_STUDENT = (_NUM_TEACHER, _LEARNING_RATE, _EPOCHS)
 _FREE = ("num_problems", "num_samples")  # these may grow when a run is taken up again
@@ -98,11 +100,25 @@ def rows() -> list[Row]:
             Row(model, "Power(inf)", "power_inf", {**chain, "temperature": cool}),
         )
     ]
-    if _MORE_STEPS.value:
-        longer = {**power, "num_mcmc_steps": _MORE_STEPS.value}
-        table.append(Row("Base", f"Power, N={_MORE_STEPS.value}", "power", longer))
+    numbers = sorted({*_FEW_MOVES, _MORE_STEPS.value} - {0, _NUM_MCMC_STEPS.value})
+    for number in numbers:
+        settings = {**power, "num_mcmc_steps": number}
+        table.append(Row("Base", f"Power, N={number}", "power", settings))
     greedy = {**plain, "num_samples": 1, "temperature": 1e-3}
     table.append(Row("Base", "Greedy", "temperature", greedy))
+    return table
+
+
+def student_rows() -> list[tuple[Row, bool]]:
+    """Returns the rows that the student has a part in, and whether it is their proposal."""
+    by_name = {row.name: row for row in rows() if row.model == "Base"}
+    table = [
+        (Row("Distilled", name, by_name[name].sampler, by_name[name].settings), False)
+        for name in PLAIN
+    ]
+    for number in _FEW_MOVES:
+        settings = {**by_name["Power"].settings, "num_mcmc_steps": number, "move": "restart"}
+        table.append((Row("Base", f"{quickstart.BY_STUDENT} {number}", "power", settings), True))
     return table
 
 
@@ -138,17 +154,16 @@ def main(_) -> None:
     learnt = None
     if _NUM_TEACHER.value:
         lms["Distilled"], learnt = distil(lms["Base"], folder)
-        plain = [row for row in rows() if row.model == "Base" and row.name in PLAIN]
-        for row in plain:
-            row = Row("Distilled", row.name, row.sampler, row.settings)
-            results.append(measure(lms["Distilled"], problems, row, folder))
+        for row, is_proposal in student_rows():
+            proposal = lms["Distilled"] if is_proposal else None
+            results.append(measure(lms[row.model], problems, row, folder, proposal))
     base = [r for r in results if r.model == "Base" and r.sampler in quickstart.FOUR]
     shown = quickstart.example(problems, base[0])
     print(f"\n{shown.prompt}   (answer: {shown.answer})\n")
     print(report.side_by_side(base, shown.id))
-    gaps = quickstart.differences(results)
-    if gaps:
-        print("\n".join(gaps), end="\n\n")
+    for lines in (quickstart.cost_lines(results), quickstart.differences(results)):
+        if lines:
+            print("\n".join(lines), end="\n\n")
     settings = quickstart.Settings(
         num_samples=_NUM_SAMPLES.value,
         seed=_SEED.value,
@@ -161,15 +176,26 @@ def main(_) -> None:
     print(f"{folder / 'report.md'}: {time.monotonic() - began:.0f} s in all")
 
 
-def measure(lm: models.LM, problems: list[Problem], row: Row, folder: Path) -> evaluation.Result:
-    """Draws what the row's record file lacks, and prints its line of the table."""
-    result, seconds = _collect(lm, problems, row, folder)
+def measure(
+    lm: models.LM,
+    problems: list[Problem],
+    row: Row,
+    folder: Path,
+    proposal: models.LM | None = None,
+) -> evaluation.Result:
+    """Draws what the row's record file lacks, and prints its line of the table.
+
+    proposal: the model that draws the moves; None: the base does.
+    """
+    result, seconds = _collect(lm, problems, row, folder, proposal)
     columns = report.cells(result.summary)
     print(quickstart.line(row.model, row.name, columns, seconds), flush=True)
     return result
 
 
-def _collect(lm, problems, row: Row, folder: Path) -> tuple[evaluation.Result, str]:
+def _collect(
+    lm, problems, row: Row, folder: Path, proposal: models.LM | None = None
+) -> tuple[evaluation.Result, str]:
     """Returns the row's result, and the seconds it took, as text: `kept` if nothing was lacking."""
     result, stats = runs.measure(
         lm,
@@ -177,6 +203,7 @@ def _collect(lm, problems, row: Row, folder: Path) -> tuple[evaluation.Result, s
         row,
         folder,
         task=registry.get("arithmetic"),
+        proposal=proposal,
         progress=_PROGRESS.value,
     )
     if stats is not None:

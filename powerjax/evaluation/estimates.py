@@ -164,6 +164,17 @@ def paired_difference(
     return Estimate(float(each.mean()), None, float(low), float(high))
 
 
+def forward_tokens(record: Record) -> float | None:
+    """Returns the tokens fed to the models for a record; None where it does not say.
+
+    Those fed to a proposal model are added to those of the base.
+    """
+    of_base = record.get("num_forward_tokens")
+    if of_base is None:
+        return None
+    return of_base + (record.get("num_proposal_forward_tokens") or 0)
+
+
 def best(cells: np.ndarray, reward: np.ndarray) -> np.ndarray:
     """Returns for each problem its cell at the pass of largest reward, [problem, 1].
 

@@ -91,6 +91,7 @@ def measure(
     folder: Path,
     *,
     task: Task,
+    proposal: LM | None = None,
     progress: bool = True,
     grade: bool = False,
     unsafe_exec: bool = False,
@@ -103,6 +104,7 @@ def measure(
       row: the row.
       folder: the run folder.
       task: the problems' task.
+      proposal: the model that draws the moves, for a row whose settings name a `move`.
       progress: whether bars are shown.
       grade: grade all records once more afterwards, for the second opinions that
         `grading.grade_records` gives. Tasks that run programs are graded there in any case.
@@ -125,7 +127,7 @@ def measure(
             model=collect.model_name(lm, random_weights=row.model == "RandW"),
             sampler=row.sampler,
             label=row.slug,
-            settings=row.settings,
+            settings=row.settings if proposal is None else {**row.settings, "proposal": proposal},
             progress=progress,
         )
         if stats is not None:
