@@ -22,12 +22,12 @@ class Point:
 
     Attributes:
       forward_tokens: tokens fed to all models, per answer.
-      accuracy: with its 95 % interval.
+      value: what is reached, accuracy say, with its 95 % interval.
       label: what stands beside the point; "" for nothing.
     """
 
     forward_tokens: float
-    accuracy: Estimate
+    value: Estimate
     label: str = ""
 
 
@@ -64,28 +64,36 @@ def best_of_n(result: Result, name: str) -> Curve:
     return Curve(name, points, TEMPERATURE, "s", above=False)
 
 
-def draw(curves: Sequence[Curve], title: str, x_label: str = "forward tokens per answer") -> Figure:
+def draw(curves: Sequence[Curve], title: str) -> Figure:
     """Draws accuracy against forward tokens on a log axis, with 95 % intervals over problems."""
     figure = new_figure(6.4, 4.0)
     axes = figure.subplots()
-    for curve in curves:
-        _draw_curve(axes, curve)
-    axes.set_xscale("log")
-    plain_log_ticks(axes)
-    axes.margins(x=0.08)
-    axes.set_xlabel(f"{x_label}, of both models (log scale)")
-    axes.set_ylabel("accuracy (%)")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    fill(axes, curves, "accuracy (%)", 100)
+    axes.set_xlabel("forward tokens per answer, of both models (log scale)")
     axes.set_title(title, fontsize=11)
     return figure
 
 
-def _draw_curve(axes: Axes, curve: Curve) -> None:
-    for at in curve.points:
+def fill(axes: Axes, curves: Sequence[Curve], y_label: str, scale: float) -> None:
+    """Draws curves into a panel with a logarithmic x axis.
+
+    scale: what values are multiplied by, such as 100 for percent.
+    """
+    for curve in curves:
+        _draw_curve(axes, curve, scale)
+    axes.set_xscale("log")
+    plain_log_ticks(axes)
+    axes.margins(x=0.1, y=0.12)
+    axes.set_ylabel(y_label)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
+
+
+def _draw_curve(axes: Axes, curve: Curve, scale: float) -> None:
+    for i, at in enumerate(curve.points):
         axes.annotate(
             at.label,
-            (at.forward_tokens, 100 * (at.accuracy.high if curve.above else at.accuracy.low)),
+            (at.forward_tokens, scale * (at.value.high if curve.above else at.value.low)),
             xytext=(0, 4 if curve.above else -4),
             textcoords="offset points",
             ha="center",
@@ -93,11 +101,10 @@ def _draw_curve(axes: Axes, curve: Curve) -> None:
             fontsize=8,
             color=curve.colour,
         )
-    for i, at in enumerate(curve.points):
         axes.errorbar(
             at.forward_tokens,
-            100 * at.accuracy.mean,
-            yerr=100 * bars(at.accuracy),
+            scale * at.value.mean,
+            yerr=scale * bars(at.value),
             color=curve.colour,
             marker=curve.marker,
             markersize=6,
@@ -106,7 +113,7 @@ def _draw_curve(axes: Axes, curve: Curve) -> None:
         )
     axes.plot(
         [at.forward_tokens for at in curve.points],
-        [100 * at.accuracy.mean for at in curve.points],
+        [scale * at.value.mean for at in curve.points],
         color=curve.colour,
         linewidth=1.2,
     )

@@ -14,7 +14,7 @@ from powerjax.tasks import Problem
 
 def train_student(
     lm: LM,
-    teacher: Path,
+    teacher: Path | Sequence[records.Record],
     folder: Path,
     *,
     learning_rate: float,
@@ -34,7 +34,7 @@ def train_student(
 
     Args:
       lm: the model, which is the base of the student.
-      teacher: the record file.
+      teacher: the record file, or the records themselves.
       folder: where checkpoints, metrics and the adapter's PEFT folder `adapter` are kept.
       learning_rate: the highest learning rate, which the warm-up ends at.
       problems: the problems as the teacher was prompted with them, in which the prompts of records
@@ -74,8 +74,12 @@ def train_student(
     return dataclasses.replace(lm, adapter=adapter), trained
 
 
-def with_prompts(path: Path, problems: Sequence[Problem]) -> Path | list[records.Record]:
-    """Returns a file's records in a form that `distill.load` reads, each with its prompt.
+def with_prompts(
+    path: Path | Sequence[records.Record], problems: Sequence[Problem]
+) -> Path | Sequence[records.Record]:
+    """Returns records in a form that `distill.load` reads, each with its prompt.
+
+    path: a record file, or the records themselves.
 
     If all records hold their prompts, the result is `path` itself. Otherwise it is a list of the
     records, in which the prompts of secret problems are filled in.
@@ -85,9 +89,10 @@ def with_prompts(path: Path, problems: Sequence[Problem]) -> Path | list[records
     Raises ValueError where a record holds no prompt, and none of the problems' prompts is the one
     that it was made with.
     """
-    drawn = records.read(path)
+    drawn = records.read(path) if isinstance(path, Path) else path
     if all(record.get("prompt") is not None for record in drawn):
         return path
+    where = f"{path}: " if isinstance(path, Path) else ""
     recovered = recover_prompts(drawn, problems)
 
     def filled(record: records.Record, prompt: Prompt | None) -> records.Record:
@@ -95,7 +100,7 @@ def with_prompts(path: Path, problems: Sequence[Problem]) -> Path | list[records
             return record
         if prompt is None:
             raise ValueError(
-                f"{path}: the record {record.get('id')!r} holds no prompt, and it was not made with"
+                f"{where}the record {record.get('id')!r} holds no prompt, and it was not made with"
                 " that of these problems: give the task and the chat template it was sampled with"
             )
         return {**record, "prompt": prompt}
