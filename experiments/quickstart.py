@@ -155,7 +155,9 @@ def main(_) -> None:
     if _NUM_TEACHER.value:
         lms["Distilled"], learnt = distil(lms["Base"], folder)
         for row, is_proposal in student_rows():
-            proposal = lms["Distilled"] if is_proposal else None
+            # Merged, the adapter takes no time of its own. Sharing the base's weights instead would
+            # save memory, of which this model needs little.
+            proposal = lms["Distilled"].merged() if is_proposal else None
             results.append(measure(lms[row.model], problems, row, folder, proposal))
     base = [r for r in results if r.model == "Base" and r.sampler in quickstart.FOUR]
     shown = quickstart.example(problems, base[0])

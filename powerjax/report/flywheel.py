@@ -36,7 +36,7 @@ def cells(student: Student) -> list[str]:
         "-" if accuracy is None else f"{100 * accuracy.mean:.1f}",
         interval(accuracy, 100, 1),
         *(f"{ess.mean:.3f}", interval(ess)),
-        *(f"{100 * student.share_k_hat:.1f} %", f"{student.kl:.3f}"),
+        *(f"{student.num_high_k_hats} of {len(student.k_hats)}", f"{student.kl:.3f}"),
     ]
 
 
@@ -162,8 +162,9 @@ versions and device are in manifest.json, every completion in records/.
 - **ESS/n**: the effective share of {num_importance} draws of the student as samples of
   pi^{alpha}, a mean over the held-out problems: 1 where the student is pi^{alpha}.
   **k-hat > .7**: on how many problems the student gives that law too little mass for its weights to
-  be trusted. **KL**: of the student from pi^{alpha}, in nats, KL(student || pi^{alpha}). All three
-  are blind to what no draw visits.
+  be trusted, of those that have a k-hat; a problem has none where fewer than five of its largest
+  weights are distinct, as where most draws are one completion. **KL**: KL(student || pi^{alpha}) in
+  nats, a mean. All three are blind to what no draw visits.
 - *Equal cost*: Algorithm 1 answers problems in their order for the forward tokens of all rounds.
 - Students of fewer answers make fewer steps, since each is trained for as many epochs.
 

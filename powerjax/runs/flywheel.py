@@ -43,6 +43,8 @@ class Job:
       plain: keywords of `sample.standard`, by which students are measured.
       num_importance: draws of each held-out problem by which a student is weighed.
       training: keywords of `train_student`.
+      merges: whether a student's adapter is added to the weights before it draws. That is faster,
+        and holds the weights twice.
       unsafe_exec, progress: as for `row.measure`.
     """
 
@@ -58,6 +60,7 @@ class Job:
     plain: dict[str, Any]
     num_importance: int
     training: dict[str, Any]
+    merges: bool = False
     unsafe_exec: bool = False
     progress: bool = True
 
@@ -147,10 +150,14 @@ class Student:
         return float(np.mean([problem.kl for problem in self.weighed]))
 
     @property
-    def share_k_hat(self) -> float:
-        """The share of held-out problems whose k-hat is above 0.7. None counts as below."""
-        high = [(p.k_hat or 0.0) > diagnostics.KHAT_THRESHOLD for p in self.weighed]
-        return float(np.mean(high))
+    def k_hats(self) -> list[float]:
+        """The k-hat of each held-out problem that has one."""
+        return [problem.k_hat for problem in self.weighed if problem.k_hat is not None]
+
+    @property
+    def num_high_k_hats(self) -> int:
+        """On how many held-out problems k-hat is above 0.7."""
+        return sum(k_hat > diagnostics.KHAT_THRESHOLD for k_hat in self.k_hats)
 
 
 def cost(lessons: Sequence[Record]) -> float:
@@ -227,6 +234,8 @@ def _taught(job: Job, name: str, taught_by: str, lessons: Sequence[Record]) -> t
         progress=job.progress,
         **job.training,
     )
+    if job.merges:
+        lm = lm.merged()
     result, _ = measure(
         lm,
         job.problems,
