@@ -41,15 +41,23 @@ def test_it_prints_the_table_and_leaves_a_report(ran):
     assert "16 training problems answered by power sampling with 5 moves" in out
     assert "Distilled by standard sampling, minus Base by" in out
     assert "Power, N=5" in out and "Greedy" in out and "(answer: " in out
+    for moves in (1, 3):
+        assert f"Base      Power, student {moves} " in out
+        cells = next(line for line in lines if line[:4] == f"Base, Power, student {moves}".split())
+        decoded, of_base, of_student, total = map(float, cells[4:8])
+        assert decoded == of_student == of_base and total == pytest.approx(2 * decoded, abs=0.1)
     report = (folder / "report.md").read_text()
     assert "one stage: exact" in report and "\\boxed" in report and "nan" not in report
     pictures = sorted(path.name for path in folder.glob("*.png"))
-    assert len(pictures) == 5 and all(name in report for name in pictures)
+    assert len(pictures) == 6 and all(name in report for name in pictures)
     assert all((folder / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
-    assert "## The student" in report
+    assert "## The student" in report and "power_by_its_proposal.png" in report
     assert (folder / "student" / "adapter" / "adapter_model.safetensors").is_file()
     made = [record for path in folder.glob("records/*.jsonl") for record in records.read(path)]
-    assert len(made) == len({record["id"] for record in made}) == 6 * (2 * 11 + 1) + 16
+    assert len(made) == len({record["id"] for record in made}) == 6 * (2 * 14 + 1) + 16
+    by_student = records.read(folder / "records" / "base_power_student_3.jsonl")
+    assert {(r["move"], r["num_mcmc_steps"]) for r in by_student} == {("restart", 3)}
+    assert all(r["proposal_hash"] and r["num_proposal_forward_tokens"] for r in by_student)
     assert all(record["correct"] is not None for record in made)
     assert json.loads((folder / "manifest.json").read_text())["starts"]
 
