@@ -22,8 +22,8 @@ class Priced:
 
     Attributes:
       n: completions per answer.
-      forward_tokens: its price, tokens fed to the model and to the proposal model, per answer; None
-        where records do not say.
+      forward_tokens: its price, tokens fed to the model by decoding, per answer, and to a proposal
+        model where there is one; None where records do not say.
       accuracy: None where no verdict is known.
       self_reward: mean log-likelihood per token (nats) of the completions chosen.
     """

@@ -164,17 +164,6 @@ def paired_difference(
     return Estimate(float(each.mean()), None, float(low), float(high))
 
 
-def forward_tokens(record: Record) -> float | None:
-    """Returns the tokens fed to the models for a record; None where it does not say.
-
-    Those fed to a proposal model are added to those of the base.
-    """
-    of_base = record.get("num_forward_tokens")
-    if of_base is None:
-        return None
-    return of_base + (record.get("num_proposal_forward_tokens") or 0)
-
-
 def best(cells: np.ndarray, reward: np.ndarray) -> np.ndarray:
     """Returns for each problem its cell at the pass of largest reward, [problem, 1].
 
@@ -209,6 +198,15 @@ def best_of_each(cells: np.ndarray, reward: np.ndarray, n: int) -> np.ndarray:
 def pass_at_k(n: int, num_right: int, k: int) -> float:
     """Returns 1 - C(n-c, k) / C(n, k), the unbiased estimate of pass@k from c right of n >= k."""
     return 1.0 - math.comb(n - num_right, k) / math.comb(n, k)
+
+
+def forward_tokens(record: Record) -> float | None:
+    """Returns the tokens fed to the model and to a proposal model for one completion.
+
+    Returns None where the record does not say.
+    """
+    own = record.get("num_forward_tokens")
+    return None if own is None else own + (record.get("num_proposal_forward_tokens") or 0)
 
 
 def known_mean(cells: np.ndarray) -> float | None:

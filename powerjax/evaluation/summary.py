@@ -50,9 +50,9 @@ class Summary:
         records hold none.
       evaluated_best_of_n_accuracy: accuracy of Best-of-N by that self-reward; None likewise.
       acceptance_rate: mean over chains of the share of moves accepted; None without moves.
-      forward_tokens: tokens fed to the model by decoding, per completion, with those of a proposal
-        model; None where records do not say.
-      proposal_forward_tokens: how many of them were the proposal model's; None where none proposed.
+      forward_tokens: tokens fed to the model by decoding, per completion, and to a proposal model
+        where there is one; None where records do not say.
+      proposal_forward_tokens: how many of them were fed to the proposal model; None without one.
       num_tokens: tokens per completion, EOS counted.
       length_quantiles: the 5, 50 and 95 % quantiles of tokens per completion.
       finished: the share of completions that ended in EOS.
