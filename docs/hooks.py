@@ -21,7 +21,7 @@ PAPERS = {  # path in the repository -> page
     "benchmarks/RESULTS.md": "project/results.md",
 }
 _ITEM = re.compile(r"(?:\d+\.|[-*]) +")
-_LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
+_LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
 
 
 def on_config(config):
@@ -52,17 +52,17 @@ def on_page_markdown(markdown, page, config, files):
     source = {page: paper for paper, page in PAPERS.items()}.get(here, f"docs/{here}")
 
     def rewritten(link: re.Match) -> str:
-        text, target, anchor = link[1], link[2], link[3] or ""
+        mark, text, target, anchor = link[1], link[2], link[3], link[4] or ""
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
         if not (ROOT / path).exists():
             return link[0]  # mkdocs says that it is broken
         if path in PAPERS:
             there = PAPERS[path]
-        elif path.startswith("docs/") and path.endswith(".md"):
+        elif path.startswith("docs/") and path.endswith((".md", ".png")):
             there = path.removeprefix("docs/")
         else:
             return text
-        return f"[{text}]({posixpath.relpath(there, posixpath.dirname(here) or '.')}{anchor})"
+        return f"{mark}[{text}]({posixpath.relpath(there, posixpath.dirname(here) or '.')}{anchor})"
 
     return _LINK.sub(rewritten, _indented(markdown))
 
