@@ -18,6 +18,7 @@ the same command goes on where it stopped.
 """
 
 import time
+from typing import Any
 
 from absl import flags
 
@@ -27,7 +28,7 @@ from powerjax.evaluation import paper
 from powerjax.parallel import mesh
 from powerjax.report import flywheel as report
 from powerjax.runs import flywheel
-from powerjax.runs.setups import SETUPS
+from powerjax.runs.setups import SETUPS, Setup
 from powerjax.tasks import registry, sandbox
 
 TINY_LEARNING_RATE, OTHER_LEARNING_RATE = 1e-3, 1e-5
@@ -158,12 +159,8 @@ def make_job() -> flywheel.Job:
             (train, setup.train, sum(slices)),
         )
     )
-    rate = _LEARNING_RATE.value
-    if rate is None:
-        rate = TINY_LEARNING_RATE if _MODEL.value == "tiny" else OTHER_LEARNING_RATE
-        rate = paper.learning_rate(_TASK.value, paper.model_of(_MODEL.value)) or rate
     made_with = {flag.name: flag.value for flag in _OF_THE_RUN}
-    made_with |= {"dtype": cli.dtype(), "learning_rate": rate}
+    made_with |= {"dtype": cli.dtype(), "learning_rate": training()["learning_rate"]}
     folder = records.open_run(_OUT.value, made_with, free=_FREE)
     lm = models.load(
         _MODEL.value,
@@ -172,12 +169,7 @@ def make_job() -> flywheel.Job:
         revision=_REVISION.value,
     )
     runs.note_prompts(folder, lm, (test, train), _CHAT_TEMPLATE.value)
-    plain = {
-        "max_new_tokens": _MAX_NEW_TOKENS.value or setup.max_new_tokens,
-        "seed": _SEED.value,
-        "num_slots": _NUM_SLOTS.value,
-    }
-    is_tiny = _MODEL.value == "tiny"
+    merges = _MODEL.value == "tiny" if _MERGE_ADAPTER.value is None else _MERGE_ADAPTER.value
     return flywheel.Job(
         lm=lm,
         folder=folder,
@@ -186,30 +178,53 @@ def make_job() -> flywheel.Job:
         train=train,
         lessons=runs.prompted(lm, train, lessons, _CHAT_TEMPLATE.value),
         slices=slices,
-        teacher={
-            **plain,
-            "num_samples": 1,
-            "alpha": _ALPHA.value,
-            "block_size": _BLOCK_SIZE.value or setup.block_size,
-            "num_mcmc_steps": _NUM_MCMC_STEPS.value or setup.num_mcmc_steps,
-            "stop": _STOP.value,
-        },
+        teacher=teacher(setup),
         num_student_moves=_STUDENT_MOVES.value,
-        plain={**plain, "num_samples": _NUM_SAMPLES.value},
+        plain={**plain(setup), "num_samples": _NUM_SAMPLES.value},
         num_importance=_NUM_IMPORTANCE.value,
-        training={
-            "learning_rate": rate,
-            "epochs": _EPOCHS.value,
-            "batch_size": BATCH_SIZE,
-            "max_length": _MAX_LENGTH.value,
-            "schedule": "linear" if is_tiny else "constant",
-            "seed": _SEED.value,
-            "remat": not is_tiny,  # tiny is so small that it need not save memory
-        },
-        merges=is_tiny if _MERGE_ADAPTER.value is None else _MERGE_ADAPTER.value,
+        training=training(),
+        merges=merges,
         unsafe_exec=_UNSAFE_EXEC.value,
         progress=_PROGRESS.value,
     )
+
+
+def plain(setup: Setup) -> dict[str, Any]:
+    """Returns the settings that plain sampling and power sampling have alike."""
+    return {
+        "max_new_tokens": _MAX_NEW_TOKENS.value or setup.max_new_tokens,
+        "seed": _SEED.value,
+        "num_slots": _NUM_SLOTS.value,
+    }
+
+
+def teacher(setup: Setup) -> dict[str, Any]:
+    """Returns the settings of power sampling with the base's own proposals."""
+    return {
+        **plain(setup),
+        "num_samples": 1,
+        "alpha": _ALPHA.value,
+        "block_size": _BLOCK_SIZE.value or setup.block_size,
+        "num_mcmc_steps": _NUM_MCMC_STEPS.value or setup.num_mcmc_steps,
+        "stop": _STOP.value,
+    }
+
+
+def training() -> dict[str, Any]:
+    """Returns how each student is trained, as keywords of `runs.train_student`."""
+    is_tiny, rate = _MODEL.value == "tiny", _LEARNING_RATE.value
+    if rate is None:
+        rate = TINY_LEARNING_RATE if is_tiny else OTHER_LEARNING_RATE
+        rate = paper.learning_rate(_TASK.value, paper.model_of(_MODEL.value)) or rate
+    return {
+        "learning_rate": rate,
+        "epochs": _EPOCHS.value,
+        "batch_size": BATCH_SIZE,
+        "max_length": _MAX_LENGTH.value,
+        "schedule": "linear" if is_tiny else "constant",
+        "seed": _SEED.value,
+        "remat": not is_tiny,  # tiny is so small that it need not save memory
+    }
 
 
 if __name__ == "__main__":
