@@ -66,8 +66,8 @@ def best_of_n(result: Result, name: str) -> Curve:
 
 def draw(curves: Sequence[Curve], title: str) -> Figure:
     """Draws accuracy against forward tokens on a log axis, with 95 % intervals over problems."""
-    figure = new_figure(6.4, 4.0)
-    figure.set_dpi(115)  # README shows this figure, and a repository keeps every version of it
+    # README shows such a figure, and a repository keeps every version of it: so few dots.
+    figure = new_figure(6.4, 4.0, dpi=115)
     axes = figure.subplots()
     fill(axes, curves, "accuracy (%)", 100)
     axes.set_xlabel("forward tokens per answer, of both models (log scale)")

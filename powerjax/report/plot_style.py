@@ -37,11 +37,14 @@ MODEL_COLOURS = {
 }  # model -> colour, in figures of several models
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """Returns an empty figure of this size in inches."""
+def new_figure(width: float, height: float, dpi: int = 150) -> Figure:
+    """Returns an empty figure of this size in inches.
+
+    dpi: dots per inch.
+    """
     from matplotlib.figure import Figure  # imported here: sampling alone does not need it
 
-    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+    return Figure(figsize=(width, height), dpi=dpi, layout="constrained")
 
 
 def style(sampler: str) -> tuple[str, str]:
