@@ -6,23 +6,31 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests import compiling
+
 ROOT = Path(__file__).resolve().parents[2]
+WITHOUT_TORCH = ROOT / "tests/experiments/without_torch"
 QUICK = ("--model=tiny", "--task=arithmetic", "--quick", "--noprogress")  # for reproduce
 
 
 def environment(num_devices: int = 1, optimized: bool = False) -> dict[str, str]:
     """Returns the environment of a process that makes `num_devices` devices of the CPU.
 
+    torch is hidden from it, which takes two seconds to import and has no part in a launcher.
+
     optimized: whether XLA optimises what it compiles. Without, compiling takes half as long, so it
       pays only where a program computes for longer than it compiles.
     """
+    paths = [str(WITHOUT_TORCH), os.environ.get("PYTHONPATH")]
+    flags = f"--xla_force_host_platform_device_count={num_devices}"
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": str(int(not optimized)),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
+        "XLA_FLAGS": flags if optimized else f"{flags} {compiling.xla_flags()}",
         # A process that a test kills may leave half an entry in the cache that all tests share.
         "PYTHONWARNINGS": "ignore:Error reading persistent compilation cache",
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }
 
 
