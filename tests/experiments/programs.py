@@ -89,13 +89,28 @@ def ends(module: str, argvs: list[list[str]], num_devices: int = 1) -> list[tupl
 
     Returns the exit status, standard output and standard error of each.
     """
-    ran = subprocess.run(
-        [sys.executable, "-c", _ENDS, module, json.dumps(argvs)],
-        cwd=ROOT,
-        env=environment(num_devices),
-        capture_output=True,
-        text=True,
-    )
-    results = [json.loads(line[4:]) for line in ran.stdout.split("\n") if line.startswith("END ")]
-    assert len(results) == len(argvs), ran.stderr
-    return [tuple(result) for result in results]
+    return ends_side_by_side(module, [argvs], num_devices)[0]
+
+
+def ends_side_by_side(
+    module: str, processes: list[list[list[str]]], num_devices: int = 1
+) -> list[list[tuple[int, str, str]]]:
+    """Does what `ends` does in several processes at a time, each with its own list of arguments."""
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", _ENDS, module, json.dumps(argvs)],
+            cwd=ROOT,
+            env=environment(num_devices),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for argvs in processes
+    ]
+    everything = []
+    for process, argvs in zip(running, processes, strict=True):
+        out, err = process.communicate(timeout=300)
+        results = [json.loads(line[4:]) for line in out.split("\n") if line.startswith("END ")]
+        assert len(results) == len(argvs), err
+        everything.append([tuple(result) for result in results])
+    return everything
