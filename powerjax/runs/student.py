@@ -4,10 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+
 from powerjax import distill, records
 from powerjax.distill import metrics
 from powerjax.models import LM
-from powerjax.models.lora import LoraConfig
+from powerjax.models.lora import Adapter, LoraConfig
 from powerjax.runs.prompts import Prompt, recover_prompts
 from powerjax.tasks import Problem
 
@@ -71,7 +74,18 @@ def train_student(
     )
     distill.save_adapter(folder / "adapter", lm, trained.adapter)
     adapter = dataclasses.replace(trained.adapter, name=str(folder / "adapter"))
+    if lm.mesh is None:
+        adapter = _as_loaded(adapter)
     return dataclasses.replace(lm, adapter=adapter), trained
+
+
+def _as_loaded(adapter: Adapter) -> Adapter:
+    """Returns an adapter that lies on the default device, as one that is loaded does.
+
+    On the mesh of its training, samplers would compile programs anew for it.
+    """
+    params = jax.tree.map(jnp.asarray, jax.device_get(adapter.params))
+    return dataclasses.replace(adapter, params=params)
 
 
 def with_prompts(path: Path, problems: Sequence[Problem]) -> Path | list[records.Record]:
