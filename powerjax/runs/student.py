@@ -40,8 +40,8 @@ def train_student(
       teacher: the record file.
       folder: where checkpoints, metrics and the adapter's PEFT folder `adapter` are kept.
       learning_rate: the highest learning rate, which the warm-up ends at.
-      problems: the problems as the teacher was prompted with them, in which the prompts of records
-        that hold none (secret problems) are looked up.
+      problems: the problems as the teacher was prompted with them; records of secret problems hold
+        no prompts.
       epochs: passes through the records, in batches of `batch_size` records.
       max_length: tokens of prompt and completion; a longer example is cut there.
       schedule: "constant" after the warm-up, or "linear", which falls to 0.
@@ -51,8 +51,7 @@ def train_student(
 
     Returns the model with the adapter, and what training left (`distill.Trained`).
 
-    Raises ValueError where records cannot be learnt from, and where `folder` holds the training of
-    another student.
+    Raises ValueError where records cannot be learnt from, or `folder` holds another training.
     """
     corpus = distill.load(lm, with_prompts(teacher, problems), max_length=max_length)
     settings = distill.Settings(
