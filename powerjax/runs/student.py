@@ -72,19 +72,20 @@ def train_student(
         progress=progress,
     )
     distill.save_adapter(folder / "adapter", lm, trained.adapter)
-    adapter = dataclasses.replace(trained.adapter, name=str(folder / "adapter"))
-    if lm.mesh is None:
-        adapter = _as_loaded(adapter)
+    adapter = _as_loaded(trained.adapter, folder / "adapter", lm)
     return dataclasses.replace(lm, adapter=adapter), trained
 
 
-def _as_loaded(adapter: Adapter) -> Adapter:
-    """Returns an adapter that lies on the default device, as one that is loaded does.
+def _as_loaded(adapter: Adapter, folder: Path, lm: LM) -> Adapter:
+    """Returns a trained adapter as `models.load` would make it of its folder.
 
-    On the mesh of its training, samplers would compile programs anew for it.
+    The adapter of a model without a mesh lies on the default device. If it stayed on the mesh of
+    its training, samplers would compile their programs anew for it.
     """
-    params = jax.tree.map(jnp.asarray, jax.device_get(adapter.params))
-    return dataclasses.replace(adapter, params=params)
+    params = adapter.params
+    if lm.mesh is None:
+        params = jax.tree.map(jnp.asarray, jax.device_get(params))
+    return dataclasses.replace(adapter, name=str(folder), params=params)
 
 
 def with_prompts(path: Path, problems: Sequence[Problem]) -> Path | list[records.Record]:
