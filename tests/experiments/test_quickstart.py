@@ -28,7 +28,7 @@ def ran(tmp_path_factory):
         process = programs.start(
             "experiments.quickstart", *_FLAGS, f"--out={folder / 'run'}", optimized=True
         )
-        return programs.end(process)
+        return programs.end(process, timeout_s=1200)
 
     return folder / "run", run, run()
 

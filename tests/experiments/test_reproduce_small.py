@@ -17,7 +17,8 @@ _ROWS = {
 
 def test_one_command_makes_the_whole_table(tmp_path):
     arguments = [*programs.QUICK, *_TINY, f"--out={tmp_path}"]
-    code, out, err = programs.end(programs.start("experiments.reproduce", *arguments))
+    process = programs.start("experiments.reproduce", *arguments)
+    code, out, err = programs.end(process, timeout_s=1200)
     assert code == 0, err
     plan, *_ = out.split("Base      Standard")
     assert "memory on each device: weights 2.4" in plan and "tokens/s" in plan
