@@ -19,16 +19,21 @@ def ess_fraction(log_weights: np.ndarray) -> float:
 def k_hat(log_weights: np.ndarray) -> float | None:
     """The shape of the Pareto distribution that fits the largest of n weights (PSIS).
 
-    The tail has min(n/5, 3 sqrt(n)) weights. None where fewer than five of them are distinct.
+    The tail has the min(n/5, 3 sqrt(n)) largest weights, less those that equal the largest weight
+    outside it: short completions repeat, and a fit to many equal weights has no meaning. None where
+    fewer than five weights of the tail are distinct.
     """
-    n = len(log_weights)
-    size = int(np.ceil(min(n / 5, 3 * np.sqrt(n))))
-    tail = np.sort(log_weights)[-size:]
+    n, ordered = len(log_weights), np.sort(log_weights)
+    size = int(min(n / 5, 3 * np.sqrt(n)))
+    tail = ordered[ordered > ordered[-size - 1]] if size else ordered[:0]
     if len(np.unique(tail)) < _LEAST_TAIL:
         return None
     from arviz_stats.base import array_stats  # takes a second to import
 
-    value = float(array_stats.psislw(np.asarray(log_weights, np.float64))[1])
+    # psislw takes log-likelihoods, which are the negative log-weights of leave-one-out. It makes a
+    # tail of floor(3 sqrt(n / r_eff)) weights, and so r_eff sets the tail's size.
+    r_eff = 9 * n / (len(tail) + 0.5) ** 2
+    value = float(array_stats.psislw(-np.asarray(log_weights, np.float64), r_eff)[1])
     return value if np.isfinite(value) else None
 
 
