@@ -41,6 +41,7 @@ ELSEWHERE = {
     "bash launch/test.sh": "launch/test.sh",  # which is what runs this
     "bash launch/quickstart.sh": "tests/experiments/test_quickstart.py",
     "python -m experiments.reproduce --model=tiny": "tests/experiments/test_reproduce.py",
+    "python -m experiments.flywheel": "tests/experiments/test_flywheel.py",
     "python -m experiments.pretrain_tiny": "tests/experiments/test_pretrain_tiny.py",
     "python docs/make_flags.py": "tests/test_docs.py",
     "jupyter lab notebooks/quickstart.ipynb": "tests/experiments/test_notebook.py",
