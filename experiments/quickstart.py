@@ -23,7 +23,7 @@ from absl import flags
 
 from experiments import flags as shared
 from powerjax import cli, evaluation, models, records, report, runs
-from powerjax.report import quickstart
+from powerjax.report import quickstart, student_moves
 from powerjax.runs import Row
 from powerjax.tasks import Problem, arithmetic, registry
 
@@ -118,7 +118,7 @@ def student_rows() -> list[tuple[Row, bool]]:
     ]
     for number in _FEW_MOVES:
         settings = {**by_name["Power"].settings, "num_mcmc_steps": number, "move": "restart"}
-        table.append((Row("Base", f"{quickstart.BY_STUDENT} {number}", "power", settings), True))
+        table.append((Row("Base", f"{student_moves.BY_STUDENT} {number}", "power", settings), True))
     return table
 
 
@@ -163,7 +163,7 @@ def main(_) -> None:
     shown = quickstart.example(problems, base[0])
     print(f"\n{shown.prompt}   (answer: {shown.answer})\n")
     print(report.side_by_side(base, shown.id))
-    for lines in (quickstart.cost_lines(results), quickstart.differences(results)):
+    for lines in (student_moves.cost_lines(results), quickstart.differences(results)):
         if lines:
             print("\n".join(lines), end="\n\n")
     settings = quickstart.Settings(

@@ -4,22 +4,15 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from powerjax import evaluation
 from powerjax.records import lock
-from powerjax.report import cost_curves, plots
-from powerjax.report.cells import cells, header, interval, law, markdown
+from powerjax.report import plots, student_moves
+from powerjax.report.cells import cells, header, law, markdown
 from powerjax.report.side_by_side import side_by_side_markdown
 from powerjax.tasks import Problem
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 FOUR = ("Standard", "Temperature", "Power", "Power(inf)")  # the samplers that are compared
-HEADLINE = "power_by_its_proposal"  # the figure that a run with a student leads with
-BY_STUDENT = "Power, student"  # with a number of moves behind it, a row whose proposal it is
-_COST_WIDTHS = (9, 9, 9, 9, 12, 14)  # of the columns of `costs` but the first
 _WIDTHS = (11, 13, 15, 16, 8, 14, 7, 8, 7)  # of the columns of `cells.cells`, in characters
 
 
@@ -38,48 +31,6 @@ def line(model: str, sampler: str, columns: Sequence[str], seconds: str) -> str:
     """Returns one line of the printed table."""
     shown = " ".join(f"{cell:>{width}}" for cell, width in zip(columns, _WIDTHS, strict=True))
     return f"{model:9} {sampler:16} {shown} {seconds:>7}"
-
-
-def costs(results: Sequence[evaluation.Result]) -> list[list[str]]:
-    """Returns the cells of the table of costs, its head first.
-
-    It has the rows of power sampling and the student's standard sampling. Without a row whose
-    proposal is the student, it has no line at all.
-    """
-    table = []
-    for result in results:
-        summary = result.summary
-        if not (is_power(result) or (result.model, result.sampler) == ("Distilled", "Standard")):
-            continue
-        total, of_student = summary.forward_tokens or 0.0, summary.proposal_forward_tokens
-        of_base = total - (of_student or 0.0)
-        if result.model == "Distilled":
-            of_base, of_student = 0.0, total
-        decoded = of_base if of_student is None else of_student
-        table.append(
-            [
-                f"{result.model}, {result.sampler}",
-                *(f"{tokens:.1f}" for tokens in (decoded, of_base, of_student or 0.0, total)),
-                f"{100 * summary.accuracy.mean:.1f}" if summary.accuracy else "-",
-                interval(summary.accuracy, 100, 1),
-            ]
-        )
-    if not any(is_by_student(result) for result in results):
-        return []
-    return [["row", "decoded", "base", "student", "in all", "accuracy %", "95 %"], *table]
-
-
-def is_power(result: evaluation.Result) -> bool:
-    """Whether a row is power sampling of the base, with whatever proposal and number of moves."""
-    return result.model == "Base" and result.sampler.split(",")[0] == "Power"
-
-
-def cost_lines(results: Sequence[evaluation.Result]) -> list[str]:
-    """Returns the table of `costs` as lines of text."""
-    return [
-        f"{name:26} " + " ".join(f"{cell:>{w}}" for cell, w in zip(rest, _COST_WIDTHS, strict=True))
-        for name, *rest in costs(results)
-    ]
 
 
 def example(problems: Sequence[Problem], standard: evaluation.Result) -> Problem:
@@ -143,8 +94,8 @@ def write(
     student = STUDENT.format(
         learnt=learnt,
         gaps="\n".join(differences(results)),
-        costs=markdown(costs(results) or [[""]]),
-        headline=f"![accuracy against forward tokens]({HEADLINE}.png)",
+        costs=markdown(student_moves.costs(results) or [[""]]),
+        headline=f"![accuracy against forward tokens]({student_moves.HEADLINE}.png)",
     )
     text = REPORT.format(
         num_problems=base[0].summary.num_problems,
@@ -164,7 +115,9 @@ def write(
         answer=problem.answer,
         completions=side_by_side_markdown(base_four, problem.id),
         figures="\n\n".join(
-            f"![{name.replace('_', ' ')}]({name}.png)" for name in figures if name != HEADLINE
+            f"![{name.replace('_', ' ')}]({name}.png)"
+            for name in figures
+            if name != student_moves.HEADLINE
         ),
     )
     lock.replace_file(folder / "report.md", text)
@@ -183,41 +136,6 @@ def _table(results: Sequence[evaluation.Result], n: int) -> list[list[str]]:
     return [["model", "sampler", *header(n), "ended in EOS", "length"], *rows]
 
 
-def headline(
-    by_base: Sequence[evaluation.Result],
-    by_student: Sequence[evaluation.Result],
-    temperature: evaluation.Result,
-) -> "Figure":
-    """Draws accuracy against forward tokens, for each way of spending them.
-
-    Args:
-      by_base: power sampling with the base's own proposal, moves rising.
-      by_student: the student's standard sampling, then power sampling with the student's proposal.
-      temperature: temperature sampling, whose passes make Best-of-n.
-    """
-    curves = []
-    for name, results, colour, marker, above in (
-        ("power, the student proposes (N moves)", by_student, cost_curves.STUDENT, "o", True),
-        ("power, the base proposes (N moves)", by_base, cost_curves.BASE, "D", False),
-    ):
-        points = [cost_curves.point(result, f"N={_moves(result)}") for result in results]
-        known = [point for point in points if point is not None]
-        curves.append(cost_curves.Curve(name, known, colour, marker, above))
-    curves.append(cost_curves.best_of_n(temperature, "temperature, Best-of-n"))
-    title = f"What an answer costs: {temperature.summary.num_problems} held-out problems"
-    return cost_curves.draw(curves, title)
-
-
-def is_by_student(result: evaluation.Result) -> bool:
-    """Whether the student proposes a row's moves."""
-    return result.sampler.startswith(BY_STUDENT)
-
-
-def _moves(result: evaluation.Result) -> int:
-    """Returns the moves of a row's chains; 0 for plain samples."""
-    return result.records[0].get("num_mcmc_steps") or 0
-
-
 def _write_figures(folder: Path, results: Sequence[evaluation.Result]) -> list[str]:
     """Writes the figures as PNG and returns their names."""
     base = [result for result in results if result.model == "Base"]
@@ -225,17 +143,34 @@ def _write_figures(folder: Path, results: Sequence[evaluation.Result]) -> list[s
     four = [result for result in results if result.sampler in FOUR]
     base_four = [result for result in base if result in four]
     by_base = sorted(
-        (result for result in base if is_power(result) and not is_by_student(result)), key=_moves
+        (
+            result
+            for result in base
+            if student_moves.is_power(result) and not student_moves.is_by_student(result)
+        ),
+        key=student_moves.num_moves,
     )
-    by_student = sorted((result for result in base if is_by_student(result)), key=_moves)
+    by_student = sorted(
+        (result for result in base if student_moves.is_by_student(result)),
+        key=student_moves.num_moves,
+    )
     temperature = next(result for result in base if result.sampler == "Temperature")
+    # Rows of few moves are in the headline figure alone, or this one would have too many.
+    least = student_moves.num_moves(next(result for result in base if result.sampler == "Power"))
+    dear = [
+        result
+        for result in base
+        if not student_moves.is_power(result) or student_moves.num_moves(result) >= least
+    ]
     figures = {}
     if by_student:
         plain = next(result for result in student if result.sampler == "Standard")
-        figures[HEADLINE] = headline(by_base, [plain, *by_student], temperature)
+        figures[student_moves.HEADLINE] = student_moves.headline(
+            by_base, [plain, *by_student], temperature
+        )
     figures |= {
         "accuracy_against_self_reward": plots.accuracy_against_self_reward(four),
-        "accuracy_against_cost": plots.accuracy_against_cost([*base, *student]),
+        "accuracy_against_cost": plots.accuracy_against_cost([*dear, *student]),
         "mixing": plots.mixing([temperature, *by_base]),
         "lengths": plots.lengths([*base_four, *student]),
         "acceptance": plots.acceptance([result for result in four if result not in student]),
@@ -260,7 +195,7 @@ moves. Versions, device and commands are in manifest.json, every completion in r
   intervals do not make them equal.
 - **Bo{n}**: Best-of-{n}, the completion of largest self-reward among a problem's {n}. It costs {n}
   times the forward tokens of its row.
-- **forward**: tokens fed to the model for one completion, prefill left out.
+- **forward**: tokens fed to the models for one completion, prefill left out.
 
 {student}## Which law this is
 
@@ -312,8 +247,9 @@ STUDENT = """## The student
 *As a proposal* (rows `Power, student N`) it draws whole completions, and each of N moves accepts or
 rejects one by the base's pi^alpha. That corrects what it got wrong, and needs few moves, because it
 is near that law already. The N + 1 completions do not depend on each other, and are drawn at once.
-What a completion costs, in tokens per completion: `decoded` are drawn one after the other, and
-`base` and `student` are fed to that model (the base scores a finished completion in one pass).
+In the figure, N = 0 is the student by itself. What a completion costs, in tokens per completion:
+`decoded` are drawn one after the other, and `base` and `student` are fed to that model (the base
+scores a finished completion in one pass).
 
 {costs}
 

@@ -3,7 +3,7 @@
 import pytest
 
 from powerjax import evaluation
-from powerjax.report import cost_curves, quickstart
+from powerjax.report import cost_curves, student_moves
 
 
 def _result(model, sampler, *, of_base, of_student=None, moves=None):
@@ -40,7 +40,7 @@ def test_the_tokens_of_both_models_are_the_price_of_a_row():
 
 
 def test_the_table_of_costs_counts_the_models_apart():
-    head, *rows = quickstart.costs([TEMPERATURE, *BY_BASE, PLAIN, BY_STUDENT])
+    head, *rows = student_moves.costs([TEMPERATURE, *BY_BASE, PLAIN, BY_STUDENT])
     assert head[:5] == ["row", "decoded", "base", "student", "in all"]
     assert [row[:5] for row in rows] == [
         ["Base, Power, N=1", "16.0", "16.0", "0.0", "16.0"],
@@ -48,7 +48,11 @@ def test_the_table_of_costs_counts_the_models_apart():
         ["Distilled, Standard", "12.0", "0.0", "12.0", "12.0"],
         ["Base, Power, student 1", "24.0", "20.0", "24.0", "44.0"],
     ]
-    assert quickstart.costs([TEMPERATURE, *BY_BASE]) == quickstart.cost_lines([TEMPERATURE]) == []
+    assert (
+        student_moves.costs([TEMPERATURE, *BY_BASE])
+        == student_moves.cost_lines([TEMPERATURE])
+        == []
+    )
 
 
 def test_the_figure_has_a_curve_for_each_way_of_spending_tokens(tmp_path):
@@ -56,7 +60,7 @@ def test_the_figure_has_a_curve_for_each_way_of_spending_tokens(tmp_path):
     assert [(at.forward_tokens, at.label) for at in curve.points] == [
         (10, "1"), (20, "2"), (30, "3"),
     ]  # fmt: skip
-    figure = quickstart.headline(BY_BASE, [PLAIN, BY_STUDENT], TEMPERATURE)
+    figure = student_moves.headline(BY_BASE, [PLAIN, BY_STUDENT], TEMPERATURE)
     axes = figure.axes[0]
     assert len(axes.get_legend().get_texts()) == 3 and axes.get_xscale() == "log"
     assert {"N=0", "N=1", "N=3"} <= {text.get_text() for text in axes.texts}
