@@ -114,7 +114,7 @@ def draw(rounds: Sequence[Student], others: Sequence[Student]) -> Figure:
                 *(colour, marker, above),
             )
             for name, students, label, colour, marker, above in (
-                ("Algorithm 1", paper, _num, cost_curves.BASE, "D", False),
+                ("Algorithm 1 (problems answered)", paper, _num, cost_curves.BASE, "D", False),
                 ("flywheel", rounds, lambda s: s.name, cost_curves.STUDENT, "o", True),
             )
         ]
@@ -132,7 +132,7 @@ def draw(rounds: Sequence[Student], others: Sequence[Student]) -> Figure:
 
 
 def _num(student: Student) -> str:
-    return f"{len(student.lessons):,} problems"
+    return f"{len(student.lessons):,}"
 
 
 def _ess(student: Student) -> Estimate:

@@ -119,10 +119,9 @@ def test_one_move_of_the_student_does_what_thirty_of_the_base_do(ran, gap, recor
         assert gap("base_power_student_1", less).high > 0, less
     assert gap("base_power_student_1", "base_power").low > 0
     price = {
-        name: sum(
-            record["num_forward_tokens"] + (record["num_proposal_forward_tokens"] or 0)
-            for record in records.read(ran[0] / "records" / f"{name}.jsonl")
-        )
+        name: evaluation.summarize(
+            records.read(ran[0] / "records" / f"{name}.jsonl")
+        ).forward_tokens
         for name in ("base_power_student_1", "base_power_n_30", "distilled_standard")
     }
     assert price["base_power_n_30"] > 3 * price["base_power_student_1"]
