@@ -13,7 +13,7 @@ pi^alpha it is by the weights of its draws (ESS/n, k-hat, KL). Two students of A
 beside: one whose teacher may cost what all rounds cost, and one whose teacher answers all problems.
 
 It writes to --out: report.md with a figure, a record of each completion, and the students as PEFT
-folders. With the model tiny it takes less than four minutes on two cores. If the program is killed,
+folders. With the model tiny it takes minutes on two cores. If the program is killed,
 the same command goes on where it stopped.
 """
 
