@@ -3,11 +3,14 @@
 ArviZ computes k-hat, R-hat and the effective sample size of chains (Vehtari et al. 2021, 2024).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 _LEAST_TAIL = 5  # distinct weights in the tail, below which no Pareto distribution is fitted
 LEAST_CHAINS, LEAST_MOVES = 16, 100  # below these numbers R-hat says little
 RHAT_THRESHOLD, KHAT_THRESHOLD = 1.05, 0.7
+_TIE = 1e-4  # nats: log p of one completion differs by less between two programs in float32
 
 
 def ess_fraction(log_weights: np.ndarray) -> float:
@@ -55,6 +58,37 @@ def bulk_ess(chains: np.ndarray) -> float | None:
     from arviz_stats.base import array_stats
 
     return float(array_stats.ess(np.asarray(chains, np.float64), method="bulk"))
+
+
+def tied(log_p: np.ndarray) -> np.ndarray:
+    """log p with values that differ by rounding alone made equal: numbers within 1e-4 nats.
+
+    A completion that was scored in two batches has two values of log p. Where many chains stand on
+    it, the ranks inside R-hat would tell the chains apart by these values. Values are made equal to
+    the smallest of a run of sorted values whose neighbours are within 1e-4.
+    """
+    values, places = np.unique(np.asarray(log_p, np.float64), return_inverse=True)
+    is_first = np.append(True, np.diff(values) > _TIE)[: len(values)]
+    return values[is_first][np.cumsum(is_first) - 1][places].reshape(log_p.shape)
+
+
+def common_stage(num_moves: Sequence[int], moves_per_stage: int) -> slice:
+    """The moves of the last stage that all of several chains reached, as a slice of their moves.
+
+    The law that a chain tends to differs from stage to stage, so statistics of mixing are those of
+    one stage.
+
+    Args:
+      num_moves: how many moves each chain made, one or more of them.
+      moves_per_stage: of the sampler, `num_mcmc_steps`.
+
+    Raises ValueError where there is a chain that ended within a stage.
+    """
+    broken = [n for n in num_moves if n < moves_per_stage or n % moves_per_stage]
+    if broken:
+        raise ValueError(f"a chain has {broken[0]} moves, and a stage {moves_per_stage}")
+    stop = min(num_moves)
+    return slice(stop - moves_per_stage, stop)
 
 
 def _are_enough(chains: np.ndarray) -> bool:
