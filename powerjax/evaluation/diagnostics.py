@@ -1,8 +1,8 @@
 """Whether chains mixed: R-hat and bulk ESS of the log p that traced records hold.
 
-A traced record has `trace`: lists with one value per move, of which `log_p` is read here. Everything
-is within one stage, because a chain tends to another law in each: of each problem, the last stage
-that all of its chains reached.
+A traced record has `trace`: lists with one value per move, of which `log_p` is read here. All is
+within one stage, because a chain tends to another law in each: of each problem, the last stage that
+all of its chains reached.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """How near a student's law q is to pi^alpha of its base, by the weights of its own completions.
 
-The statistics are those of `sample.importance`, from records in place of new draws: log q is the sum
-of a record's log_probs, and log p its `evaluated_log_prob` under the base (`runs.rescoring`).
+The statistics are those of `sample.importance`, from records in place of new draws: log q is the
+sum of a record's log_probs, and log p its `evaluated_log_prob` under the base (`runs.rescoring`).
 """
 
 import dataclasses

@@ -34,7 +34,9 @@ def to_arviz(items: Sequence[Completion], settings: dict[str, Any], stage: int |
     if not counts:
         raise ValueError("to_arviz needs completions, and there are none")
     if len(set(counts.values())) > 1:
-        a, b = (next(n for n in counts if counts[n] == pick(counts.values())) for pick in (min, max))
+        a, b = (
+            next(n for n in counts if counts[n] == pick(counts.values())) for pick in (min, max)
+        )
         raise ValueError(
             f"to_arviz needs as many chains of each prompt, and there are {counts[a]} of {a!r} and"
             f" {counts[b]} of {b!r}"
@@ -45,7 +47,9 @@ def to_arviz(items: Sequence[Completion], settings: dict[str, Any], stage: int |
 
     def field(name: str) -> np.ndarray:
         values = [[np.asarray(getattr(t, name))[moves] for t in row] for row in traces]
-        return np.moveaxis(np.array(values), 0, -1)  # [prompt, chain, draw] to [chain, draw, prompt]
+        return np.moveaxis(
+            np.array(values), 0, -1
+        )  # [prompt, chain, draw] to [chain, draw, prompt]
 
     words = np.array([KINDS[kind] for kind in sorted(KINDS)])
     names = ("log_p", "length", "accepted", "kind")

@@ -1,7 +1,7 @@
 """Importance sampling of pi^alpha: a proposal model's draws, each with its weight.
 
-From n draws y_i of q with W_i = alpha log p(y_i) - log q(y_i), E_pi_alpha[f] = sum w f / sum w. What
-the weights themselves say is in `log_weights`.
+From n draws y_i of q with W_i = alpha log p(y_i) - log q(y_i), E_pi_alpha[f] = sum w f / sum w.
+What the weights themselves say is in `log_weights`.
 """
 
 import dataclasses
