@@ -44,10 +44,9 @@ class Nearness:
         return [w.k_hat for w in self.weights.values() if w.k_hat is not None]
 
     @property
-    def share_above(self) -> float | None:
-        """The share of problems with k-hat above 0.7, among those that have k-hat; None: none."""
-        k_hats = self.k_hats
-        return float(np.mean(np.array(k_hats) > KHAT_THRESHOLD)) if k_hats else None
+    def num_above(self) -> int:
+        """How many problems have a k-hat above 0.7."""
+        return sum(k_hat > KHAT_THRESHOLD for k_hat in self.k_hats)
 
     @property
     def num_without(self) -> int:
@@ -70,7 +69,7 @@ class Nearness:
             "alpha": self.alpha,
             "ess_fraction": self.ess_fraction,
             "kl": self.kl,
-            "share_k_hat_above": self.share_above,
+            "num_k_hat_above": self.num_above,
             "num_without_k_hat": self.num_without,
             "problems": {
                 str(name): {
@@ -94,11 +93,16 @@ def nearness(records: Sequence[Record], alpha: float) -> Nearness:
     single weight says nothing.
     """
     by_problem: dict[Any, list[float]] = {}
+    of_completion: dict[tuple, float] = {}
     for record in records:
         weight = alpha * record["evaluated_log_prob"] - math.fsum(record["log_probs"])
         if not math.isfinite(weight):
             raise ValueError(f"the record {record.get('id')!r} has no finite weight")
-        by_problem.setdefault(record["problem_id"], []).append(weight)
+        # Two batches may round log p of one completion to two values, and k-hat would count them as
+        # two weights: a completion that was drawn again has the weight that it had.
+        problem, tokens = record["problem_id"], tuple(record["tokens"])
+        weight = of_completion.setdefault((problem, tokens), weight)
+        by_problem.setdefault(problem, []).append(weight)
     weights = {
         name: LogWeights(np.array(values)) for name, values in by_problem.items() if len(values) > 1
     }

@@ -14,8 +14,8 @@ from powerjax.report.plot_style import (
     model_names,
     new_figure,
     row_name,
-    shared_legend,
     style,
+    wrapped,
 )
 
 if TYPE_CHECKING:
@@ -33,14 +33,16 @@ def log_p_against_moves(results: Sequence[Result]) -> Figure:
     """
     figure = new_figure(8.2, 4.2)
     axes = figure.subplots()
-    for result in results:
-        if result.mixing is None:
-            continue
-        low, median, high = bands(result.mixing)
+    shown = [(result, result.mixing) for result in results if result.mixing is not None]
+    rows = [result for result, _ in shown]
+    for result, mixing in shown:
+        low, median, high = bands(mixing)
         moves = np.arange(1, len(median) + 1)
         colour, marker = style(result.sampler)
         colour = MODEL_COLOURS.get(result.model, colour)
         axes.fill_between(moves, low, high, color=colour, alpha=0.15, linewidth=0)
+        for edge in (low, high):  # bands of rows lie on each other where both have mixed
+            axes.plot(moves, edge, color=colour, linewidth=0.6)
         axes.plot(
             moves,
             median,
@@ -48,15 +50,22 @@ def log_p_against_moves(results: Sequence[Result]) -> Figure:
             marker=marker,
             markersize=4,
             markevery=max(1, len(moves) // 12),
-            label=row_name(result, results),
+            label=wrapped(row_name(result, rows)),
         )
         if len(moves) == 1:  # a band of one move has no width
             axes.vlines(moves, low, high, color=colour, alpha=0.4)
     axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
     axes.set_xlabel("move of the stage")
     axes.set_ylabel("log p of the completion (nats)")
-    shared_legend(figure, [axes], "median, 5-95 %")
-    axes.set_title(f"Whether chains have mixed ({model_names(results)})")
+    axes.grid(alpha=0.3)
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        title="median, and 5-95 % of chains",
+        title_fontsize=9,
+        loc="outside right upper",
+        frameon=False,
+    )
+    axes.set_title(f"Whether chains have mixed ({model_names(rows)})")
     return figure
 
 
@@ -77,7 +86,10 @@ def weights(results: Sequence[Result]) -> Figure:
         panel.set_yscale("log")
         panel.set_title(row_name(result, results), loc="left", fontsize=10)
         panel.grid(alpha=0.3)
-    panels[-1].set_xlabel("log-weight minus log Z of its problem (nats; 0 where q is pi^alpha)")
+    panels[-1].set_xlabel(
+        f"log-weight minus log Z of its problem (nats; 0 where q is pi^alpha; beyond {_EDGE:.0f}:"
+        " the outermost bars)"
+    )
     figure.supylabel("completions (%, log scale)", fontsize=10)
     figure.suptitle("How the weights of the student's completions are spread")
     return figure

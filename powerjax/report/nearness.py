@@ -34,10 +34,10 @@ def nearness_cells(result: Result) -> list[str]:
     near = result.nearness
     if near is None:
         return ["-"] * len(NEARNESS_HEAD)
-    share = near.share_above
+    known = len(near.k_hats)
     return [
         f"{near.ess_fraction:.3f}",
-        "-" if share is None else f"{100 * share:.1f} %",
+        f"{near.num_above} of {known}" if known else "-",
         f"{near.num_without} of {len(near.weights)}",
         f"{near.kl:.3f}",
     ]
