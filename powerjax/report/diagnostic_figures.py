@@ -84,7 +84,7 @@ def weights(results: Sequence[Result]) -> Figure:
         panel.hist(of_row, bins=bins, weights=share, color=colour)
         panel.axvline(0, color="black", linewidth=1, linestyle=":")
         panel.set_yscale("log")
-        panel.set_title(row_name(result, results), loc="left", fontsize=10)
+        panel.set_title(row_name(result, shown), loc="left", fontsize=10)
         panel.grid(alpha=0.3)
     panels[-1].set_xlabel(
         f"log-weight minus log Z of its problem (nats; 0 where q is pi^alpha; beyond {_EDGE:.0f}:"
