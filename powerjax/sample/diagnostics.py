@@ -10,7 +10,7 @@ import numpy as np
 _LEAST_TAIL = 5  # distinct weights in the tail, below which no Pareto distribution is fitted
 LEAST_CHAINS, LEAST_MOVES = 16, 100  # below these numbers R-hat says little
 RHAT_THRESHOLD, KHAT_THRESHOLD = 1.05, 0.7
-_TIE = 1e-4  # nats: log p of one completion differs by less between two programs in float32
+_TIE = 1e-4  # nats; two programs give one completion values of log p that are nearer in float32
 
 
 def ess_fraction(log_weights: np.ndarray) -> float:
@@ -22,12 +22,13 @@ def ess_fraction(log_weights: np.ndarray) -> float:
 def k_hat(log_weights: np.ndarray) -> float | None:
     """The shape of the Pareto distribution that fits the largest of n weights (PSIS).
 
-    The tail has min(n/5, 3 sqrt(n)) weights. None where fewer than five of them are distinct.
+    The tail has min(n/5, 3 sqrt(n)) weights. None where fewer than five of them are distinct, and
+    differ by more than rounding (`tied`).
     """
     n = len(log_weights)
     size = int(np.ceil(min(n / 5, 3 * np.sqrt(n))))
     tail = np.sort(log_weights)[-size:]
-    if len(np.unique(tail)) < _LEAST_TAIL:
+    if len(np.unique(tied(tail))) < _LEAST_TAIL:
         return None
     from arviz_stats.base import array_stats  # takes a second to import
 
@@ -61,7 +62,7 @@ def bulk_ess(chains: np.ndarray) -> float | None:
 
 
 def tied(log_p: np.ndarray) -> np.ndarray:
-    """log p with values that differ by rounding alone made equal: numbers within 1e-4 nats.
+    """Numbers (log p or log-weights), those that differ by rounding alone made equal: within 1e-4.
 
     A completion that was scored in two batches has two values of log p. Where many chains stand on
     it, the ranks inside R-hat would tell the chains apart by these values. Values are made equal to

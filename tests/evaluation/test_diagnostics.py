@@ -135,10 +135,10 @@ def test_nearness_is_the_weights_of_each_problem():
 
 def test_a_completion_that_was_drawn_again_has_one_weight():
     """Else rounding would give k-hat five weights to fit where there is one completion."""
-    records = [weighed("a", i, -1 + 1e-7 * i, -2.0, tokens=[4, 1]) for i in range(40)]
+    records = [weighed("a", i, -1 + 1e-3 * i, -2.0, tokens=[4, 1]) for i in range(40)]
     near = nearness(records, 4.0)
     assert near.num_without == 1 and near.num_above == 0 and near.ess_fraction == 1
-    spread = [weighed("a", i, -1 + 1e-7 * i, -2.0) for i in range(40)]
+    spread = [weighed("a", i, -1 + 1e-3 * i, -2.0) for i in range(40)]
     assert nearness(spread, 4.0).num_without == 0
 
 

@@ -75,6 +75,8 @@ def test_log_weights_by_hand():
     assert weights.k_hat is None  # two weights have no tail
     even = LogWeights(np.full(100, -700.0))
     assert even.ess_fraction == 1 and even.kl == 0 and even.k_hat is None
+    rounded = LogWeights(1e-6 * np.random.default_rng(0).normal(size=100))
+    assert rounded.k_hat is None and rounded.ess_fraction == pytest.approx(1)
     log_weights = 3 * np.random.default_rng(0).normal(size=400)
     assert LogWeights(log_weights).k_hat == array_stats.psislw(log_weights)[1] > 0.7
 
