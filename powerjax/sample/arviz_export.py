@@ -1,55 +1,50 @@
 """The traces of a run as ArviZ holds them: chains are samples of a prompt, draws are moves."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from powerjax.sample import chain, diagnostics
-
-if TYPE_CHECKING:
-    from powerjax.sample.completions import Completion
+from powerjax.sample.traces import Trace
 
 # The words that records and ArviZ's groups have for the kinds of a move.
 KINDS = {chain.RESTART: "restart", chain.SUFFIX: "suffix", chain.BASE: "base"}
 
 
-def to_arviz(items: Sequence[Completion], settings: dict[str, Any], stage: int | None) -> Any:
+def to_arviz(
+    of_prompts: Mapping[str | int, Sequence[Trace | None]],
+    settings: Mapping[str, Any],
+    stage: int | None,
+) -> Any:
     """Returns what `Completions.to_arviz` does.
 
     Args:
-      items: the completions.
+      of_prompts: the prompt's name -> the traces of its chains; None where a chain has none.
       settings: `Completions.settings`.
       stage: the stage whose moves are wanted; None: the last that all chains reached.
     """
     arviz_base = _imported()
-    by_prompt: dict[str | int, list[Completion]] = {}
-    for item in items:
-        if item.trace is None or not len(item.trace.log_p):
-            raise ValueError("to_arviz needs the moves of the chains: sample with trace=True")
-        by_prompt.setdefault(item.id, []).append(item)
-    counts = {name: len(samples) for name, samples in by_prompt.items()}
-    if not counts:
+    traces = [[t for t in row if t is not None and len(t.log_p)] for row in of_prompts.values()]
+    if not traces:
         raise ValueError("to_arviz needs completions, and there are none")
+    counts = {name: len(row) for name, row in of_prompts.items()}
+    if sum(map(len, traces)) < sum(counts.values()):
+        raise ValueError("to_arviz needs the moves of the chains: sample with trace=True")
     if len(set(counts.values())) > 1:
-        a, b = (
-            next(n for n in counts if counts[n] == pick(counts.values())) for pick in (min, max)
-        )
+        few, many = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
         raise ValueError(
-            f"to_arviz needs as many chains of each prompt, and there are {counts[a]} of {a!r} and"
-            f" {counts[b]} of {b!r}"
+            f"to_arviz needs as many chains of each prompt, and there are {counts[few]} of {few!r}"
+            f" and {counts[many]} of {many!r}"
         )
 
-    moves = _moves_of(items, settings["num_mcmc_steps"], stage)
-    traces = [[item.trace for item in samples] for samples in by_prompt.values()]
+    num_moves = [len(trace.log_p) for row in traces for trace in row]
+    moves = _moves_of(num_moves, settings["num_mcmc_steps"], stage)
 
     def field(name: str) -> np.ndarray:
+        """Returns one field of the traces, [chain, draw, prompt]."""
         values = [[np.asarray(getattr(t, name))[moves] for t in row] for row in traces]
-        return np.moveaxis(
-            np.array(values), 0, -1
-        )  # [prompt, chain, draw] to [chain, draw, prompt]
+        return np.moveaxis(np.array(values), 0, -1)
 
     words = np.array([KINDS[kind] for kind in sorted(KINDS)])
     names = ("log_p", "length", "accepted", "kind")
@@ -58,17 +53,18 @@ def to_arviz(items: Sequence[Completion], settings: dict[str, Any], stage: int |
             "posterior": {"log_p": field("log_p"), "length": field("length")},
             "sample_stats": {"accepted": field("accepted"), "kind": words[field("kind")]},
         },
-        coords={"prompt": list(by_prompt)},
+        coords={"prompt": list(of_prompts)},
         dims={name: ["prompt"] for name in names},
         attrs={"/": {"model": settings["model"], "sampler": settings["sampler"]}},
     )
 
 
-def _moves_of(items: Sequence[Completion], moves_per_stage: int, stage: int | None) -> slice:
-    """Returns the moves of one stage as a slice of a chain's moves."""
-    common = diagnostics.common_stage(
-        [len(item.trace.log_p) for item in items if item.trace is not None], moves_per_stage
-    )
+def _moves_of(num_moves: Sequence[int], moves_per_stage: int, stage: int | None) -> slice:
+    """Returns the moves of one stage as a slice of a chain's moves.
+
+    num_moves: how many moves each chain made.
+    """
+    common = diagnostics.common_stage(num_moves, moves_per_stage)
     if stage is None:
         return common
     last = common.start // moves_per_stage

@@ -113,7 +113,10 @@ class Completions(Sequence):
         Raises ImportError where the package arviz-base is missing, and ValueError where the run was
         not traced, or has more chains of one prompt than of another.
         """
-        return arviz_export.to_arviz(self._items, self.settings, stage)
+        of_prompts: dict[str | int, list[Trace | None]] = {}
+        for item in self:
+            of_prompts.setdefault(item.id, []).append(item.trace)
+        return arviz_export.to_arviz(of_prompts, self.settings, stage)
 
     def __repr__(self) -> str:
         if not self._items:
