@@ -5,11 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from powerjax.sample import chain, diagnostics
-from powerjax.sample.traces import Trace
-
-# The words that records and ArviZ's groups have for the kinds of a move.
-KINDS = {chain.RESTART: "restart", chain.SUFFIX: "suffix", chain.BASE: "base"}
+from powerjax.sample import diagnostics
+from powerjax.sample.traces import KINDS, Trace
 
 
 def to_arviz(

@@ -18,7 +18,7 @@ def record(problem, sample, log_p=None, **fields):
     trace = None
     if log_p is not None:
         n = len(log_p)
-        trace = {"log_p": list(log_p), "length": [5] * n, "accepted": [True] * n}
+        trace = {"log_p": list(log_p), "length": [5] * n, "accepted": [1] * n}
         trace["kind"] = ["base"] * n
     return {
         "id": f"{problem}/{sample}",
