@@ -22,17 +22,21 @@ def ess_fraction(log_weights: np.ndarray) -> float:
 def k_hat(log_weights: np.ndarray) -> float | None:
     """The shape of the Pareto distribution that fits the largest of n weights (PSIS).
 
-    The tail has min(n/5, 3 sqrt(n)) weights. None where fewer than five of them are distinct, and
-    differ by more than rounding (`tied`).
+    The tail has the min(n/5, 3 sqrt(n)) largest weights, less those that equal the largest weight
+    outside it: short completions repeat, and a fit to many equal weights has no meaning. None where
+    fewer than five weights of the tail are distinct, by more than rounding (`tied`).
     """
-    n = len(log_weights)
-    size = int(np.ceil(min(n / 5, 3 * np.sqrt(n))))
-    tail = np.sort(log_weights)[-size:]
+    n, ordered = len(log_weights), np.sort(log_weights)
+    size = int(min(n / 5, 3 * np.sqrt(n)))
+    tail = ordered[ordered > ordered[-size - 1]] if size else ordered[:0]
     if len(np.unique(tied(tail))) < _LEAST_TAIL:
         return None
     from arviz_stats.base import array_stats  # takes a second to import
 
-    value = float(array_stats.psislw(np.asarray(log_weights, np.float64))[1])
+    # psislw takes log-likelihoods, which are the negative log-weights of leave-one-out. It makes a
+    # tail of floor(3 sqrt(n / r_eff)) weights, and so r_eff sets the tail's size.
+    r_eff = 9 * n / (len(tail) + 0.5) ** 2
+    value = float(array_stats.psislw(-np.asarray(log_weights, np.float64), r_eff)[1])
     return value if np.isfinite(value) else None
 
 
@@ -61,16 +65,19 @@ def bulk_ess(chains: np.ndarray) -> float | None:
     return float(array_stats.ess(np.asarray(chains, np.float64), method="bulk"))
 
 
-def tied(log_p: np.ndarray) -> np.ndarray:
+def tied(values: np.ndarray) -> np.ndarray:
     """Numbers (log p or log-weights), those that differ by rounding alone made equal: within 1e-4.
 
     A completion that was scored in two batches has two values of log p. Where many chains stand on
-    it, the ranks inside R-hat would tell the chains apart by these values. Values are made equal to
-    the smallest of a run of sorted values whose neighbours are within 1e-4.
+    it, the ranks inside R-hat would tell the chains apart by these values. Of sorted numbers, those
+    whose neighbours are within 1e-4 are a run, and numbers of a run that is wider are made equal in
+    cells of 1e-4.
     """
-    values, places = np.unique(np.asarray(log_p, np.float64), return_inverse=True)
-    is_first = np.append(True, np.diff(values) > _TIE)[: len(values)]
-    return values[is_first][np.cumsum(is_first) - 1][places].reshape(log_p.shape)
+    distinct, places = np.unique(np.asarray(values, np.float64), return_inverse=True)
+    is_first = np.append(True, np.diff(distinct) > _TIE)[: len(distinct)]
+    first = distinct[is_first][np.cumsum(is_first) - 1]
+    cells = first + np.floor((distinct - first) / _TIE) * _TIE
+    return cells[places].reshape(np.shape(values))
 
 
 def common_stage(num_moves: Sequence[int], moves_per_stage: int) -> slice:

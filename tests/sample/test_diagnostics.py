@@ -57,6 +57,13 @@ def test_one_completion_scored_by_two_programs_is_a_tie():
     ]
 
 
+def test_many_different_numbers_are_not_made_equal():
+    dense = np.random.default_rng(0).normal(size=(16, 10_000))  # neighbours are within 1e-4
+    assert np.abs(diagnostics.tied(dense) - dense).max() <= 1e-4
+    rhat = [diagnostics.rhat(chains) for chains in (dense, diagnostics.tied(dense))]
+    assert rhat[0] == pytest.approx(rhat[1], abs=1e-4)
+
+
 def test_the_last_stage_that_all_chains_reached():
     assert diagnostics.common_stage([30, 20, 40], 10) == slice(10, 20)
     assert diagnostics.common_stage([7], 7) == slice(0, 7)
@@ -77,8 +84,9 @@ def test_log_weights_by_hand():
     assert even.ess_fraction == 1 and even.kl == 0 and even.k_hat is None
     rounded = LogWeights(1e-6 * np.random.default_rng(0).normal(size=100))
     assert rounded.k_hat is None and rounded.ess_fraction == pytest.approx(1)
-    log_weights = 3 * np.random.default_rng(0).normal(size=400)
-    assert LogWeights(log_weights).k_hat == array_stats.psislw(log_weights)[1] > 0.7
+    heavy = 3 * np.random.default_rng(0).normal(size=400)
+    assert LogWeights(heavy).k_hat == pytest.approx(array_stats.psislw(-heavy)[1], abs=0.05)
+    assert LogWeights(heavy).k_hat > 0.7 > LogWeights(heavy / 30).k_hat
 
 
 def completion(prompt, sample, log_p, kind=2):
