@@ -36,7 +36,7 @@ BEFORE = {
     "evaluating.md": [
         f"{_SAMPLE} --out=runs/power",
         "python -m experiments.sample --model=tiny --sampler=standard --out=runs/standard",
-        "python -m experiments.distill --model=tiny --records=runs/power/records.jsonl --out=runs/student",
+        "python -m experiments.distill --records=runs/power/records.jsonl --out=runs/student",
     ],
 }
 # The pages of docs/ whose commands are run here.
