@@ -6,6 +6,7 @@ all of its chains reached.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,9 +51,12 @@ class Mixing:
         return sum(r is not None and r > diagnostics.RHAT_THRESHOLD for r in self.rhat.values())
 
     def numbers(self) -> dict[str, Any]:
-        """R-hat and bulk ESS as JSON can hold them."""
+        """R-hat and bulk ESS as JSON can hold them: a text for an infinite R-hat."""
         return {
-            "rhat": {str(name): value for name, value in self.rhat.items()},
+            "rhat": {
+                str(name): value if value is None or math.isfinite(value) else str(value)
+                for name, value in self.rhat.items()
+            },
             "bulk_ess": {str(name): value for name, value in self.bulk_ess.items()},
         }
 

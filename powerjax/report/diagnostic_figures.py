@@ -87,8 +87,8 @@ def weights(results: Sequence[Result]) -> Figure:
         panel.set_title(row_name(result, shown), loc="left", fontsize=10)
         panel.grid(alpha=0.3)
     panels[-1].set_xlabel(
-        f"log-weight minus log Z of its problem (nats; 0 where q is pi^alpha; beyond {_EDGE:.0f}:"
-        " the outermost bars)"
+        "log-weight minus log Z of its problem (nats; 0 where q is pi^alpha)\n"
+        f"beyond {_EDGE:.0f} nats: in the outermost bars"
     )
     figure.supylabel("completions (%, log scale)", fontsize=10)
     figure.suptitle("How the weights of the student's completions are spread")

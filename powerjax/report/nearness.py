@@ -43,6 +43,20 @@ def nearness_cells(result: Result) -> list[str]:
     ]
 
 
+def table(results: Sequence[Result]) -> list[list[str]]:
+    """Returns the numbers of the rows that are weighed, the head first; [] where there are none."""
+    rows = [
+        [
+            *(result.model, result.sampler, f"pi^{near.alpha:g}", str(len(near.weights))),
+            *(str(near.fewest), *nearness_cells(result)),
+        ]
+        for result in results
+        if (near := result.nearness) is not None
+    ]
+    head = ["model", "sampler", "target", "problems", "completions of each", *NEARNESS_HEAD]
+    return [head, *rows] if rows else []
+
+
 def notes(results: Sequence[Result]) -> list[str]:
     """Returns what a reader of these columns should know, a line for each row that has them."""
     lines = []

@@ -117,10 +117,11 @@ def _has_verdict(verdict: bool, record: Record) -> bool:
 
 def _nearness(results: Sequence[Result]) -> list[str]:
     """Returns the section on the student's weights; [] where no row is weighed."""
-    if not any(result.nearness for result in results):
+    cells = nearness.table(results)
+    if not cells:
         return []
-    drawn = diagnostic_figures.weights(results)
-    return [heading(nearness.TITLE), nearness.TEXT, figure("The student's weights", drawn)]
+    drawn = figure("The student's weights", diagnostic_figures.weights(results))
+    return [heading(nearness.TITLE), table(cells), nearness.TEXT, drawn]
 
 
 def _figures(results: Sequence[Result]) -> dict[str, Figure]:

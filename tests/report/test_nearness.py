@@ -86,6 +86,7 @@ def test_notes_say_how_many_and_against_what(rows):
 
 def test_the_page_has_a_section_only_where_a_row_is_weighed(rows, tmp_path):
     text = page.write_report(tmp_path, rows, title="x").read_text()
+    assert "<td>pi^4</td><td>2</td><td>30</td>" in text
     assert text.count(nearness.TITLE) == 1 and "blind to a mode" in text
     assert 'alt="Mixing"' in text and 'alt="The student&#x27;s weights"' in text
     bare = page.write_report(tmp_path, rows[:1], title="x").read_text()
