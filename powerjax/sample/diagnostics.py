@@ -51,7 +51,8 @@ def rhat(chains: np.ndarray) -> float | None:
         return 1.0
     from arviz_stats.base import array_stats
 
-    return float(array_stats.rhat(np.asarray(chains, np.float64)))
+    with np.errstate(divide="ignore", invalid="ignore"):  # chains that never move: R-hat is inf
+        return float(array_stats.rhat(np.asarray(chains, np.float64)))
 
 
 def bulk_ess(chains: np.ndarray) -> float | None:
@@ -62,7 +63,8 @@ def bulk_ess(chains: np.ndarray) -> float | None:
         return float(chains.size)
     from arviz_stats.base import array_stats
 
-    return float(array_stats.ess(np.asarray(chains, np.float64), method="bulk"))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(array_stats.ess(np.asarray(chains, np.float64), method="bulk"))
 
 
 def tied(values: np.ndarray) -> np.ndarray:

@@ -31,6 +31,7 @@ def test_rhat_and_bulk_ess_are_arviz_s(shift):
     assert is_above == (shift > 0)
 
 
+@pytest.mark.filterwarnings("error")
 def test_chains_that_stand_on_two_values_have_not_mixed():
     stuck = np.repeat(np.arange(16.0)[:, None] % 2, 100, axis=1)
     assert diagnostics.rhat(stuck) > 100 and diagnostics.bulk_ess(stuck) < 100
