@@ -39,11 +39,14 @@ from powerjax.records import scalars
 #   proposal, proposal_hash: the proposal model's name, and a hash of its weights and adapter.
 #   vocab_size: the token ids that both models are restricted to.
 #   prompt_style: "raw", "chat" (through the chat template), or the task's wording.
+_OF_PROPOSALS = (
+    *("proposal", "proposal_hash", "move", "proposal_temperature", "mixture", "vocab_size"),
+)
 LAW = (
     *("sampler", "alpha", "temperature", "num_mcmc_steps", "block_size", "stop", "kernel"),
     *("top_k", "max_new_tokens", "prompt_style", "dtype"),
     *("adapter", "adapter_merged", "adapter_hash", "weights"),
-    *("proposal", "proposal_hash", "move", "proposal_temperature", "mixture", "vocab_size"),
+    *_OF_PROPOSALS,
 )
 # Hashes say little to a reader, so a label has them only where nothing else differs.
 _HASHES = ("adapter_hash", "weights", "proposal_hash")
@@ -72,6 +75,8 @@ def stated(settings: Mapping[str, Any]) -> dict[str, Any]:
     settings: field name -> value: a record, or the settings of a sampler.
     """
     law = {name: _normal(settings[name]) for name in LAW if name in settings}
+    if law:  # a record that names no proposal model has none, however old it is
+        law |= {name: None for name in _OF_PROPOSALS if name not in law}
     if law.get("adapter_hash") is not None and isinstance(law.get("adapter"), str):
         law["adapter"] = adapter_label(law["adapter"])
     return law
@@ -135,6 +140,7 @@ def labels(laws: Sequence[Mapping[str, Any]]) -> list[str]:
 
     def label(law: Mapping[str, Any], names: Sequence[str], lacking: str) -> str:
         parts = [_phrase(name, law[name]) for name in names if name in law]
+        parts = [part for part in parts if part]
         return ", ".join([*parts, lacking] if known - law.keys() else parts)
 
     short = [label(law, plain, "settings not recorded") for law in laws]
@@ -150,10 +156,14 @@ def labels(laws: Sequence[Mapping[str, Any]]) -> list[str]:
 def _phrase(name: str, value: Any) -> str:
     """Returns one setting as a label has it: `alpha=4`, `512 tokens`, `no adapter`."""
     text = shown(value)
+    if value is None and name in _OF_PROPOSALS:  # "no proposal" says it all
+        return "no proposal" if name == "proposal" else ""
     if name in _EQUALS:
         return f"{_EQUALS[name]}={text}"
     if name == "max_new_tokens":
         return f"{text} tokens"
+    if name == "move":
+        return f"{text} moves"
     if name == "prompt_style":
         return _STYLES.get(value, f"{text} prompt")
     if name == "dtype":

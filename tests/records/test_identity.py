@@ -160,3 +160,18 @@ def test_a_law_that_does_not_state_what_others_do_is_labelled_so():
     ]
     first, second = ({n: v for n, v in whole.items() if n != name} for name in ("top_k", "dtype"))
     assert identity.labels([first, second]) == ["top_k not recorded", "dtype not recorded"]
+
+
+def test_a_record_that_names_no_proposal_model_has_none():
+    """Records from before there were proposal models state nothing of them."""
+    base = {"sampler": "power", "alpha": 4.0, "num_mcmc_steps": 30}
+    moved = base | {"num_mcmc_steps": 1, "proposal": "tiny+student", "move": "restart"}
+    assert identity.stated(base) == identity.stated(base | {"proposal": None, "move": None})
+    assert identity.law_hash(base) == identity.law_hash(base | {"proposal": None})
+    assert [name for name, *_ in identity.differences(base, moved)] == [
+        *("num_mcmc_steps", "proposal", "move")
+    ]
+    assert identity.labels([identity.stated(base), identity.stated(moved)]) == [
+        "N=30, no proposal",
+        "N=1, proposal tiny+student, restart moves",
+    ]
