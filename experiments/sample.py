@@ -15,6 +15,12 @@ With a model and prompts of your own:
 To sample a student that experiments.distill trained, give its base model and
 --adapter=runs/student/adapter.
 
+To draw power samples of the base model by moves that the student proposes, which takes one move
+where the base model's own proposals take many:
+
+    python -m experiments.sample --model=tiny --task=arithmetic --sampler=power --alpha=4 \
+      --proposal_adapter=runs/student/adapter --out=runs/power
+
 All devices of the machine are used. Each device holds a copy of the model and samples completions
 of its own; with --model_axis=M each group of M devices holds a copy.
 
@@ -43,7 +49,7 @@ from powerjax.records import lock, shards
 from powerjax.report import endings
 from powerjax.report.cells import speed
 from powerjax.runs import collect
-from powerjax.sample import spec
+from powerjax.sample import proposals, spec
 from powerjax.tasks import Task, registry
 
 cli.define_dtype("auto")
@@ -57,6 +63,11 @@ _MERGE_ADAPTER = flags.DEFINE_bool(
     " an adapter; otherwise every forward pass computes the adapter too.",
 )
 _REVISION = shared.define_revision()
+_PROPOSAL_ADAPTER = shared.define_proposal_adapter(
+    "With --sampler=power it draws the moves, and the samples come from pi^alpha of --model as"
+    " before, with fewer moves if the adapter was trained on such samples."
+)
+_PROPOSAL_MODEL = shared.define_proposal_model()
 _TASK = shared.define_task("a prompt and, if it is known, an answer")
 _DATA_DIR = shared.define_data_dir()
 _SPLIT = flags.DEFINE_string(
@@ -86,7 +97,10 @@ _SEED = shared.define_seed(
     " among the problem's completions, and on nothing else"
 )
 _PROGRESS, _NUM_SLOTS = shared.define_progress(), shared.define_num_slots()
-_MAX_NEW_TOKENS, _BLOCK_SIZE = shared.define_max_new_tokens(), shared.define_block_size()
+_MAX_NEW_TOKENS, _BLOCK_SIZE = (
+    shared.define_max_new_tokens(),
+    shared.define_block_size(" With a proposal model: --max_new_tokens."),
+)
 _ALPHA = shared.define_alpha()
 _TEMPERATURE = flags.DEFINE_float(
     "temperature",
@@ -96,7 +110,10 @@ _TEMPERATURE = flags.DEFINE_float(
     " Default: 1/alpha for power, 0.25 for power_inf and temperature.",
 )
 _NUM_MCMC_STEPS = shared.define_num_mcmc_steps(
-    10, " With 0, completions are plain samples at --temperature.", lower_bound=0
+    10,
+    " With 0, completions are plain samples at --temperature. With a proposal model the default"
+    " is 1.",
+    lower_bound=0,
 )
 _TOP_K = flags.DEFINE_integer(
     "top_k",
@@ -122,6 +139,36 @@ _EARLY_REJECTION = flags.DEFINE_bool(
     "Stop drawing the new end of a completion as soon as it is certain that the MH move will be"
     " rejected. The samples stay the same and cost less.",
 )
+_MOVE = flags.DEFINE_enum(
+    "move",
+    None,
+    ["restart", "suffix", "mixture"],
+    "What the proposal model draws in an MH move. restart: a whole completion; all completions of a"
+    " chain are drawn at once, and --model scores them. suffix: the completion's end, from a random"
+    " position on; the two models decode side by side. mixture: each move is one of three kinds, by"
+    " the shares of --mixture. Default: restart, with a proposal model.",
+)
+_PROPOSAL_TEMPERATURE = flags.DEFINE_float(
+    "proposal_temperature",
+    1.0,
+    "The temperature at which the proposal model draws. It changes how fast chains mix, and not"
+    " what they tend to.",
+)
+_MIXTURE = flags.DEFINE_list(
+    "mixture",
+    None,
+    "With --move=mixture: the shares, among the moves, of the proposal model's whole completions,"
+    " of the ends that the proposal model draws, and of the ends that --model draws at"
+    " --temperature. Three numbers that sum to 1. With a share of the last kind, a proposal model that is far from"
+    " pi^alpha slows the chains but cannot hold them. Default: .4,.3,.3.",
+)
+_TRACE = flags.DEFINE_bool(
+    "trace",
+    False,
+    "Keep in each record what its chain did: the log-probability and the length of its state after"
+    " every MH move, whether the move was accepted, and its kind. Diagnostics such as R-hat are"
+    " computed from it.",
+)
 _DATA_AXIS = shared.define_data_axis("Each copy samples completions of its own.")
 _MODEL_AXIS = shared.define_model_axis(" They have to belong to one process.")
 _COORDINATOR, _NUM_PROCESSES, _PROCESS_ID = shared.define_processes(
@@ -137,13 +184,14 @@ _WAIT_S = flags.DEFINE_float(
 _OF_THE_RUN = (
     *(_MODEL, _RANDOM_WEIGHTS, _ADAPTER, _MERGE_ADAPTER, _REVISION, _TASK),
     *(_DATA_DIR, _SPLIT, _LIMIT, _CHAT_TEMPLATE, _SAMPLER),
+    *(_PROPOSAL_ADAPTER, _PROPOSAL_MODEL),
 )
-_OPTIONS = (_NUM_SAMPLES, _SEED, _NUM_SLOTS)  # of every sampler, beside its settings
+_OPTIONS = (_NUM_SAMPLES, _SEED, _NUM_SLOTS, _TRACE)  # of every sampler, beside its settings
 _SETTINGS = {  # of one sampler or another, see spec.settings_of
     flag.name: flag
     for flag in (
         *(_MAX_NEW_TOKENS, _TOP_K, _BLOCK_SIZE, _NUM_MCMC_STEPS, _ALPHA, _TEMPERATURE),
-        *(_STOP, _KERNEL, _EARLY_REJECTION),
+        *(_STOP, _KERNEL, _EARLY_REJECTION, _MOVE, _PROPOSAL_TEMPERATURE, _MIXTURE),
     )
 }
 _FREE = ("num_slots", "num_samples", "limit", "data_dir")  # may change when a run is taken up again
@@ -151,6 +199,7 @@ _FREE = ("num_slots", "num_samples", "limit", "data_dir")  # may change when a r
 flags.adopt_module_key_flags(cli)
 
 
+@flags.validator("proposal_temperature", message="must be above 0")
 @flags.validator("temperature", message="must be above 0")
 def _is_positive(temperature: float | None) -> bool:
     return temperature is None or temperature > 0
@@ -164,17 +213,7 @@ def main(_) -> None:
     share = _meet(made_with)
     made_with |= {"dtype": cli.dtype()}
     problems = collect.problems(task, made_with)
-    lm = models.load(
-        _MODEL.value,
-        dtype=cli.dtype(),
-        mesh=_mesh(share),
-        random_weights=_RANDOM_WEIGHTS.value,
-        adapter=_ADAPTER.value,
-        revision=_REVISION.value,
-    )
-    if _MERGE_ADAPTER.value:
-        lm = lm.merged(donate=True)
-    print(lm)
+    lm, proposal = _load(share)
     problems = runs.prompted(lm, task, problems, _CHAT_TEMPLATE.value)
     folder = _open_run(share, made_with, lm, task)
     with records.RecordFile(share.path(folder)) as file:
@@ -189,7 +228,7 @@ def main(_) -> None:
             task=task,
             model=collect.model_name(lm, _RANDOM_WEIGHTS.value),
             sampler=_SAMPLER.value,
-            settings=settings,
+            settings=settings | {"proposal": proposal},
             share=share,
             elsewhere=elsewhere,
             progress=_PROGRESS.value,
@@ -204,6 +243,28 @@ def main(_) -> None:
     print(f"\n{endings.text(endings.sampled(summary, stats, _SAMPLER.value, settings, path))}")
     if not task.quick:
         print(f"\nTo grade them: python -m experiments.evaluate --records={path}")
+
+
+def _load(share: shards.Share) -> tuple[models.LM, models.LM | None]:
+    """Loads and prints the model and its proposal model, if there is one."""
+    lm = models.load(
+        _MODEL.value,
+        dtype=cli.dtype(),
+        mesh=_mesh(share),
+        random_weights=_RANDOM_WEIGHTS.value,
+        adapter=_ADAPTER.value,
+        revision=_REVISION.value,
+    )
+    if _MERGE_ADAPTER.value:
+        lm = lm.merged(donate=True)
+    print(lm)
+    if not _has_proposal():
+        return lm, None
+    proposal = proposals.load(
+        lm, _PROPOSAL_MODEL.value, _PROPOSAL_ADAPTER.value, revision=_REVISION.value
+    )
+    print(f"proposal: {proposal}")
+    return lm, proposal
 
 
 def _meet(made_with: dict[str, Any]) -> shards.Share:
@@ -279,6 +340,7 @@ def _settings(task: Task) -> dict[str, Any]:
     Raises ValueError for a flag that the sampler does not take.
     """
     names = spec.settings_of(_SAMPLER.value)
+    _check_proposal()
     for name, flag in _SETTINGS.items():
         if flag.present and name not in names:
             raise ValueError(f"--sampler={_SAMPLER.value} does not take --{name}")
@@ -289,7 +351,58 @@ def _settings(task: Task) -> dict[str, Any]:
         "block_size": task.block_size,
         "temperature": None if _SAMPLER.value == "power" else 0.25,
     }
-    return {k: defaults.get(k) if v is None else v for k, v in keywords.items()}
+    given = {k: defaults.get(k) if v is None else v for k, v in keywords.items()}
+    return given if not _has_proposal() else _of_proposal(given)
+
+
+def _of_proposal(settings: dict[str, Any]) -> dict[str, Any]:
+    """The same settings with the defaults of a run with a proposal model.
+
+    Raises ValueError where they do not go together.
+    """
+    settings = settings | {"move": _MOVE.value or "restart"}
+    for flag in (_BLOCK_SIZE, _NUM_MCMC_STEPS):
+        if not flag.present:
+            settings[flag.name] = None
+    if _MIXTURE.value is not None:
+        try:
+            settings["mixture"] = [float(share) for share in _MIXTURE.value]
+        except ValueError:
+            shares = ",".join(_MIXTURE.value)
+            raise ValueError(f"--mixture={shares}: give three numbers, such as .4,.3,.3") from None
+    power = spec.of(_SAMPLER.value, settings)  # it knows what None stands for
+    settings |= {name: getattr(power, name) for name in ("block_size", "num_mcmc_steps")}
+    return settings | {"mixture": power.mixture and list(power.mixture)}
+
+
+def _has_proposal() -> bool:
+    return _PROPOSAL_MODEL.value is not None or _PROPOSAL_ADAPTER.value is not None
+
+
+def _check_proposal() -> None:
+    """Raises ValueError where the flags of a proposal model do not go with the others."""
+    sampler = _SAMPLER.value
+    if _TRACE.value and "num_mcmc_steps" not in spec.settings_of(sampler):
+        raise ValueError(f"--sampler={sampler} makes no moves to trace: leave out --trace")
+    if not _has_proposal():
+        for flag in (_MOVE, _PROPOSAL_TEMPERATURE, _MIXTURE):
+            if flag.present:
+                raise ValueError(
+                    f"--{flag.name} needs a proposal model: give --proposal_adapter or"
+                    " --proposal_model"
+                )
+        return
+    if sampler != "power":
+        raise ValueError(
+            f"--sampler={sampler} takes no proposal model: leave out --proposal_adapter and"
+            " --proposal_model, or take --sampler=power"
+        )
+    if _MERGE_ADAPTER.value:
+        raise ValueError(
+            "--merge_adapter changes the weights, which a proposal model may share: leave it out"
+        )
+    if _MIXTURE.present and _MOVE.value != "mixture":
+        raise ValueError("--mixture is for --move=mixture: give that too, or leave out --mixture")
 
 
 if __name__ == "__main__":
