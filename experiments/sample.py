@@ -159,8 +159,8 @@ _MIXTURE = flags.DEFINE_list(
     None,
     "With --move=mixture: the shares, among the moves, of the proposal model's whole completions,"
     " of the ends that the proposal model draws, and of the ends that --model draws at"
-    " --temperature. Three numbers that sum to 1. With a share of the last kind, a proposal model that is far from"
-    " pi^alpha slows the chains but cannot hold them. Default: .4,.3,.3.",
+    " --temperature. Three numbers that sum to 1. With a share of the last kind, a proposal model"
+    " that is far from pi^alpha slows the chains but cannot hold them. Default: .4,.3,.3.",
 )
 _TRACE = flags.DEFINE_bool(
     "trace",
@@ -340,10 +340,10 @@ def _settings(task: Task) -> dict[str, Any]:
     Raises ValueError for a flag that the sampler does not take.
     """
     names = spec.settings_of(_SAMPLER.value)
-    _check_proposal()
     for name, flag in _SETTINGS.items():
         if flag.present and name not in names:
             raise ValueError(f"--sampler={_SAMPLER.value} does not take --{name}")
+    _check_proposal()
     keywords = {flag.name: flag.value for flag in _OPTIONS}
     keywords |= {name: flag.value for name, flag in _SETTINGS.items() if name in names}
     defaults = {

@@ -47,7 +47,9 @@ def sampled(
     lines["forward tokens"] = f"{summary.forward_tokens:.1f} per completion"
     if (of_proposal := summary.proposal_forward_tokens) is not None:
         own = summary.forward_tokens - of_proposal
-        lines["forward tokens"] += f": {own:.1f} of the model, {of_proposal:.1f} of the proposal"
+        lines["forward tokens"] += (
+            f": {own:.1f} of the model, {of_proposal:.1f} of the proposal model"
+        )
     if stats is not None:
         lines["speed"] = speed(stats)
     return lines | {"law": law(sampler, settings)}
