@@ -47,6 +47,15 @@ LAW = (
 )
 # Hashes say little to a reader, so a label has them only where nothing else differs.
 _HASHES = ("adapter_hash", "weights", "proposal_hash")
+# Records that do not state these were drawn without a proposal model.
+_OF_PROPOSAL = (
+    "proposal",
+    "proposal_hash",
+    "move",
+    "proposal_temperature",
+    "mixture",
+    "vocab_size",
+)
 _EQUALS = {
     "alpha": "alpha",
     "temperature": "tau",
@@ -132,11 +141,15 @@ def labels(laws: Sequence[Mapping[str, Any]]) -> list[str]:
     laws: results of `stated`.
     """
     differing = [n for n in LAW if len({law[n] for law in laws if n in law}) > 1]
+    for name in ("proposal", "move"):
+        if name not in differing and len({law.get(name) for law in laws}) > 1:
+            differing.append(name)
     plain = [name for name in differing if name not in _HASHES]
-    known = {name for law in laws for name in law}
+    known = {name for law in laws for name in law}.difference(_OF_PROPOSAL)
 
     def label(law: Mapping[str, Any], names: Sequence[str], lacking: str) -> str:
-        parts = [_phrase(name, law[name]) for name in names if name in law]
+        named = [n for n in names if n in law and not (n in _OF_PROPOSAL and law[n] is None)]
+        parts = [_phrase(name, law[name]) for name in named]
         return ", ".join([*parts, lacking] if known - law.keys() else parts)
 
     short = [label(law, plain, "settings not recorded") for law in laws]

@@ -160,3 +160,14 @@ def test_a_law_that_does_not_state_what_others_do_is_labelled_so():
     ]
     first, second = ({n: v for n, v in whole.items() if n != name} for name in ("top_k", "dtype"))
     assert identity.labels([first, second]) == ["top_k not recorded", "dtype not recorded"]
+
+
+def test_a_row_without_a_proposal_model_is_not_one_whose_settings_are_unknown():
+    plain = identity.stated(LAW)
+    of_student = identity.stated(
+        LAW | {"num_mcmc_steps": 1, "proposal": "tiny+s", "proposal_hash": "1", "move": "restart"}
+    )
+    number = f"N={LAW['num_mcmc_steps']}"
+    assert identity.labels([plain, of_student]) == [number, "N=1, proposal tiny+s, move restart"]
+    warm, cold = (identity.stated(of_student | {"proposal_temperature": t}) for t in (1, 0.5))
+    assert identity.labels([warm, cold]) == ["tau_q=1", "tau_q=0.5"]
