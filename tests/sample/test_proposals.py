@@ -276,6 +276,7 @@ def test_longrope_of_each_model_follows_its_own_edge(tiny_qwen, move):
 # --- resuming ---
 
 
+@pytest.mark.full
 def test_chains_that_are_left_out_change_no_other(tiny_qwen, student, other):
     """As a run that was killed draws the rest: restarts at once and a mixture of both models."""
     for proposal, move in ((student, "restart"), (other, "mixture")):
