@@ -72,32 +72,6 @@ def define_adapter(use: str) -> Holder[str | None]:
     )
 
 
-def define_proposal_adapter(use: str) -> Holder[str | None]:
-    """Defines --proposal_adapter.
-
-    use: a sentence on what the proposal model is for.
-    """
-    return flags.DEFINE_string(
-        "proposal_adapter",
-        None,
-        "A folder with a LoRA adapter of --model, such as the student that experiments.distill"
-        f" trains. The model with this adapter is the proposal model. {use} Both models use one"
-        " copy of the weights. With --proposal_model, the adapter is one of that model. Default: no"
-        " adapter.",
-    )
-
-
-def define_proposal_model() -> Holder[str | None]:
-    """Defines --proposal_model."""
-    return flags.DEFINE_string(
-        "proposal_model",
-        None,
-        "A model of its own as the proposal model (see --proposal_adapter), named as --model is. It"
-        " must have the tokenizer of --model. --dtype, --revision and --model_axis apply to it too."
-        " Default: --model, if there is a --proposal_adapter.",
-    )
-
-
 def define_model_axis(note: str = "") -> Holder[int]:
     """Defines --model_axis.
 

@@ -43,13 +43,14 @@ import jax
 from absl import flags
 
 from experiments import flags as shared
+from experiments import proposal_flags
 from powerjax import cli, evaluation, models, records, runs
 from powerjax.parallel import mesh, processes
 from powerjax.records import lock, shards
 from powerjax.report import endings
 from powerjax.report.cells import speed
 from powerjax.runs import collect
-from powerjax.sample import proposals, spec
+from powerjax.sample import spec
 from powerjax.tasks import Task, registry
 
 cli.define_dtype("auto")
@@ -63,11 +64,7 @@ _MERGE_ADAPTER = flags.DEFINE_bool(
     " an adapter; otherwise every forward pass computes the adapter too.",
 )
 _REVISION = shared.define_revision()
-_PROPOSAL_ADAPTER = shared.define_proposal_adapter(
-    "With --sampler=power it draws the moves, and the samples come from pi^alpha of --model as"
-    " before, with fewer moves if the adapter was trained on such samples."
-)
-_PROPOSAL_MODEL = shared.define_proposal_model()
+_PROPOSAL = proposal_flags.define()
 _TASK = shared.define_task("a prompt and, if it is known, an answer")
 _DATA_DIR = shared.define_data_dir()
 _SPLIT = flags.DEFINE_string(
@@ -139,29 +136,6 @@ _EARLY_REJECTION = flags.DEFINE_bool(
     "Stop drawing the new end of a completion as soon as it is certain that the MH move will be"
     " rejected. The samples stay the same and cost less.",
 )
-_MOVE = flags.DEFINE_enum(
-    "move",
-    None,
-    ["restart", "suffix", "mixture"],
-    "What the proposal model draws in an MH move. restart: a whole completion; all completions of a"
-    " chain are drawn at once, and --model scores them. suffix: the completion's end, from a random"
-    " position on; the two models decode side by side. mixture: each move is one of three kinds, by"
-    " the shares of --mixture. Default: restart, with a proposal model.",
-)
-_PROPOSAL_TEMPERATURE = flags.DEFINE_float(
-    "proposal_temperature",
-    1.0,
-    "The temperature at which the proposal model draws. It changes how fast chains mix, and not"
-    " what they tend to.",
-)
-_MIXTURE = flags.DEFINE_list(
-    "mixture",
-    None,
-    "With --move=mixture: the shares, among the moves, of the proposal model's whole completions,"
-    " of the ends that the proposal model draws, and of the ends that --model draws at"
-    " --temperature. Three numbers that sum to 1. With a share of the last kind, a proposal model"
-    " that is far from pi^alpha slows the chains but cannot hold them. Default: .4,.3,.3.",
-)
 _TRACE = flags.DEFINE_bool(
     "trace",
     False,
@@ -184,14 +158,14 @@ _WAIT_S = flags.DEFINE_float(
 _OF_THE_RUN = (
     *(_MODEL, _RANDOM_WEIGHTS, _ADAPTER, _MERGE_ADAPTER, _REVISION, _TASK),
     *(_DATA_DIR, _SPLIT, _LIMIT, _CHAT_TEMPLATE, _SAMPLER),
-    *(_PROPOSAL_ADAPTER, _PROPOSAL_MODEL),
+    *(_PROPOSAL.adapter, _PROPOSAL.model),
 )
 _OPTIONS = (_NUM_SAMPLES, _SEED, _NUM_SLOTS, _TRACE)  # of every sampler, beside its settings
 _SETTINGS = {  # of one sampler or another, see spec.settings_of
     flag.name: flag
     for flag in (
         *(_MAX_NEW_TOKENS, _TOP_K, _BLOCK_SIZE, _NUM_MCMC_STEPS, _ALPHA, _TEMPERATURE),
-        *(_STOP, _KERNEL, _EARLY_REJECTION, _MOVE, _PROPOSAL_TEMPERATURE, _MIXTURE),
+        *(_STOP, _KERNEL, _EARLY_REJECTION, *_PROPOSAL.of_sampler),
     )
 }
 _FREE = ("num_slots", "num_samples", "limit", "data_dir")  # may change when a run is taken up again
@@ -199,7 +173,6 @@ _FREE = ("num_slots", "num_samples", "limit", "data_dir")  # may change when a r
 flags.adopt_module_key_flags(cli)
 
 
-@flags.validator("proposal_temperature", message="must be above 0")
 @flags.validator("temperature", message="must be above 0")
 def _is_positive(temperature: float | None) -> bool:
     return temperature is None or temperature > 0
@@ -258,11 +231,9 @@ def _load(share: shards.Share) -> tuple[models.LM, models.LM | None]:
     if _MERGE_ADAPTER.value:
         lm = lm.merged(donate=True)
     print(lm)
-    if not _has_proposal():
+    if not _PROPOSAL.is_given:
         return lm, None
-    proposal = proposals.load(
-        lm, _PROPOSAL_MODEL.value, _PROPOSAL_ADAPTER.value, revision=_REVISION.value
-    )
+    proposal = _PROPOSAL.load(lm, _REVISION.value)
     print(f"proposal: {proposal}")
     return lm, proposal
 
@@ -343,7 +314,9 @@ def _settings(task: Task) -> dict[str, Any]:
     for name, flag in _SETTINGS.items():
         if flag.present and name not in names:
             raise ValueError(f"--sampler={_SAMPLER.value} does not take --{name}")
-    _check_proposal()
+    _PROPOSAL.check(_SAMPLER.value, merges=_MERGE_ADAPTER.value)
+    if _TRACE.value and "num_mcmc_steps" not in names:
+        raise ValueError(f"--sampler={_SAMPLER.value} makes no moves to trace: leave out --trace")
     keywords = {flag.name: flag.value for flag in _OPTIONS}
     keywords |= {name: flag.value for name, flag in _SETTINGS.items() if name in names}
     defaults = {
@@ -352,57 +325,12 @@ def _settings(task: Task) -> dict[str, Any]:
         "temperature": None if _SAMPLER.value == "power" else 0.25,
     }
     given = {k: defaults.get(k) if v is None else v for k, v in keywords.items()}
-    return given if not _has_proposal() else _of_proposal(given)
-
-
-def _of_proposal(settings: dict[str, Any]) -> dict[str, Any]:
-    """The same settings with the defaults of a run with a proposal model.
-
-    Raises ValueError where they do not go together.
-    """
-    settings = settings | {"move": _MOVE.value or "restart"}
+    if not _PROPOSAL.is_given:
+        return given
     for flag in (_BLOCK_SIZE, _NUM_MCMC_STEPS):
         if not flag.present:
-            settings[flag.name] = None
-    if _MIXTURE.value is not None:
-        try:
-            settings["mixture"] = [float(share) for share in _MIXTURE.value]
-        except ValueError:
-            shares = ",".join(_MIXTURE.value)
-            raise ValueError(f"--mixture={shares}: give three numbers, such as .4,.3,.3") from None
-    power = spec.of(_SAMPLER.value, settings)  # it knows what None stands for
-    settings |= {name: getattr(power, name) for name in ("block_size", "num_mcmc_steps")}
-    return settings | {"mixture": power.mixture and list(power.mixture)}
-
-
-def _has_proposal() -> bool:
-    return _PROPOSAL_MODEL.value is not None or _PROPOSAL_ADAPTER.value is not None
-
-
-def _check_proposal() -> None:
-    """Raises ValueError where the flags of a proposal model do not go with the others."""
-    sampler = _SAMPLER.value
-    if _TRACE.value and "num_mcmc_steps" not in spec.settings_of(sampler):
-        raise ValueError(f"--sampler={sampler} makes no moves to trace: leave out --trace")
-    if not _has_proposal():
-        for flag in (_MOVE, _PROPOSAL_TEMPERATURE, _MIXTURE):
-            if flag.present:
-                raise ValueError(
-                    f"--{flag.name} needs a proposal model: give --proposal_adapter or"
-                    " --proposal_model"
-                )
-        return
-    if sampler != "power":
-        raise ValueError(
-            f"--sampler={sampler} takes no proposal model: leave out --proposal_adapter and"
-            " --proposal_model, or take --sampler=power"
-        )
-    if _MERGE_ADAPTER.value:
-        raise ValueError(
-            "--merge_adapter changes the weights, which a proposal model may share: leave it out"
-        )
-    if _MIXTURE.present and _MOVE.value != "mixture":
-        raise ValueError("--mixture is for --move=mixture: give that too, or leave out --mixture")
+            given[flag.name] = None
+    return _PROPOSAL.completed(given)
 
 
 if __name__ == "__main__":
