@@ -12,7 +12,7 @@ import numpy as np
 from powerjax.models.language_model import LM
 from powerjax.sample.stats import Finished
 
-_BATCH = 64  # completions that are scored together
+_BATCH = 64  # the most completions that are scored together
 
 
 class Scores:
@@ -23,6 +23,8 @@ class Scores:
       prompts: token ids, by prompt index.
       long_context: whether longrope's long factors are used.
       on_finish: called with each chain, `scored` filled in.
+      num_slots: of the engine. So many completions, or 64, are scored together: what a killed run
+        has finished and not scored is no more than what it has begun.
     """
 
     def __init__(
@@ -31,15 +33,17 @@ class Scores:
         prompts: Sequence[Sequence[int]],
         long_context: bool,
         on_finish: Callable[[Finished], None],
+        num_slots: int = _BATCH,
     ) -> None:
         self._scorer, self._prompts, self._long_context = scorer, prompts, long_context
         self._on_finish = on_finish
         self._waiting: list[Finished] = []
+        self._batch = min(_BATCH, num_slots)
 
     def add(self, finished: Finished) -> None:
         """Takes a chain; hands a batch of them on once there are enough."""
         self._waiting.append(finished)
-        if len(self._waiting) >= _BATCH:
+        if len(self._waiting) >= self._batch:
             self.flush()
 
     def flush(self) -> None:
