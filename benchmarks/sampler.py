@@ -1,6 +1,6 @@
 """Speed and cost of the sampler, as ratios measured side by side in one run.
 
-    python -m benchmarks.sampler [--only=a,b,c,d,e,f]
+    python -m benchmarks.sampler [--only=a,b,c,d,e,f,g]
 
 (a) chains per second against Hugging Face `generate`. Needs torch.
 (b) plain decoding of a 0.5B shape against the same. Needs torch.
@@ -8,6 +8,8 @@
 (d) what early rejection saves, from runs with and without it.
 (e) tokens per second against the number of slots and against what the machine can do at most.
 (f) time to the first completion, and the number of compilations.
+(g) time per sample with a student's proposals against the base's own, at equal distance from the
+    target, and the latency of one sample (`benchmarks.proposal`). Needs --student.
 
 It takes about ten minutes on two cores.
 """
@@ -22,13 +24,17 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from benchmarks import shapes
+from benchmarks import proposal, shapes
 from benchmarks.lines import Lines
 from powerjax import models, sample
 from powerjax.tasks import arithmetic
 
 _ONLY = flags.DEFINE_list("only", list("abcdef"), "Parts to run.")
 _CHAINS = flags.DEFINE_integer("chains", 1024, "Chains of the embedded model in (a), (c) and (d).")
+
+_STUDENT = flags.DEFINE_string(
+    "student", "runs/quickstart/student/adapter", "The student of the embedded model in (g)."
+)
 
 _LINES = Lines(58, 14)
 POWER = dict(alpha=4.0, block_size=64, num_mcmc_steps=10, max_new_tokens=64, progress=False)
@@ -265,6 +271,7 @@ PARTS = dict(
     d=early_rejection,
     e=slots,
     f=first_completion,
+    g=lambda: proposal.against_base(_LINES, _STUDENT.value),
 )
 
 

@@ -2,8 +2,8 @@
 # bash launch/test.sh [--full] [--parity] [pytest arguments]
 #
 # Makes .venv, installs powerjax[test] into it, and runs ruff and the short tests, in at most eight
-# minutes on two cores. --full runs every test, in about fifteen minutes more, and installs what the
-# longer ones need: mkdocs, and torch (for CPUs), with which they compare with transformers itself.
+# minutes on two cores. --full runs every test, in at most twenty, and installs what the longer ones
+# need: mkdocs, and torch (for CPUs), with which they compare with transformers itself.
 # --parity runs the short tests and these comparisons. Two processes share the tests, file by file;
 # -n 0 runs them in one process, as --pdb needs it. The ten slowest tests are named at the end.
 

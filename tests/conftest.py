@@ -5,6 +5,8 @@ import signal
 import tempfile
 from pathlib import Path
 
+from tests import compiling
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # A shell starts background jobs with Ctrl-C ignored. Launchers that tests interrupt inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -13,9 +15,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="powerjax-tests-")  # removed at exit
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-# Most of the time would go into compiling small programs that run once.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.update(compiling.variables())
 
 import filelock
 import jax
@@ -47,7 +47,10 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="module")
 def optimized():
-    """Compiles a module's programs with all optimizations, as users do."""
+    """Compiles a module's programs with LLVM's optimizations.
+
+    Processes that `tests/experiments/programs.py` starts with `optimized` compile as users do.
+    """
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield

@@ -1,5 +1,7 @@
 """The papers at the top of the repository: what they tell people to type works."""
 
+import ast
+import functools
 import re
 import sys
 import types
@@ -67,3 +69,46 @@ def test_every_path_that_a_paper_names_is_there(name):
 def test_the_package_ships_its_types_and_its_licence():
     assert (ROOT / "powerjax/py.typed").exists()
     assert "Apache License" in (ROOT / "LICENSE").read_text()[:200]
+
+
+SHORT_AND_FULL = ROOT / "docs/decisions/short_and_full_tests.md"
+
+
+@functools.cache
+def marks(path: str) -> dict[str, bool]:
+    """Returns test -> whether it is marked `full`, of a file of tests."""
+    tree = ast.parse((ROOT / path).read_text())
+    whole_file = any(
+        ast.unparse(node.targets[0]) == "pytestmark" and "mark.full" in ast.unparse(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+    )
+    return {
+        node.name: whole_file or "pytest.mark.full" in map(ast.unparse, node.decorator_list)
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
+
+
+def named_tests(text: str) -> list[tuple[str, str | None]]:
+    """Returns (file, test) of each test that a text names; the test is None for a whole file."""
+    found = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text)
+    return [(path, name or None) for path, name in found]
+
+
+def long_tests_of(path: str, name: str | None) -> set[tuple[str, str]]:
+    return {(path, test) for test in marks(path) if name in (None, test)}
+
+
+def test_the_page_of_short_and_full_tests_is_right():
+    claims, long = SHORT_AND_FULL.read_text().split("## What runs with --full only")
+    rows = [line.strip("| ").split(" | ") for line in long.splitlines() if "`tests/" in line]
+    rows = [row for row in rows if len(row) == 3]
+    listed = {test for row in rows for pair in named_tests(row[0]) for test in long_tests_of(*pair)}
+    files = [path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py")]
+    full = {(path, test) for path in files for test, is_full in marks(path).items() if is_full}
+    assert listed == full
+    short = named_tests(claims.split("## The README's claims")[1].split("Not claimed")[0])
+    short += [pair for row in rows for pair in named_tests(row[2])]
+    assert len(short) > 50
+    assert [(path, test) for path, test in short if marks(path).get(test) is not False] == []

@@ -4,10 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+
 from powerjax import distill, records
 from powerjax.distill import metrics
 from powerjax.models import LM
-from powerjax.models.lora import LoraConfig
+from powerjax.models.lora import Adapter, LoraConfig
 from powerjax.runs.prompts import Prompt, recover_prompts
 from powerjax.tasks import Problem
 
@@ -37,8 +40,8 @@ def train_student(
       teacher: the record file.
       folder: where checkpoints, metrics and the adapter's PEFT folder `adapter` are kept.
       learning_rate: the highest learning rate, which the warm-up ends at.
-      problems: the problems as the teacher was prompted with them, in which the prompts of records
-        that hold none (secret problems) are looked up.
+      problems: the problems as the teacher was prompted with them; records of secret problems hold
+        no prompts.
       epochs: passes through the records, in batches of `batch_size` records.
       max_length: tokens of prompt and completion; a longer example is cut there.
       schedule: "constant" after the warm-up, or "linear", which falls to 0.
@@ -48,8 +51,7 @@ def train_student(
 
     Returns the model with the adapter, and what training left (`distill.Trained`).
 
-    Raises ValueError where records cannot be learnt from, and where `folder` holds the training of
-    another student.
+    Raises ValueError where records cannot be learnt from, or `folder` holds another training.
     """
     corpus = distill.load(lm, with_prompts(teacher, problems), max_length=max_length)
     settings = distill.Settings(
@@ -70,8 +72,20 @@ def train_student(
         progress=progress,
     )
     distill.save_adapter(folder / "adapter", lm, trained.adapter)
-    adapter = dataclasses.replace(trained.adapter, name=str(folder / "adapter"))
+    adapter = _as_loaded(trained.adapter, folder / "adapter", lm)
     return dataclasses.replace(lm, adapter=adapter), trained
+
+
+def _as_loaded(adapter: Adapter, folder: Path, lm: LM) -> Adapter:
+    """Returns a trained adapter as `models.load` would make it of its folder.
+
+    The adapter of a model without a mesh lies on the default device. If it stayed on the mesh of
+    its training, samplers would compile their programs anew for it.
+    """
+    params = adapter.params
+    if lm.mesh is None:
+        params = jax.tree.map(jnp.asarray, jax.device_get(params))
+    return dataclasses.replace(adapter, name=str(folder), params=params)
 
 
 def with_prompts(path: Path, problems: Sequence[Problem]) -> Path | list[records.Record]:

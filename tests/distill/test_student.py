@@ -71,16 +71,3 @@ def test_the_student_costs_plain_decoding_and_stops_as_its_teacher_does(results,
     assert teacher.forward_tokens > 10 * student.forward_tokens
     assert abs(student.finished - teacher.finished) <= 0.01
     assert abs(student.num_tokens / teacher.num_tokens - 1) < 0.1
-
-
-def test_random_weights_learn_nothing_of_the_task(tmp_path):
-    base = models.load("tiny", dtype="float32", random_weights=True)
-    settings = {**POWER, "num_mcmc_steps": 2, "num_samples": 1}
-    teacher = Row("RandW", "Teacher", "power", settings)
-    taught = _records(base, teacher, tmp_path, "train", 64)
-    student, trained = runs.train_student(
-        base, teacher.path(tmp_path), tmp_path / "student", learning_rate=5e-4, progress=False
-    )
-    assert trained.last_loss < trained.first_loss
-    learnt = _records(student, Row("Distilled", "Standard", "standard", PLAIN), tmp_path, limit=50)
-    assert taught.summary.accuracy.mean == learnt.summary.accuracy.mean == 0

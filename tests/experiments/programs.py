@@ -6,23 +6,31 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests import compiling
+
 ROOT = Path(__file__).resolve().parents[2]
+WITHOUT_TORCH = ROOT / "tests/experiments/without_torch"
 QUICK = ("--model=tiny", "--task=arithmetic", "--quick", "--noprogress")  # for reproduce
 
 
 def environment(num_devices: int = 1, optimized: bool = False) -> dict[str, str]:
     """Returns the environment of a process that makes `num_devices` devices of the CPU.
 
+    torch is hidden from it, which takes two seconds to import and has no part in a launcher.
+
     optimized: whether XLA optimises what it compiles. Without, compiling takes half as long, so it
       pays only where a program computes for longer than it compiles.
     """
+    paths = [str(WITHOUT_TORCH), os.environ.get("PYTHONPATH")]
+    flags = f"--xla_force_host_platform_device_count={num_devices}"
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": str(int(not optimized)),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
+        "XLA_FLAGS": flags if optimized else f"{flags} {compiling.xla_flags()}",
         # A process that a test kills may leave half an entry in the cache that all tests share.
         "PYTHONWARNINGS": "ignore:Error reading persistent compilation cache",
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }
 
 
@@ -81,13 +89,28 @@ def ends(module: str, argvs: list[list[str]], num_devices: int = 1) -> list[tupl
 
     Returns the exit status, standard output and standard error of each.
     """
-    ran = subprocess.run(
-        [sys.executable, "-c", _ENDS, module, json.dumps(argvs)],
-        cwd=ROOT,
-        env=environment(num_devices),
-        capture_output=True,
-        text=True,
-    )
-    results = [json.loads(line[4:]) for line in ran.stdout.split("\n") if line.startswith("END ")]
-    assert len(results) == len(argvs), ran.stderr
-    return [tuple(result) for result in results]
+    return ends_side_by_side(module, [argvs], num_devices)[0]
+
+
+def ends_side_by_side(
+    module: str, processes: list[list[list[str]]], num_devices: int = 1
+) -> list[list[tuple[int, str, str]]]:
+    """Does what `ends` does in several processes at a time, each with its own list of arguments."""
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", _ENDS, module, json.dumps(argvs)],
+            cwd=ROOT,
+            env=environment(num_devices),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for argvs in processes
+    ]
+    everything = []
+    for process, argvs in zip(running, processes, strict=True):
+        out, err = process.communicate(timeout=300)
+        results = [json.loads(line[4:]) for line in out.split("\n") if line.startswith("END ")]
+        assert len(results) == len(argvs), err
+        everything.append([tuple(result) for result in results])
+    return everything

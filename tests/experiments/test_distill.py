@@ -1,6 +1,7 @@
 """experiments/distill.py, run as its users run it: kills, SIGTERM, mistakes."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -124,42 +125,48 @@ def test_killed_and_preempted_and_resumed_it_ends_in_the_same_student_bit_for_bi
     assert all(ours[name].tobytes() == whole[name].tobytes() for name in ours)
 
 
-_FAILING_EXPORT = """
-import sys
+_FAILING_EXPORTS = """
+import json, sys
+from absl import flags
 from experiments import distill
 from powerjax import cli
 
-def fail(*_, **__):
-    raise {error}
+def fails(error):
+    def fail(*_, **__):
+        raise error
+    return fail
 
-distill.export.save_adapter = fail
-cli.run(distill.main)
+for error in {errors}:
+    distill.export.save_adapter = fails(error)
+    try:
+        cli.run(distill.main)
+    except SystemExit as end:
+        print("END", end.code, file=sys.stderr, flush=True)
+    flags.FLAGS.unparse_flags()
 """
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(
-    ("error", "status", "said"),
-    [
-        ("KeyboardInterrupt", 130, "SIGINT; the checkpoint of step 96 is safe"),
-        ("OSError(28, 'No space left on device')", 1, "the disk is full"),
-        ("RuntimeError('RESOURCE_EXHAUSTED: of memory')", 1, "out of device memory: try"),
-    ],
-)
-def test_what_stops_an_export_says_the_command_that_goes_on(
-    undisturbed, teacher, error, status, said
-):
+def test_what_stops_an_export_says_the_command_that_goes_on(undisturbed, teacher):
+    cases = {
+        "KeyboardInterrupt()": (130, "SIGINT; the checkpoint of step 96 is safe"),
+        "OSError(28, 'No space left on device')": (1, "the disk is full"),
+        "RuntimeError('RESOURCE_EXHAUSTED: of memory')": (1, "out of device memory: try"),
+    }
     given = [*_FLAGS, f"--records={teacher}", f"--out={undisturbed['folder']}", "--resume"]
     done = subprocess.run(
-        [sys.executable, "-c", _FAILING_EXPORT.format(error=error), *given],
+        [sys.executable, "-c", _FAILING_EXPORTS.format(errors=f"[{', '.join(cases)}]"), *given],
         cwd=programs.ROOT,
         env=programs.environment(),
         capture_output=True,
         text=True,
     )
-    assert done.returncode == status, done.stderr
-    (line,) = [line for line in done.stderr.split("\n") if said in line]
-    assert "--resume" in line and "Traceback" not in done.stderr
+    *parts, rest = re.split(r"^END (\d+)\n", done.stderr, flags=re.MULTILINE)
+    assert rest == "" and len(parts) == 2 * len(cases), done.stderr
+    for (status, said), err, code in zip(cases.values(), parts[::2], parts[1::2], strict=True):
+        assert int(code) == status, err
+        (line,) = [line for line in err.split("\n") if said in line]
+        assert "--resume" in line and "Traceback" not in err
 
 
 @pytest.mark.full

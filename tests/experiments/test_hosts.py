@@ -193,21 +193,27 @@ def test_nobody_waits_for_ever(tmp_path, start):
     assert line.startswith("sample: process 1 of 2 did not come to the coordinator")
 
 
-@pytest.mark.parametrize(
-    "flags, said",
-    [
-        (["--model_axis=3"], "--model_axis=3 does not fit the 1 devices of process {i}"),
-        (["--data_axis=3"], "--data_axis=3 does not divide by the 2 processes"),
-        (["--data_axis=4"], "a mesh of data 2 x model 1 does not fit 1 devices"),
-        (["--out=/proc/no/such"], "/proc/no"),
-    ],
-)
-def test_every_host_says_what_is_wrong_and_ends(tmp_path, start, flags, said):
-    for i, process in enumerate(start(tmp_path / "run", 2, flags=flags)):
-        code, _, err = programs.end(process)
-        assert code == 1
-        (line,) = _lines(err)
-        assert said.format(i=i) in line
+def test_every_host_says_what_is_wrong_and_ends(tmp_path):
+    cases = {
+        "--model_axis=3": "--model_axis=3 does not fit the 1 devices of process {i}",
+        "--data_axis=3": "--data_axis=3 does not divide by the 2 processes",
+        "--data_axis=4": "a mesh of data 2 x model 1 does not fit 1 devices",
+        "--out=/proc/no/such": "/proc/no",
+    }
+    common = [*_JOB, f"--out={tmp_path}/run", "--num_processes=2"]
+    addresses = [f"--coordinator=127.0.0.1:{free_port()}" for _ in cases]
+    argvs = [
+        [
+            [*common, address, f"--process_id={i}", flag]
+            for address, flag in zip(addresses, cases, strict=True)
+        ]
+        for i in range(2)
+    ]
+    for i, ends in enumerate(programs.ends_side_by_side("experiments.sample", argvs)):
+        for said, (code, _, err) in zip(cases.values(), ends, strict=True):
+            assert code == 1
+            (line,) = _lines(err)
+            assert said.format(i=i) in line
 
 
 def test_half_a_place_is_refused(tmp_path):

@@ -131,19 +131,18 @@ def test_a_whole_run_is_only_told_again(again):
     assert "Plan of" not in out and (folder / "table.csv").read_text() == before
 
 
-@pytest.mark.parametrize(
-    "flag, complaint",
-    [
-        ("--alpha=3", "holds a run made with --alpha=4.0"),
-        ("--alphas=2,0.5", "--alphas=2,0.5: give numbers from 1 up"),
-        ("--wording=stub", "--wording=stub: --task=arithmetic has one wording"),
-    ],
-)
-def test_what_cannot_be_is_refused_in_one_line(again, flag, complaint):
-    folder, run = again
+def test_what_cannot_be_is_refused_in_one_line(again):
+    folder, _ = again
+    cases = {
+        "--alpha=3": "holds a run made with --alpha=4.0",
+        "--alphas=2,0.5": "--alphas=2,0.5: give numbers from 1 up",
+        "--wording=stub": "--wording=stub: --task=arithmetic has one wording",
+    }
     before = (folder / "table.csv").read_text()
-    code, _, err = run(flag)
-    assert code == 1 and err.count("\n") == 1 and complaint in err
+    argvs = [[*programs.QUICK, f"--out={folder}", flag] for flag in cases]
+    ends = programs.ends("experiments.reproduce", argvs)
+    for (flag, complaint), (code, _, err) in zip(cases.items(), ends, strict=True):
+        assert code == 1 and err.count("\n") == 1 and complaint in err, flag
     assert (folder / "table.csv").read_text() == before
 
 

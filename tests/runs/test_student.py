@@ -2,10 +2,12 @@
 
 import json
 
+import jax
 import pytest
 
-from powerjax import distill, records, runs
-from powerjax.tasks import arithmetic
+from powerjax import distill, models, records, runs
+from powerjax.runs import Row
+from powerjax.tasks import arithmetic, registry
 from tests.runs import hidden
 
 
@@ -36,3 +38,42 @@ def test_losses_are_those_of_the_students_metrics(tmp_path):
     rows = [{"step": i, "loss": 3.0 - i} for i in (1, 2)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert runs.losses(tmp_path) == (2, 2.0, 1.0)
+
+
+@pytest.mark.full
+def test_random_weights_learn_nothing_of_the_task(tmp_path):
+    base = models.load("tiny", dtype="float32", random_weights=True)
+    plain = {"max_new_tokens": 64, "seed": 0}
+    moves = {"block_size": 64, "alpha": 4.0, "num_mcmc_steps": 2}
+
+    def measured(lm, row, split, limit):
+        problems, task = arithmetic.load(split, limit), registry.get("arithmetic")
+        result, _ = runs.measure(lm, problems, row, tmp_path, task=task, progress=False)
+        return result.summary.accuracy.mean
+
+    teacher = Row("RandW", "Teacher", "power", {**plain, **moves, "num_samples": 1})
+    taught = measured(base, teacher, "train", 64)
+    student, trained = runs.train_student(
+        base,
+        teacher.path(tmp_path),
+        tmp_path / "student",
+        learning_rate=5e-4,
+        remat=False,
+        progress=False,
+    )
+    assert trained.last_loss < trained.first_loss
+    row = Row("Distilled", "Standard", "standard", {**plain, "num_samples": 4})
+    assert taught == measured(student, row, "test", 50) == 0
+
+
+def test_a_student_is_sampled_by_the_programs_of_its_base(lm, tmp_path):
+    """A fresh student lies on its device as its base does, so that nothing is compiled for it."""
+    rows = [{"id": "a", "prompt": "1 + 1 =", "completion": " 2"}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    student, _ = runs.train_student(
+        lm, path, tmp_path / "student", learning_rate=1e-3, epochs=1, remat=False, progress=False
+    )
+    leaves = [jax.tree.leaves(model.params) for model in (lm, student.merged())]
+    for base, own in zip(*leaves, strict=True):
+        assert (own.sharding, own.committed) == (base.sharding, base.committed)

@@ -184,7 +184,8 @@ def _add(params: dict[str, Any], adapter: Adapter, scale: float, donate: bool) -
     deltas = traverse_util.flatten_dict(adapter.params, sep="/")
     for path in [p.removesuffix("/lora_a") for p in deltas if p.endswith("/lora_a")]:
         kernel = flat[f"{path}/kernel"]
-        add = _adder(kernel.sharding, donate)
+        # A kernel that no device was chosen for stays so: compiled programs tell the two apart.
+        add = _adder(kernel.sharding if kernel.committed else None, donate)
         flat[f"{path}/kernel"] = add(
             kernel, deltas[f"{path}/lora_a"], deltas[f"{path}/lora_b"], scale
         )

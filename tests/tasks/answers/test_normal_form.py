@@ -37,9 +37,9 @@ def test_the_last_box_that_closes_is_the_answer(text, boxed):
 
 
 def test_a_text_of_open_boxes_takes_no_time():
-    start = time.perf_counter()
+    start = time.process_time()
     assert answers.last_boxed(r"\boxed{" * 20_000) is None
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize(
