@@ -5,7 +5,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from powerjax.evaluation.estimates import Estimate, Estimator, Table, best_of_each, known_mean
+from powerjax.evaluation.estimates import (
+    Estimate,
+    Estimator,
+    Table,
+    best_of_each,
+    forward_tokens,
+    known_mean,
+)
 from powerjax.records import Record
 
 
@@ -15,8 +22,8 @@ class Priced:
 
     Attributes:
       n: completions per answer.
-      forward_tokens: its price, tokens fed to the model by decoding, per answer; None where
-        records do not say.
+      forward_tokens: its price, tokens fed to the model by decoding, per answer, and to a proposal
+        model where there is one; None where records do not say.
       accuracy: None where no verdict is known.
       self_reward: mean log-likelihood per token (nats) of the completions chosen.
     """
@@ -38,7 +45,7 @@ def best_of(records: Sequence[Record], *, num_resamples: int = 2000) -> list[Pri
     estimate = Estimator(len(table.problems), num_resamples)
     self_reward = table.of(lambda r: r["self_reward"])
     correct = table.of(lambda r: r.get("correct"))
-    forward = known_mean(table.of(lambda r: r.get("num_forward_tokens")))
+    forward = known_mean(table.of(forward_tokens))
     most = int((~np.isnan(self_reward)).sum(axis=1).max())
     return [
         Priced(

@@ -200,6 +200,15 @@ def pass_at_k(n: int, num_right: int, k: int) -> float:
     return 1.0 - math.comb(n - num_right, k) / math.comb(n, k)
 
 
+def forward_tokens(record: Record) -> float | None:
+    """Returns the tokens fed to the model and to a proposal model for one completion.
+
+    Returns None where the record does not say.
+    """
+    own = record.get("num_forward_tokens")
+    return None if own is None else own + (record.get("num_proposal_forward_tokens") or 0)
+
+
 def known_mean(cells: np.ndarray) -> float | None:
     """Returns the mean of the values that are not NaN; None where all are."""
     known = ~np.isnan(cells)

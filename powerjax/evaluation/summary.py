@@ -18,6 +18,7 @@ from powerjax.evaluation.estimates import (
     Estimator,
     Table,
     best,
+    forward_tokens,
     known_mean,
     pass_at_k,
 )
@@ -51,8 +52,9 @@ class Summary:
         records hold none.
       evaluated_best_of_n_accuracy: accuracy of Best-of-N by that self-reward; None likewise.
       acceptance_rate: mean over chains of the share of moves accepted; None without moves.
-      forward_tokens: tokens fed to the model by decoding, per completion; None where records do
-        not say.
+      forward_tokens: tokens fed to the model by decoding, per completion, and to a proposal model
+        where there is one; None where records do not say.
+      proposal_forward_tokens: how many of them were fed to the proposal model; None without one.
       num_tokens: tokens per completion, EOS counted.
       length_quantiles: the 5, 50 and 95 % quantiles of tokens per completion.
       finished: the share of completions that ended in EOS.
@@ -70,6 +72,7 @@ class Summary:
     evaluated_best_of_n_accuracy: Estimate | None
     acceptance_rate: float | None
     forward_tokens: float | None
+    proposal_forward_tokens: float | None
     num_tokens: float
     length_quantiles: tuple[float, float, float]
     finished: float
@@ -126,7 +129,10 @@ def summarize(
         evaluated_self_reward=estimate(evaluated),
         evaluated_best_of_n_accuracy=estimate(best(correct, evaluated)),
         acceptance_rate=known_mean(table.of(lambda r: r.get("acceptance_rate"))),
-        forward_tokens=known_mean(table.of(lambda r: r.get("num_forward_tokens"))),
+        forward_tokens=known_mean(table.of(forward_tokens)),
+        proposal_forward_tokens=known_mean(
+            table.of(lambda r: r.get("num_proposal_forward_tokens"))
+        ),
         num_tokens=float(np.nanmean(lengths)),
         length_quantiles=tuple(np.nanpercentile(lengths, [5, 50, 95]).tolist()),
         finished=float(np.nanmean(table.of(lambda r: r["finish_reason"] == "eos"))),

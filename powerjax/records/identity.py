@@ -17,7 +17,7 @@ The law is used three times. The uses differ in how they treat None and an absen
   nobody knows which top_k b was drawn with.
 - `differences`, which compares the records of a run with its settings, skips a field that one of
   the two does not state, so a and b do not contradict each other. None is a value there: a and
-  {"alpha": 4.0, "top_k": 20} differ.
+  {"alpha": 4.0, "top_k": 20} differ. A law that states no proposal model has none.
 """
 
 import hashlib
@@ -39,6 +39,7 @@ from powerjax.records import scalars
 #   proposal, proposal_hash: the proposal model's name, and a hash of its weights and adapter.
 #   vocab_size: the token ids that both models are restricted to.
 #   prompt_style: "raw", "chat" (through the chat template), or the task's wording.
+# Records that do not state these were drawn without a proposal model.
 _OF_PROPOSALS = (
     *("proposal", "proposal_hash", "move", "proposal_temperature", "mixture", "vocab_size"),
 )
@@ -101,6 +102,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple
     its path.
     """
     before, now = stated(before), stated(now)
+    if before.get("proposal") != now.get("proposal"):
+        before, now = ({"proposal": None} | law for law in (before, now))
     names = [name for name in LAW if name in before and name in now]
     if (before.get("adapter_hash") is None) != (now.get("adapter_hash") is None):
         names = [name for name in names if not name.startswith("adapter")]

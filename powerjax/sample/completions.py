@@ -11,7 +11,7 @@ from powerjax import records
 from powerjax.records import identity
 from powerjax.sample import arviz_export
 from powerjax.sample.stats import Stats
-from powerjax.sample.traces import Trace
+from powerjax.sample.traces import Trace, as_lists
 
 
 @dataclasses.dataclass
@@ -225,6 +225,7 @@ def as_record(
         ),
         "num_early_rejections": item.num_early_rejections,
         **({} if item.chosen is None else {"chosen": item.chosen}),
+        **({} if item.trace is None else {"trace": as_lists(item.trace)}),
     }
 
 

@@ -175,3 +175,17 @@ def test_a_record_that_names_no_proposal_model_has_none():
         "N=30, no proposal",
         "N=1, proposal tiny+student, restart moves",
     ]
+
+
+def test_a_row_without_a_proposal_model_is_not_one_whose_settings_are_unknown():
+    plain = identity.stated(LAW)
+    of_student = identity.stated(
+        LAW | {"num_mcmc_steps": 1, "proposal": "tiny+s", "proposal_hash": "1", "move": "restart"}
+    )
+    number = f"N={LAW['num_mcmc_steps']}"
+    assert identity.labels([plain, of_student]) == [
+        f"{number}, no proposal",
+        "N=1, proposal tiny+s, restart moves",
+    ]
+    warm, cold = (identity.stated(of_student | {"proposal_temperature": t}) for t in (1, 0.5))
+    assert identity.labels([warm, cold]) == ["tau_q=1", "tau_q=0.5"]
