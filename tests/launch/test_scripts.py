@@ -284,7 +284,7 @@ def test_the_driver_decides_between_cuda_13_and_12(tmp_path, driver, extra, reas
 
 
 def _python(path: Path, version: str) -> None:
-    """Writes a stand-in for Python that says it is of this version, and that it has every module."""
+    """Writes a stand-in for Python of this version, which has every module."""
     path.parent.mkdir(parents=True)
     path.write_text(f'#!/bin/sh\ncase "$2" in *print*) echo {version};; esac\n')
     path.chmod(0o755)
