@@ -1,7 +1,7 @@
 """Logits and log-probabilities of whole sequences, in batches of few shapes.
 
-Sequence lengths and batch sizes are rounded up to powers of two, so that each program is compiled
-for few shapes. Letters as in decoder.py.
+Sequence lengths and batch sizes are rounded up to powers of two, and scored sequences to one and a
+half of these as well, so that each program is compiled for few shapes. Letters as in decoder.py.
 """
 
 import functools
@@ -89,7 +89,7 @@ def _groups(
             raise ValueError(f"prompt {i} and its completion: {error}") from None
         long = lm.config.long_context(total) if long_context is None else long_context
         if completion:
-            groups.setdefault((long, buckets.power_of_two(total - 1, 16)), []).append(i)
+            groups.setdefault((long, buckets.half_octave(total - 1, 16)), []).append(i)
     return groups
 
 
