@@ -70,8 +70,8 @@ _DATA_DIR = shared.define_data_dir()
 _SPLIT = flags.DEFINE_string(
     "split",
     None,
-    "The split of the task to sample; only for tasks that have several. arithmetic and gsm8k have"
-    " test and train. Default: test.",
+    "The split of the task to sample; only for tasks that have several. arithmetic and gsm8k, for"
+    " example, have test and train. Default: the task's first, which is test for these two.",
 )
 _LIMIT = shared.define_limit(
     "How many problems to sample, counted from the task's first. Default: all, or 200 for the"
