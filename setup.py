@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).resolve().parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "powerjax/__init__.py").read_text()).group(1)
+RUFF = "ruff==0.17.*"  # other minor versions may lay out code, and judge it, in other ways
 
 setup(
     name="powerjax",
@@ -24,6 +25,7 @@ setup(
     },
     install_requires=[
         "absl-py",
+        "arviz-stats",  # k-hat, R-hat, ESS; it brings NumPy and SciPy, which jax needs anyway
         "chex",
         "datasets",
         "flax>=0.12",
@@ -42,12 +44,13 @@ setup(
         "transformers>=5",
     ],
     extras_require={
+        "arviz": ["arviz-base"],  # Completions.to_arviz; it brings xarray
         "cuda": ["jax[cuda13]>=0.10.2"],  # drivers from 580 up
         "cuda12": ["jax[cuda12]>=0.10.2"],  # older ones
         "tpu": ["jax[tpu]>=0.10.2"],
-        "test": ["filelock", "hypothesis", "mypy", "pytest", "pytest-xdist", "ruff"],
+        "test": ["arviz-base", "filelock", "hypothesis", "mypy", "pytest", "pytest-xdist", RUFF],
         "parity": ["peft", "torch==2.13.0"],
         "notebook": ["ipywidgets", "jupyterlab"],
-        "docs": ["mkdocs-material", "mkdocstrings[python]", "ruff"],  # ruff lays out signatures
+        "docs": ["mkdocs-material", "mkdocstrings[python]", RUFF],  # ruff lays out signatures
     },
 )

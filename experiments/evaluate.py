@@ -17,6 +17,12 @@ With --model (and --adapter) that model scores every completion, whichever model
     python -m experiments.evaluate --records=runs/teacher,runs/student --task=math500 \
       --data_dir=data --model=Qwen/Qwen2.5-Math-7B --adapter=runs/student/adapter --out=runs/eval
 
+With --proposal, that model scores the completions of a student, and the page says how near the
+student is to pi^alpha of the base:
+
+    python -m experiments.evaluate --records=runs/student --model=tiny \
+      --proposal=runs/student/adapter --out=runs/eval
+
 The programs of code tasks run in bubblewrap; see --unsafe_exec where it is missing.
 """
 
@@ -28,7 +34,7 @@ from absl import flags
 from experiments import flags as shared
 from powerjax import cli, evaluation, models, records
 from powerjax.report import evaluated
-from powerjax.runs import collect, grading, rescoring, setups
+from powerjax.runs import collect, grading, nearness, rescoring, setups
 from powerjax.tasks import Problem, Task, registry
 
 cli.define_dtype("auto")
@@ -63,6 +69,17 @@ _MODEL = flags.DEFINE_string(
 )
 _RANDOM_WEIGHTS = shared.define_random_weights()
 _ADAPTER = shared.define_adapter("--model scores the completions with this adapter.")
+_PROPOSAL = flags.DEFINE_string(
+    "proposal",
+    None,
+    "A student, which is weighed as a proposal for pi^alpha of the base, --model: the folder of its"
+    " adapter, or a model. Its plain samples among the records (--sampler=standard) get weights,"
+    " and the table and the page say how near the student is: ESS/n, k-hat and KL. Default: no"
+    " student is weighed.",
+)
+_ALPHA = shared.define_alpha(
+    "The exponent alpha of the pi^alpha that --proposal is weighed against."
+)
 _REVISION, _UNSAFE_EXEC = shared.define_revision(), shared.define_unsafe_exec()
 _NUM_WORKERS = flags.DEFINE_integer(
     "num_workers",
@@ -81,6 +98,7 @@ _OUT = shared.define_out("runs/eval")
 _PROGRESS = shared.define_progress()
 
 _FREE = ("records", "limit", "split", "data_dir", "num_workers", "pass_at", "dtype")
+_FREE = (*_FREE, "proposal", "alpha")
 _ENDLESS = "arithmetic"  # this task's problems are made on demand, as many as are wanted
 _MOST_MADE = 1_000_000  # how many of them are made at most
 
@@ -91,6 +109,8 @@ def main(_) -> None:
     """Grades the records, scores them with --model if it is given, and writes table and page."""
     if not _RECORDS.value:
         raise ValueError("give --records: record files or run folders, separated by commas")
+    if _PROPOSAL.value and (not _MODEL.value or _ADAPTER.value):
+        raise ValueError("--proposal needs the base as --model, and no --adapter on it")
     out = Path(_OUT.value)
     paths = files(_RECORDS.value)
     if any(path.resolve().is_relative_to(out.resolve()) for path in paths):
@@ -105,7 +125,11 @@ def main(_) -> None:
         drawn = [record for record in drawn if record.get("problem_id") in wanted]
     settings = {flag.name: flag.value for flag in _SETTINGS} | {"task": _TASK.value or task.name}
     folder = records.open_run(out, settings, free=_FREE)
-    lm = _load() if _MODEL.value else None
+    lm, student = _load()
+    weighable: set[str] = set()
+    notes: list[str] = []
+    if student is not None:
+        weighable, notes = nearness.select(drawn, student, _PROPOSAL.value)
     print(f"{len(drawn):,} records of {task.name} in {len(paths)} files")
     drawn = grading.grade_records(
         drawn,
@@ -127,7 +151,9 @@ def main(_) -> None:
             progress=_PROGRESS.value,
         )
     results = evaluated.with_stages(evaluation.rows(drawn, pass_at=_ks()), paths)
-    notes = evaluated.notes(drawn, task, is_scored=lm is not None)
+    if student is not None:
+        results = nearness.weighed(results, weighable, _ALPHA.value, _PROPOSAL.value)
+    notes = [*evaluated.notes(drawn, task, is_scored=lm is not None), *notes]
     evaluated.write(folder, results, task, problems, [*evaluated.cut_short(paths), *notes])
 
 
@@ -207,17 +233,21 @@ def _num_to_make(task: Task, names: Sequence[str]) -> int:
     return 1 + last
 
 
-def _load() -> models.LM:
-    """Returns the model that scores."""
-    lm = models.load(
-        _MODEL.value,
-        dtype=cli.dtype(),
-        random_weights=_RANDOM_WEIGHTS.value,
-        adapter=_ADAPTER.value,
-        revision=_REVISION.value,
-    )
+def _load() -> tuple[models.LM | None, models.LM | None]:
+    """Returns the model that scores and the student that is weighed, each None without its flag."""
+    if _MODEL.value is None:
+        return None, None
+    options = {
+        "dtype": cli.dtype(),
+        "random_weights": _RANDOM_WEIGHTS.value,
+        "revision": _REVISION.value,
+    }
+    if _PROPOSAL.value is None:
+        lm, student = models.load(_MODEL.value, adapter=_ADAPTER.value, **options), None
+    else:
+        lm, student = nearness.load(_MODEL.value, _PROPOSAL.value, **options)
     print(lm)
-    return lm
+    return lm, student
 
 
 def _ks() -> list[int] | None:
@@ -231,7 +261,7 @@ def _ks() -> list[int] | None:
 
 _SETTINGS = (
     *(_RECORDS, _DATA_DIR, _SPLIT, _LIMIT, _MODEL, _RANDOM_WEIGHTS, _ADAPTER, _REVISION),
-    *(_UNSAFE_EXEC, _NUM_WORKERS, _PASS_AT),
+    *(_UNSAFE_EXEC, _NUM_WORKERS, _PASS_AT, _PROPOSAL, _ALPHA),
 )
 
 

@@ -245,15 +245,18 @@ def define_num_mcmc_steps(
     )
 
 
-def define_block_size() -> Holder[int | None]:
-    """Defines --block_size."""
+def define_block_size(note: str = "") -> Holder[int | None]:
+    """Defines --block_size.
+
+    note: a further sentence on defaults, with a space before it.
+    """
     return flags.DEFINE_integer(
         "block_size",
         None,
         "The length of a stage in tokens. Power sampling draws a completion in stages; each adds at"
         " most this many tokens and then makes --num_mcmc_steps moves. With --max_new_tokens or"
         " more there is one stage, and --stop makes no difference. Default: 192, or 64 for the"
-        " arithmetic task.",
+        f" arithmetic task.{note}",
         lower_bound=1,
     )
 

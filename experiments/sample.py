@@ -15,6 +15,12 @@ With a model and prompts of your own:
 To sample a student that experiments.distill trained, give its base model and
 --adapter=runs/student/adapter.
 
+To draw power samples of the base model by moves that the student proposes, which takes one move
+where the base model's own proposals take many:
+
+    python -m experiments.sample --model=tiny --task=arithmetic --sampler=power --alpha=4 \
+      --proposal_adapter=runs/student/adapter --out=runs/power
+
 All devices of the machine are used. Each device holds a copy of the model and samples completions
 of its own; with --model_axis=M each group of M devices holds a copy.
 
@@ -37,6 +43,7 @@ import jax
 from absl import flags
 
 from experiments import flags as shared
+from experiments import proposal_flags
 from powerjax import cli, evaluation, models, records, runs
 from powerjax.parallel import mesh, processes
 from powerjax.records import lock, shards
@@ -57,13 +64,14 @@ _MERGE_ADAPTER = flags.DEFINE_bool(
     " an adapter; otherwise every forward pass computes the adapter too.",
 )
 _REVISION = shared.define_revision()
+_PROPOSAL = proposal_flags.define()
 _TASK = shared.define_task("a prompt and, if it is known, an answer")
 _DATA_DIR = shared.define_data_dir()
 _SPLIT = flags.DEFINE_string(
     "split",
     None,
-    "The split of the task to sample; only for tasks that have several. arithmetic and gsm8k have"
-    " test and train. Default: test.",
+    "The split of the task to sample; only for tasks that have several. arithmetic and gsm8k, for"
+    " example, have test and train. Default: the task's first, which is test for these two.",
 )
 _LIMIT = shared.define_limit(
     "How many problems to sample, counted from the task's first. Default: all, or 200 for the"
@@ -86,7 +94,10 @@ _SEED = shared.define_seed(
     " among the problem's completions, and on nothing else"
 )
 _PROGRESS, _NUM_SLOTS = shared.define_progress(), shared.define_num_slots()
-_MAX_NEW_TOKENS, _BLOCK_SIZE = shared.define_max_new_tokens(), shared.define_block_size()
+_MAX_NEW_TOKENS, _BLOCK_SIZE = (
+    shared.define_max_new_tokens(),
+    shared.define_block_size(" With a proposal model: --max_new_tokens."),
+)
 _ALPHA = shared.define_alpha()
 _TEMPERATURE = flags.DEFINE_float(
     "temperature",
@@ -96,7 +107,10 @@ _TEMPERATURE = flags.DEFINE_float(
     " Default: 1/alpha for power, 0.25 for power_inf and temperature.",
 )
 _NUM_MCMC_STEPS = shared.define_num_mcmc_steps(
-    10, " With 0, completions are plain samples at --temperature.", lower_bound=0
+    10,
+    " With 0, completions are plain samples at --temperature. With a proposal model the default"
+    " is 1.",
+    lower_bound=0,
 )
 _TOP_K = flags.DEFINE_integer(
     "top_k",
@@ -122,6 +136,13 @@ _EARLY_REJECTION = flags.DEFINE_bool(
     "Stop drawing the new end of a completion as soon as it is certain that the MH move will be"
     " rejected. The samples stay the same and cost less.",
 )
+_TRACE = flags.DEFINE_bool(
+    "trace",
+    False,
+    "Keep in each record what its chain did: the log-probability and the length of its state after"
+    " every MH move, whether the move was accepted, and its kind. Diagnostics such as R-hat are"
+    " computed from it.",
+)
 _DATA_AXIS = shared.define_data_axis("Each copy samples completions of its own.")
 _MODEL_AXIS = shared.define_model_axis(" They have to belong to one process.")
 _COORDINATOR, _NUM_PROCESSES, _PROCESS_ID = shared.define_processes(
@@ -137,13 +158,14 @@ _WAIT_S = flags.DEFINE_float(
 _OF_THE_RUN = (
     *(_MODEL, _RANDOM_WEIGHTS, _ADAPTER, _MERGE_ADAPTER, _REVISION, _TASK),
     *(_DATA_DIR, _SPLIT, _LIMIT, _CHAT_TEMPLATE, _SAMPLER),
+    *(_PROPOSAL.adapter, _PROPOSAL.model),
 )
-_OPTIONS = (_NUM_SAMPLES, _SEED, _NUM_SLOTS)  # of every sampler, beside its settings
+_OPTIONS = (_NUM_SAMPLES, _SEED, _NUM_SLOTS, _TRACE)  # of every sampler, beside its settings
 _SETTINGS = {  # of one sampler or another, see spec.settings_of
     flag.name: flag
     for flag in (
         *(_MAX_NEW_TOKENS, _TOP_K, _BLOCK_SIZE, _NUM_MCMC_STEPS, _ALPHA, _TEMPERATURE),
-        *(_STOP, _KERNEL, _EARLY_REJECTION),
+        *(_STOP, _KERNEL, _EARLY_REJECTION, *_PROPOSAL.of_sampler),
     )
 }
 _FREE = ("num_slots", "num_samples", "limit", "data_dir")  # may change when a run is taken up again
@@ -164,17 +186,7 @@ def main(_) -> None:
     share = _meet(made_with)
     made_with |= {"dtype": cli.dtype()}
     problems = collect.problems(task, made_with)
-    lm = models.load(
-        _MODEL.value,
-        dtype=cli.dtype(),
-        mesh=_mesh(share),
-        random_weights=_RANDOM_WEIGHTS.value,
-        adapter=_ADAPTER.value,
-        revision=_REVISION.value,
-    )
-    if _MERGE_ADAPTER.value:
-        lm = lm.merged(donate=True)
-    print(lm)
+    lm, proposal = _load(share)
     problems = runs.prompted(lm, task, problems, _CHAT_TEMPLATE.value)
     folder = _open_run(share, made_with, lm, task)
     with records.RecordFile(share.path(folder)) as file:
@@ -189,7 +201,7 @@ def main(_) -> None:
             task=task,
             model=collect.model_name(lm, _RANDOM_WEIGHTS.value),
             sampler=_SAMPLER.value,
-            settings=settings,
+            settings=settings | {"proposal": proposal},
             share=share,
             elsewhere=elsewhere,
             progress=_PROGRESS.value,
@@ -204,6 +216,26 @@ def main(_) -> None:
     print(f"\n{endings.text(endings.sampled(summary, stats, _SAMPLER.value, settings, path))}")
     if not task.quick:
         print(f"\nTo grade them: python -m experiments.evaluate --records={path}")
+
+
+def _load(share: shards.Share) -> tuple[models.LM, models.LM | None]:
+    """Loads and prints the model and its proposal model, if there is one."""
+    lm = models.load(
+        _MODEL.value,
+        dtype=cli.dtype(),
+        mesh=_mesh(share),
+        random_weights=_RANDOM_WEIGHTS.value,
+        adapter=_ADAPTER.value,
+        revision=_REVISION.value,
+    )
+    if _MERGE_ADAPTER.value:
+        lm = lm.merged(donate=True)
+    print(lm)
+    if not _PROPOSAL.is_given:
+        return lm, None
+    proposal = _PROPOSAL.load(lm, _REVISION.value)
+    print(f"proposal: {proposal}")
+    return lm, proposal
 
 
 def _meet(made_with: dict[str, Any]) -> shards.Share:
@@ -282,6 +314,9 @@ def _settings(task: Task) -> dict[str, Any]:
     for name, flag in _SETTINGS.items():
         if flag.present and name not in names:
             raise ValueError(f"--sampler={_SAMPLER.value} does not take --{name}")
+    _PROPOSAL.check(_SAMPLER.value, merges=_MERGE_ADAPTER.value)
+    if _TRACE.value and "num_mcmc_steps" not in names:
+        raise ValueError(f"--sampler={_SAMPLER.value} makes no moves to trace: leave out --trace")
     keywords = {flag.name: flag.value for flag in _OPTIONS}
     keywords |= {name: flag.value for name, flag in _SETTINGS.items() if name in names}
     defaults = {
@@ -289,7 +324,13 @@ def _settings(task: Task) -> dict[str, Any]:
         "block_size": task.block_size,
         "temperature": None if _SAMPLER.value == "power" else 0.25,
     }
-    return {k: defaults.get(k) if v is None else v for k, v in keywords.items()}
+    given = {k: defaults.get(k) if v is None else v for k, v in keywords.items()}
+    if not _PROPOSAL.is_given:
+        return given
+    for flag in (_BLOCK_SIZE, _NUM_MCMC_STEPS):
+        if not flag.present:
+            given[flag.name] = None
+    return _PROPOSAL.completed(given)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 # Sourced by the other scripts: makes .venv in the repository, with this package installed in it.
 #
-# PYTHON=python3.12 picks the interpreter; EXTRAS=cuda (or tpu) adds JAX for that accelerator. With
+# PYTHON=python3.12 picks the interpreter that .venv is made with. A .venv that is there keeps its own:
+# a PYTHON of another version is refused. EXTRAS=cuda (or tpu) adds JAX for that accelerator. With
 # cuda, the driver decides between CUDA 13 and CUDA 12 (EXTRAS=cuda12 insists on the latter).
 
 say() { printf '%s: %s\n' "$(basename "$0" .sh)" "$*" >&2; }
@@ -17,6 +18,21 @@ find_python() {
   say "needs Python 3.11 or newer with its venv module, and found none among:" \
     "${PYTHON:-python3 python3.13 python3.12 python3.11 python}. Install one, or set PYTHON."
   return 1
+}
+
+# check_python: refuses a PYTHON whose version is not that of .venv, which would be ignored.
+check_python() {
+  local python wanted here
+  local version='import sys; print("%d.%d" % sys.version_info[:2])'
+  if [[ -z "${PYTHON:-}" ]]; then return; fi
+  python=$(find_python) || return 1
+  wanted=$("$python" -c "$version")
+  here=$(.venv/bin/python -c "$version")
+  if [[ "$wanted" != "$here" ]]; then
+    say "PYTHON=$PYTHON is Python $wanted, and .venv was made with Python $here. To change it," \
+      "remove it first: rm -r .venv. To keep it, run this without PYTHON."
+    return 1
+  fi
 }
 
 # cuda_extra: prints the extra of setup.py that suits this machine's NVIDIA driver, and says why.
@@ -37,7 +53,7 @@ cuda_extra() {
 }
 
 # install [EXTRA...]: makes .venv if there is none, and installs unless setup.py is unchanged since
-# these extras were installed.
+# these extras were installed. Fails where PYTHON is another version than that of .venv.
 install() {
   local extras python stamp
   extras=" $(echo "$* ${EXTRAS:-}" | tr ',' ' ') "
@@ -47,6 +63,8 @@ install() {
     python=$(find_python) || return 1
     say "making .venv with $("$python" --version)"
     "$python" -m venv --clear .venv
+  else
+    check_python || return 1
   fi
   stamp=".venv/.installed-${extras:-core}"
   if [[ "$(cat "$stamp" 2>/dev/null)" == "$(cksum setup.py)" ]]; then return; fi

@@ -33,9 +33,18 @@ BEFORE = {
         f"{_SAMPLE} --out=runs/power",
         "python -m experiments.sample --model=tiny --sampler=standard --out=runs/standard",
     ],
+    "evaluating.md": [
+        f"{_SAMPLE} --out=runs/power",
+        "python -m experiments.sample --model=tiny --sampler=standard --out=runs/standard",
+        "python -m experiments.distill --records=runs/power/records.jsonl --out=runs/student",
+    ],
 }
 # The pages of docs/ whose commands are run here.
-RUN_HERE = ["guides/sampling.md", *(f"tutorials/{name}.md" for name in _TUTORIALS)]
+RUN_HERE = [
+    "guides/evaluating.md",
+    "guides/sampling.md",
+    *(f"tutorials/{name}.md" for name in _TUTORIALS),
+]
 # Commands that other tests run.
 ELSEWHERE = {
     "bash launch/test.sh": "launch/test.sh",  # which is what runs this

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from powerjax.records import fields, identity
+from powerjax.sample import spec
+from powerjax.tasks import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -193,6 +195,12 @@ def test_the_page_of_records_names_every_field():
     assert all(f"`{name}`" in page for name in beside)
     assert len(records) == 2 and set(records[0]) <= set(listed)
     assert {name for name, mark in listed.items() if mark} == set(identity.LAW)
+
+
+def test_the_guide_of_sampling_names_every_task_and_sampler():
+    page = (DOCS / "guides/sampling.md").read_text()
+    assert [name for name in registry.NAMES if f"`{name}`" not in page.split("## Tasks")[1]] == []
+    assert [name for name in spec.SAMPLERS if f"\n| `{name}` |" not in page] == []
 
 
 def test_the_readme_is_short():

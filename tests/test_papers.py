@@ -3,6 +3,7 @@
 import ast
 import functools
 import re
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -44,6 +45,27 @@ def test_the_task_of_the_contributing_guide_works_as_it_is_written(subtraction):
     assert len(tests) == 2
     for run in tests:
         run()
+
+
+def test_the_task_of_the_contributing_guide_is_laid_out_as_ruff_wants_it():
+    module, maker, entry, tests = blocks(ROOT / "CONTRIBUTING.md", "python")
+    registry_file = (ROOT / "powerjax/tasks/registry.py").read_text()
+    head, makers, entries = registry_file.partition("\n\n# Every task's name")
+    entries = entries.replace("\n}\n", f"\n{entry}}}\n", 1)
+    for name, text in (
+        ("powerjax/tasks/subtraction.py", module),
+        ("powerjax/tasks/registry.py", f"{head}\n\n{maker}{makers}{entries}"),
+        ("tests/tasks/test_subtraction.py", tests),
+    ):
+        for command in (["check"], ["format", "--check"]):
+            done = subprocess.run(
+                [sys.executable, "-m", "ruff", *command, f"--stdin-filename={name}", "-"],
+                input=text,
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,10 @@
 
 import dataclasses
 
-from powerjax.models import LM, ModelConfig, checkpoint
+import jax
+import numpy as np
+
+from powerjax.models import LM, ModelConfig, checkpoint, lora
 
 _CONFIG = ModelConfig(
     vocab_size=97,
@@ -36,3 +39,22 @@ def random_lm(config: ModelConfig, *, seed: int = 1, mesh=None, **options) -> LM
     """
     params = checkpoint.random_params(config, "float32", seed=seed, mesh=mesh)
     return LM(config, params, **{"stop_ids": (0,), "mesh": mesh, **options})
+
+
+def student(lm: LM, *, seed: int = 1, size: float = 0.05) -> LM:
+    """The model with a random adapter of rank 4 over the same weights.
+
+    size: the standard deviation of the adapter's B; its A is as at the start of training.
+    """
+    config = lora.LoraConfig(rank=4, alpha=8.0)
+    params = lora.init(lm.config, config, seed=seed, mesh=lm.mesh)
+    rng = np.random.default_rng(seed)
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, x: (
+            jax.device_put(rng.normal(0, size, x.shape).astype("float32"), x.sharding)
+            if path[-1].key == "lora_b"
+            else x
+        ),
+        params,
+    )
+    return dataclasses.replace(lm, adapter=lora.Adapter(config, params, "student"))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from powerjax.evaluation import diagnostics
 from powerjax.evaluation.estimates import (
     Estimate,
     Estimator,
@@ -21,6 +22,7 @@ from powerjax.evaluation.estimates import (
     known_mean,
     pass_at_k,
 )
+from powerjax.evaluation.nearness import Nearness
 from powerjax.records import Record, identity, sampler_label
 from powerjax.tasks import answers
 
@@ -83,6 +85,8 @@ class Result:
     Attributes:
       stages: (moves, accepted moves) of each stage of the sampler. () where it is not known: a
         record holds only the rate of its whole chain.
+      mixing: what the chains' traces say; None where no record is traced.
+      nearness: what the weights against pi^alpha say; None where they are not known.
     """
 
     model: str
@@ -90,6 +94,8 @@ class Result:
     records: Sequence[Record]
     summary: Summary
     stages: Sequence[tuple[int, int]] = ()
+    mixing: diagnostics.Mixing | None = None
+    nearness: Nearness | None = None
 
 
 def summarize(
@@ -153,7 +159,13 @@ def rows(records: Sequence[Record], *, pass_at: Sequence[int] | None = None) -> 
         for key, label in zip(same, identity.labels([dict(key[2]) for key in same]), strict=True):
             names[key] = ", ".join(filter(None, [key[1], label]))
     return [
-        Result(key[0], names[key], members, summarize(members, pass_at=pass_at))
+        Result(
+            key[0],
+            names[key],
+            members,
+            summarize(members, pass_at=pass_at),
+            mixing=diagnostics.mixing(members),
+        )
         for key, members in groups.items()
     ]
 

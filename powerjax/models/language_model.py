@@ -1,4 +1,4 @@
-"""LM: a loaded language model, and `load`."""
+"""LM: a loaded language model, `load`, and `adapted`."""
 
 import dataclasses
 import functools
@@ -264,4 +264,31 @@ def load(
             None if adapter is None else peft.load(adapter, config, mesh, base=stored, dtype=dtype)
         ),
         weights=f"random-{seed}" if random_weights else None,
+    )
+
+
+def adapted(lm: LM, adapter: str, *, revision: str | None = None) -> LM:
+    """Returns a loaded model with a LoRA adapter, over the same weights: no tensor is copied.
+
+    An adapter that the model has already is left out. The file headers of the model are read again,
+    to compare tensors of the model in the adapter's file.
+
+    Args:
+      lm: a model of `load`, into which no adapter was merged.
+      adapter: the PEFT LoRA folder.
+      revision: as `load` was given it.
+
+    Raises FileNotFoundError or ValueError, in one line, where the adapter is not one of this model.
+    """
+    if lm.origin is not None:
+        raise ValueError(f"{lm.name} has an adapter in its weights: load it without one")
+    stored = None
+    if lm.weights is None or not lm.weights.startswith("random-"):
+        folder = checkpoint.find_folder(lm.name, revision=revision)
+        hf_config = checkpoint.read_config(folder)
+        stored = weight_files.read_headers(folder, hf_config.get("transformers_weights"))
+    return dataclasses.replace(
+        lm,
+        adapter=peft.load(adapter, lm.config, lm.mesh, base=stored, dtype=lm.dtype),
+        adapter_name=None,  # the adapter's own
     )

@@ -1,7 +1,7 @@
 """Logits and log-probabilities of whole sequences, in batches of few shapes.
 
-Sequence lengths and batch sizes are rounded up to powers of two, so that each program is compiled
-for few shapes. Letters as in decoder.py.
+Batch sizes are rounded up to powers of two, and sequence lengths to these or to one and a half of
+them, so that each program is compiled for few shapes. Letters as in decoder.py.
 """
 
 import functools
@@ -42,7 +42,7 @@ def logits(lm: Scorer, tokens, lengths=None) -> jax.Array:
     longest = int(lengths.max(initial=0))
     lm.config.check_length(longest)
     prompts_lib.ids(lm, tokens[real])
-    padded = np.zeros((buckets.power_of_two(batch), buckets.power_of_two(width, 16)), np.int32)
+    padded = np.zeros((buckets.power_of_two(batch), buckets.half_octave(width, 16)), np.int32)
     padded[:batch, :width] = np.where(real, tokens, 0)
     model = lm.model(lm.config.long_context(longest))
     hidden = _hidden(model, lm.variables, _on_devices(padded, lm.mesh))
@@ -89,7 +89,7 @@ def _groups(
             raise ValueError(f"prompt {i} and its completion: {error}") from None
         long = lm.config.long_context(total) if long_context is None else long_context
         if completion:
-            groups.setdefault((long, buckets.power_of_two(total - 1, 16)), []).append(i)
+            groups.setdefault((long, buckets.half_octave(total - 1, 16)), []).append(i)
     return groups
 
 

@@ -27,11 +27,13 @@ class Workload:
         return self.sampler.max_new_tokens
 
     def forward_tokens(self, length: float) -> float:
-        """Returns the tokens fed to the model over all chains.
+        """Returns the tokens fed to the model, and to a proposal model, over all chains.
 
         length: tokens per completion, on average.
         """
-        return self.num_chains * self.sampler.forward_tokens(length)
+        sampler = self.sampler
+        per_chain = sampler.forward_tokens(length) + sampler.proposal_forward_tokens(length)
+        return self.num_chains * per_chain
 
 
 def duration(seconds: float) -> str:

@@ -70,6 +70,26 @@ def _is_chat(value: Any) -> bool:
     )
 
 
+_MOVES = ("restart", "suffix", "base")
+
+
+def _is_trace(value: Any) -> bool:
+    fits = {
+        "log_p": _is_number,
+        "length": _is_whole,
+        "accepted": lambda v: v in (0, 1),
+        "kind": lambda v: v in _MOVES,
+    }
+    if not isinstance(value, dict) or value.keys() != fits.keys():
+        return False
+    lists = [value[name] for name in fits]
+    return (
+        all(isinstance(entries, list) for entries in lists)
+        and len({len(entries) for entries in lists}) == 1
+        and all(fits[name](entry) for name in fits for entry in value[name])
+    )
+
+
 TEXT = Kind(_is_text, "text")
 WHOLE = Kind(_is_whole, "a whole number, 0 or more")
 # A float such as 20.0 counts: tools that hold records as columns make floats of a column of whole
@@ -90,6 +110,7 @@ _NUMBERS = Kind(
 )
 _VERDICT = Kind(lambda v: type(v) in (bool, int) and v in (0, 1), "true or false")
 _FLAG = Kind(lambda v: type(v) is bool, "true or false")
+_TRACE = Kind(_is_trace, "an object of four lists of one length: log_p, length, accepted and kind")
 _OBJECT = Kind(lambda v: isinstance(v, dict), "an object")
 
 FIELDS: dict[str, Kind] = {
@@ -133,6 +154,7 @@ FIELDS: dict[str, Kind] = {
     **dict.fromkeys(("log_probs", "mixture"), _NUMBERS),
     "correct": _VERDICT,
     **dict.fromkeys(("chosen", "adapter_merged"), _FLAG),
+    "trace": _TRACE,
     "grade_detail": _OBJECT,
 }
 

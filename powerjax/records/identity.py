@@ -17,7 +17,7 @@ The law is used three times. The uses differ in how they treat None and an absen
   nobody knows which top_k b was drawn with.
 - `differences`, which compares the records of a run with its settings, skips a field that one of
   the two does not state, so a and b do not contradict each other. None is a value there: a and
-  {"alpha": 4.0, "top_k": 20} differ.
+  {"alpha": 4.0, "top_k": 20} differ. A law that states no proposal model has none.
 """
 
 import hashlib
@@ -39,11 +39,15 @@ from powerjax.records import scalars
 #   proposal, proposal_hash: the proposal model's name, and a hash of its weights and adapter.
 #   vocab_size: the token ids that both models are restricted to.
 #   prompt_style: "raw", "chat" (through the chat template), or the task's wording.
+# Records that do not state these were drawn without a proposal model.
+_OF_PROPOSALS = (
+    *("proposal", "proposal_hash", "move", "proposal_temperature", "mixture", "vocab_size"),
+)
 LAW = (
     *("sampler", "alpha", "temperature", "num_mcmc_steps", "block_size", "stop", "kernel"),
     *("top_k", "max_new_tokens", "prompt_style", "dtype"),
     *("adapter", "adapter_merged", "adapter_hash", "weights"),
-    *("proposal", "proposal_hash", "move", "proposal_temperature", "mixture", "vocab_size"),
+    *_OF_PROPOSALS,
 )
 # Hashes say little to a reader, so a label has them only where nothing else differs.
 _HASHES = ("adapter_hash", "weights", "proposal_hash")
@@ -72,6 +76,8 @@ def stated(settings: Mapping[str, Any]) -> dict[str, Any]:
     settings: field name -> value: a record, or the settings of a sampler.
     """
     law = {name: _normal(settings[name]) for name in LAW if name in settings}
+    if law:  # a record that names no proposal model has none, however old it is
+        law |= {name: None for name in _OF_PROPOSALS if name not in law}
     if law.get("adapter_hash") is not None and isinstance(law.get("adapter"), str):
         law["adapter"] = adapter_label(law["adapter"])
     return law
@@ -96,6 +102,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple
     its path.
     """
     before, now = stated(before), stated(now)
+    if before.get("proposal") != now.get("proposal"):
+        before, now = ({"proposal": None} | law for law in (before, now))
     names = [name for name in LAW if name in before and name in now]
     if (before.get("adapter_hash") is None) != (now.get("adapter_hash") is None):
         names = [name for name in names if not name.startswith("adapter")]
@@ -135,6 +143,7 @@ def labels(laws: Sequence[Mapping[str, Any]]) -> list[str]:
 
     def label(law: Mapping[str, Any], names: Sequence[str], lacking: str) -> str:
         parts = [_phrase(name, law[name]) for name in names if name in law]
+        parts = [part for part in parts if part]
         return ", ".join([*parts, lacking] if known - law.keys() else parts)
 
     short = [label(law, plain, "settings not recorded") for law in laws]
@@ -150,10 +159,14 @@ def labels(laws: Sequence[Mapping[str, Any]]) -> list[str]:
 def _phrase(name: str, value: Any) -> str:
     """Returns one setting as a label has it: `alpha=4`, `512 tokens`, `no adapter`."""
     text = shown(value)
+    if value is None and name in _OF_PROPOSALS:  # "no proposal" says it all
+        return "no proposal" if name == "proposal" else ""
     if name in _EQUALS:
         return f"{_EQUALS[name]}={text}"
     if name == "max_new_tokens":
         return f"{text} tokens"
+    if name == "move":
+        return f"{text} moves"
     if name == "prompt_style":
         return _STYLES.get(value, f"{text} prompt")
     if name == "dtype":

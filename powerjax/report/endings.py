@@ -45,6 +45,11 @@ def sampled(
         lines["acceptance"] = f"{summary.acceptance_rate:.3f}"
     lines["length"] = f"{summary.num_tokens:.1f} tokens, {summary.finished:.0%} ended in EOS"
     lines["forward tokens"] = f"{summary.forward_tokens:.1f} per completion"
+    if (of_proposal := summary.proposal_forward_tokens) is not None:
+        own = summary.forward_tokens - of_proposal
+        lines["forward tokens"] += (
+            f": {own:.1f} of the model, {of_proposal:.1f} of the proposal model"
+        )
     if stats is not None:
         lines["speed"] = speed(stats)
     return lines | {"law": law(sampler, settings)}

@@ -8,7 +8,7 @@ from pathlib import Path
 from powerjax import evaluation, records
 from powerjax.evaluation import Result
 from powerjax.records import identity, lock, stage_counts
-from powerjax.report import page, tables
+from powerjax.report import nearness, page, tables
 from powerjax.tasks import Problem, Task
 
 
@@ -80,6 +80,7 @@ def write(
     lines: what stands below the table; see `notes`.
     """
     table, costs = tables.main(results), tables.costs(results)
+    lines = [*lines, *nearness.notes(results)]
     print(f"\n{tables.plain(table)}\n")
     if costs:
         print(f"{tables.COSTS}\n{tables.plain(costs)}\n")
@@ -95,6 +96,8 @@ def write(
             **dataclasses.asdict(result.summary),
             "best_of": [dataclasses.asdict(best) for best in evaluation.best_of(result.records)],
             "stages": result.stages,
+            **({} if result.mixing is None else {"mixing": result.mixing.numbers()}),
+            **({} if result.nearness is None else {"nearness": result.nearness.numbers()}),
         }
         for result in results
     ]

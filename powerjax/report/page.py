@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from powerjax import records
 from powerjax.evaluation import Result
 from powerjax.records import Record, lock
-from powerjax.report import plots, tables
+from powerjax.report import diagnostic_figures, nearness, plots, tables
 from powerjax.report.examples import disagreements, example, examples
 from powerjax.report.html_parts import figure, fill, heading, table
 from powerjax.tasks.base import Problem, Task
@@ -30,7 +30,8 @@ counted): mean ± standard deviation over passes, a pass being one completion of
 bootstrap intervals over problems. BoN: the completion of largest self-reward among a problem's N;
 it costs N times its row. majority: the commonest answer. pass@k: unbiased. evaluated r: self-reward
 under the model given for it. accepted: share of a chain's moves. forward: tokens fed to the model
-by decoding, per completion (the prompt's are left out).</p>"""
+by decoding, per completion (the prompt's are left out). R-hat and bulk ESS: of log p over a
+problem's chains, the worst of all problems; above 1.05 chains have not mixed.</p>"""
 
 _COSTS = """<p class=small>What each row gets for the price of one completion of a row that makes
 moves: Best-of-n by self-reward with the largest n that the price allows and the records have, the
@@ -69,6 +70,7 @@ def write_report(
         heading("Figures"),
         *(figure(name, drawn) for name, drawn in {**(figures or {}), **_figures(results)}.items()),
     ]
+    parts += _nearness(results)
     if stages := tables.by_stage(results):
         parts += [heading("Acceptance by stage"), table(stages)]
     if counts := tables.disagreements(results):
@@ -113,6 +115,15 @@ def _has_verdict(verdict: bool, record: Record) -> bool:
     return record.get("correct") is verdict
 
 
+def _nearness(results: Sequence[Result]) -> list[str]:
+    """Returns the section on the student's weights; [] where no row is weighed."""
+    cells = nearness.table(results)
+    if not cells:
+        return []
+    drawn = figure("The student's weights", diagnostic_figures.weights(results))
+    return [heading(nearness.TITLE), table(cells), nearness.TEXT, drawn]
+
+
 def _figures(results: Sequence[Result]) -> dict[str, Figure]:
     """Returns name -> figure of those that the records have the numbers for."""
     graded = [result for result in results if result.summary.accuracy]
@@ -125,6 +136,8 @@ def _figures(results: Sequence[Result]) -> dict[str, Figure]:
     figures["Lengths"] = plots.lengths(results)
     if moving:
         figures["Acceptance"] = plots.acceptance(moving)
+    if any(result.mixing for result in results):
+        figures["Mixing"] = diagnostic_figures.log_p_against_moves(results)
     if any(len(result.stages) > 1 for result in results):
         figures["Acceptance by stage"] = plots.acceptance_by_stage(results)
     return figures

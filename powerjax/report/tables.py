@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from powerjax import evaluation
 from powerjax.evaluation import Result
 from powerjax.records import Record
+from powerjax.report import nearness
 from powerjax.report.cells import interval, markdown, spread
 from powerjax.tasks import sandbox
 
@@ -48,6 +49,7 @@ def main(results: Sequence[Result]) -> Cells:
     head += [f"{best} acc.", "95 %", f"{best} r", "majority", *(f"pass@{k}" for k in ks)]
     head += ["evaluated r", f"{best} acc. by it"]
     head += ["accepted", "forward", "tokens", "5-95 %", "ended in EOS"]
+    head += [*nearness.MIXING_HEAD, *nearness.NEARNESS_HEAD]
     rows = [head]
     for result in results:
         s = result.summary
@@ -70,6 +72,8 @@ def main(results: Sequence[Result]) -> Cells:
                 f"{s.num_tokens:.1f}",
                 f"{low:.0f}-{high:.0f}",
                 f"{100 * s.finished:.0f} %",
+                *nearness.mixing_cells(result),
+                *nearness.nearness_cells(result),
             ]
         )
     known = [i for i in range(len(head)) if any(row[i] != "-" for row in rows[1:])]

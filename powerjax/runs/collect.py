@@ -98,11 +98,8 @@ def collect(
     lacking = {chain for chain in own if names[chain] not in existing}
     if not lacking:
         return None
-    if share.num_processes > 1 and options.num_slots is None:
-        # With num_slots=None, the sampler would choose it for the chains of all processes.
-        longest = max(len(lm.encode(problem.prompt)) for problem in problems)
-        num_slots = job.pick_num_slots(lm, longest, drawing, len(own), options.proposal)
-        options = dataclasses.replace(options, num_slots=num_slots)
+    if share.num_processes > 1:
+        options = _with_slots(options, lm, problems, drawing, len(own))
     options = dataclasses.replace(
         options,
         ids=[problem.id for problem in problems],
@@ -111,6 +108,24 @@ def collect(
         progress=progress,
     )
     return job.draw(lm, [problem.prompt for problem in problems], drawing, options).stats
+
+
+def _with_slots(
+    options: job.Options,
+    lm: LM,
+    problems: Sequence[Problem],
+    drawing: spec.Sampler,
+    num_chains: int,
+) -> job.Options:
+    """Returns the options with a number of slots for this process's chains alone.
+
+    With num_slots=None, the sampler would choose it for the chains of all processes.
+    """
+    if options.num_slots is not None:
+        return options
+    longest = max(len(lm.encode(problem.prompt)) for problem in problems)
+    num_slots = job.pick_num_slots(lm, longest, drawing, num_chains, options.proposal)
+    return dataclasses.replace(options, num_slots=num_slots)
 
 
 def _chain_names(

@@ -18,7 +18,7 @@ from powerjax.models import LM
 from powerjax.plan.workload import Workload
 from powerjax.records import stage_counts
 from powerjax.runs import collect, grading
-from powerjax.sample import spec
+from powerjax.sample import job
 from powerjax.tasks import Problem, Task
 
 
@@ -80,7 +80,7 @@ class Row:
 
     def workload(self, num_chains: int) -> Workload:
         """Returns the Workload, for a plan, of drawing `num_chains` completions of the row."""
-        sampler = spec.of(self.sampler, self.settings)
+        sampler, _ = job.parse(self.sampler, self.settings)
         return Workload(self.label, sampler, num_chains, is_endless=self.model == "RandW")
 
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from powerjax import records
 from powerjax.records import identity
+from powerjax.sample import arviz_export
 from powerjax.sample.stats import Stats
-from powerjax.sample.traces import Trace
+from powerjax.sample.traces import Trace, as_lists
 
 
 @dataclasses.dataclass
@@ -98,6 +99,24 @@ class Completions(Sequence):
     def to_record(self, item: Completion, task: str = "prompts") -> dict[str, Any]:
         """One completion of this run as a record."""
         return as_record(item, self.settings | {"prompt_style": item.prompt_style}, task)
+
+    def to_arviz(self, stage: int | None = None) -> Any:
+        """The moves of a traced run as ArviZ's DataTree, for R-hat, ESS and trace plots.
+
+        Chains are the samples of a prompt, draws the moves, and `prompt` is a coordinate. The group
+        posterior has log_p (nats) and length (tokens) of each chain's state after each move, the
+        group sample_stats has accepted and kind ("restart", "suffix" or "base").
+
+        stage: the stage whose moves are wanted, from 0; a chain tends to another law in each. None:
+          the last stage that all chains reached. With one stage that is every move.
+
+        Raises ImportError where the package arviz-base is missing, and ValueError where the run was
+        not traced, or has more chains of one prompt than of another.
+        """
+        of_prompts: dict[str | int, list[Trace | None]] = {}
+        for item in self:
+            of_prompts.setdefault(item.id, []).append(item.trace)
+        return arviz_export.to_arviz(of_prompts, self.settings, stage)
 
     def __repr__(self) -> str:
         if not self._items:
@@ -206,6 +225,7 @@ def as_record(
         ),
         "num_early_rejections": item.num_early_rejections,
         **({} if item.chosen is None else {"chosen": item.chosen}),
+        **({} if item.trace is None else {"trace": as_lists(item.trace)}),
     }
 
 

@@ -92,21 +92,25 @@ def draw(key: Array, chain: mh.Chain, settings: mh.Settings, dtype=jnp.float32) 
     )
 
 
-def accept_log_u(key: Array, num_steps: int, dtype=jnp.float32) -> Array:
-    """The logs of the acceptance uniforms of the moves 1..num_steps of stage 0: float [num_steps].
+def accept_log_us(keys: np.ndarray, num_steps: int) -> np.ndarray:
+    """The logs of the acceptance uniforms of the moves 1..N of stage 0: float32 [C, N].
 
     They are those of `draw`, for whoever decides on moves that were drawn elsewhere.
 
-    key: uint32 [2], the chain's.
+    Args:
+      keys: uint32 [C, 2], the keys of C chains.
+      num_steps: N.
     """
     steps = jnp.arange(1, num_steps + 1, dtype=jnp.uint32)
+    k0, k1 = (jnp.asarray(keys)[:, i, None] for i in (0, 1))
+    k0, k1, steps = jnp.broadcast_arrays(k0, k1, steps)
     zero = jnp.zeros_like(steps)
-    m0, m1 = _hash(zero + key[0], zero + key[1], zero, steps)
-    return _log_uniform(_hash(m0, m1, zero, zero + ACCEPT)[0], dtype)
+    high, _ = _hash(*_hash(k0, k1, zero, steps), zero, zero + ACCEPT)
+    return np.asarray(_log_uniform(high, jnp.float32))
 
 
 def _log_uniform(bits: Array, dtype) -> Array:
-    """The log of a uniform on (0, 1) from 32 bits. It is never -inf."""
+    """The log of a uniform on (0, 1) from 32 bits. It is never -inf. dtype: of the result."""
     return jnp.log((bits.astype(dtype) + dtype(0.5)) * dtype(2.0**-32))
 
 

@@ -83,7 +83,7 @@ def generate(
     stats, max_steps = Stats(num_slots, num_slots), _FIRST_CHUNK
     scores = None
     if scorer is not None:
-        scores = Scores(scorer, prompts, other_long_context, on_finish)
+        scores = Scores(scorer, prompts, other_long_context, on_finish, num_slots)
         on_finish = scores.add
     ends = _Ends(stats, started, on_finish, on_fail)
     ended, compiling = started, _COMPILING[placement.devices(lm)]

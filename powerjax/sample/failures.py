@@ -24,8 +24,11 @@ class ChainsFailed(ValueError):
         self, failed: Sequence[tuple[str | int, int]], completions: Completions, dtype: jnp.dtype
     ):
         self.failed, self.completions = list(failed), completions
+        owner = "the model's"
+        if completions.settings.get("proposal") is not None:
+            owner += " or the proposal model's"
         super().__init__(
-            f"the model's logits are not finite in {len(self.failed)} of"
+            f"{owner} logits are not finite in {len(self.failed)} of"
             f" {len(self.failed) + len(completions)} chains, which have no completion:"
             f" {_names(self.failed)}; {remedy(dtype)}; all other chains are finished and kept"
         )

@@ -1,9 +1,7 @@
 """Importance sampling of pi^alpha: a proposal model's draws, each with its weight.
 
-From n draws y_i of q, W_i = alpha log p(y_i) - log q(y_i) gives without further cost
-    log Z_alpha = log mean exp(W),   ESS/n = (sum w)^2 / (n sum w^2),   chi^2 = n/ESS - 1,
-    KL(q || pi_alpha) = log Z_alpha - E_q[W],   E_pi_alpha[f] = sum w f / sum w,
-and, by the Pareto fit of the largest weights (PSIS, Vehtari et al. 2024), k-hat.
+From n draws y_i of q with W_i = alpha log p(y_i) - log q(y_i), E_pi_alpha[f] = sum w f / sum w.
+What the weights themselves say is in `log_weights`.
 """
 
 import dataclasses
@@ -14,15 +12,16 @@ import numpy as np
 
 from powerjax.models.language_model import LM
 from powerjax.records.progress import progress_bar
-from powerjax.sample import diagnostics, inputs, job, restart, spec
+from powerjax.sample import inputs, job, restart, spec
 from powerjax.sample.completions import Completion, Completions
 from powerjax.sample.failures import ChainsFailed
 from powerjax.sample.job import Prompt
+from powerjax.sample.log_weights import LogWeights
 from powerjax.sample.stats import Finished, Request, Stats
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
-class Importance:
+@dataclasses.dataclass(frozen=True, repr=False, eq=False, kw_only=True)
+class Importance(LogWeights):
     """Weighted completions of one prompt, and what the weights say. n draws.
 
     Attributes:
@@ -34,54 +33,7 @@ class Importance:
 
     id: str | int
     completions: list[Completion]
-    log_weights: np.ndarray
     stats: Stats
-
-    @property
-    def weights(self) -> np.ndarray:
-        """The normalised weights, float64 [n]. They sum to 1."""
-        relative = np.exp(self.log_weights - self.log_weights.max())
-        return relative / relative.sum()
-
-    @property
-    def log_z(self) -> float:
-        """log Z_alpha, Z_alpha = sum_y p(y)^alpha: the log of the mean weight (nats)."""
-        top = self.log_weights.max()
-        return float(top + math.log(np.mean(np.exp(self.log_weights - top))))
-
-    @property
-    def log_z_stderr(self) -> float:
-        """The standard error of `log_z`, by the delta method; nan for a single draw."""
-        n = len(self.log_weights)
-        if n < 2:
-            return math.nan
-        relative = self.weights * n
-        return float(relative.std(ddof=1) / math.sqrt(n))
-
-    @property
-    def ess_fraction(self) -> float:
-        """ESS/n, the effective share of the draws: 1 where q is pi_alpha, 1/n at the least."""
-        return diagnostics.ess_fraction(self.log_weights)
-
-    @property
-    def chi2(self) -> float:
-        """An estimate of the chi-square divergence of pi_alpha from q: n/ESS - 1."""
-        return 1 / self.ess_fraction - 1
-
-    @property
-    def kl(self) -> float:
-        """An estimate of KL(q || pi_alpha), in nats: log Z - mean(W)."""
-        return self.log_z - float(self.log_weights.mean())
-
-    @property
-    def k_hat(self) -> float | None:
-        """Pareto k-hat of the weights; None where fewer than five of the largest are distinct.
-
-        Above 0.7, q gives pi_alpha's region too little mass, and the estimates here are not to be
-        trusted. Below 0.7 says nothing about a mode that no draw visited: k-hat is blind to it, and
-        `log_z` is then too low. `defensive` draws guard against that.
-        """
-        return diagnostics.k_hat(self.log_weights)
 
     def expect(self, f: Callable[[Completion], float]) -> tuple[float, float]:
         """The mean of f under pi_alpha, self-normalised, and its standard error (delta method)."""

@@ -32,13 +32,13 @@ def power(alpha: Any, temperature: Any) -> tuple[float, float | None]:
     return number, None if temperature is None else positive(temperature)
 
 
-def positive(temperature: Any) -> float:
-    """A temperature that float32 can divide logits by, as a float."""
+def positive(temperature: Any, name: str = "temperature") -> float:
+    """A temperature that float32 can divide logits by, as a float. `name` is for the message."""
     number = scalars.real(temperature)
     on_device = math.nan if number is None else scalars.in_float32(number)
     if number is None or not np.float32(_COLDEST) <= on_device <= np.float32(_LARGEST):
         raise ValueError(
-            f"temperature is {scalars.shown(temperature)}: it must be a finite number from"
+            f"{name} is {scalars.shown(temperature)}: it must be a finite number from"
             f" {_COLDEST:g} to {_LARGEST:g}"
         )
     return number

@@ -243,7 +243,10 @@ def prepare(
     prompts = prompts_lib.separate(prompts)
     tokens = inputs.prompt_tokens(lm, prompts, sampler.max_new_tokens)
     if proposal is not None:
-        inputs.prompt_tokens(proposal, tokens, sampler.max_new_tokens)
+        try:
+            inputs.prompt_tokens(proposal, tokens, sampler.max_new_tokens)
+        except ValueError as error:
+            raise ValueError(f"{proposal.name or 'the proposal model'}: {error}") from None
     names = inputs.names(options.ids, len(tokens))
     num_slots = options.num_slots
     if num_slots is None:

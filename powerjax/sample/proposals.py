@@ -1,11 +1,40 @@
-"""Which models can propose for which, and what records say of a proposal model."""
+"""Loading a proposal model, which models can propose for which, and what records say of it."""
 
+import dataclasses
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
+from powerjax.models import language_model
 from powerjax.models.language_model import LM
 from powerjax.records import identity
+
+
+def load(
+    lm: LM, model: str | None = None, adapter: str | None = None, *, revision: str | None = None
+) -> LM:
+    """Loads a proposal model for `lm`, in its dtype and on its devices.
+
+    Where the proposal model is `lm`'s own, with or without an adapter, both are one copy of the
+    weights. An adapter that `lm` has is not the proposal model's.
+
+    Args:
+      lm: the base, as `models.load` returns it.
+      model: a name or folder as for `models.load`; None: `lm`'s.
+      adapter: the folder of a LoRA adapter of that model; None: no adapter.
+      revision: branch, tag or commit, where the model is a Hugging Face id.
+
+    Raises FileNotFoundError or ValueError, in one line, as `models.load`.
+    """
+    is_random = lm.weights is not None
+    if model is None or (model == lm.name and not is_random and lm.origin is None):
+        if adapter is not None:
+            return language_model.adapted(lm, adapter, revision=revision)
+        return dataclasses.replace(lm, adapter=None, adapter_name=None)
+    return language_model.load(
+        model, dtype=lm.dtype.name, mesh=lm.mesh, adapter=adapter, revision=revision
+    )
 
 
 def over_one_vocabulary(lm: LM, proposal: LM) -> tuple[LM, LM]:
@@ -54,6 +83,8 @@ def stated(lm: LM, proposal: LM) -> dict[str, Any]:
     vocab_size: the ids that both models are restricted to; absent where they are not.
     """
     name = proposal.name
+    if Path(name).is_dir():  # a run's folder may be moved, and its records keep their law
+        name = Path(name).resolve().name
     if proposal.adapter_name:
         name = f"{name}+{identity.adapter_label(proposal.adapter_name)}"
     weights = {k: v for k, v in proposal.identity.items() if k != "adapter"}

@@ -214,6 +214,7 @@ def generate(
     """
     drawn: dict[tuple[int, int], dict[int, Finished]] = collections.defaultdict(dict)
     whole = {(r.prompt_index, r.sample_index): r for r in requests}
+    log_us = dict(zip(whole, draws.accept_log_us(_keys(requests), num_steps), strict=True))
     failed: set[tuple[int, int]] = set()
     moves = moves_accepted = 0
 
@@ -233,7 +234,8 @@ def generate(
         drawn[chain][end.request.step] = end
         if len(drawn[chain]) == num_steps + 1:
             ends = drawn.pop(chain)
-            finished = _chain(whole[chain], [ends[i] for i in range(num_steps + 1)], settings)
+            in_order = [ends[i] for i in range(num_steps + 1)]
+            finished = _chain(whole[chain], in_order, log_us[chain], settings)
             moves += finished.num_moves
             moves_accepted += finished.num_accepted
             on_finish(finished)
@@ -245,10 +247,16 @@ def generate(
     return stats
 
 
-def _chain(request: Request, ends: Sequence[Finished], settings: Draws) -> Finished:
-    """A chain of restart moves, from its N + 1 draws."""
+def _keys(requests: Sequence[Request]) -> np.ndarray:
+    """The keys of the chains, uint32 [C, 2]."""
+    return np.array([request.key for request in requests], np.uint32).reshape(-1, 2)
+
+
+def _chain(
+    request: Request, ends: Sequence[Finished], log_u: np.ndarray, settings: Draws
+) -> Finished:
+    """A chain of restart moves, from its N + 1 draws and the logs of N uniforms."""
     log_weights = np.array([log_weight(end, settings) for end in ends])
-    log_u = np.asarray(draws.accept_log_u(request.key, len(ends) - 1))
     verdicts = accepted(log_weights, log_u)
     states = np.maximum.accumulate(np.where(verdicts, np.arange(1, len(ends)), 0))
     last = ends[states[-1] if len(states) else 0]

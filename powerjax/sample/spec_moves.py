@@ -121,7 +121,8 @@ class Power(_WithMoves):
         if self.kernel not in ("exact", "karan2026"):
             raise ValueError(f"kernel must be 'exact' or 'karan2026', not {self.kernel!r}")
         super().__post_init__()
-        self._set("proposal_temperature", inputs.positive(self.proposal_temperature))
+        tau_q = inputs.positive(self.proposal_temperature, "proposal_temperature")
+        self._set("proposal_temperature", tau_q)
         self._check_move()
 
     def _check_move(self) -> None:

@@ -7,6 +7,8 @@ from jax import Array
 
 from powerjax.sample import mh
 
+KINDS = {mh.RESTART: "restart", mh.SUFFIX: "suffix", mh.BASE: "base"}  # as records name them
+
 
 class Trace(NamedTuple):
     """The states of S chains after each of R moves. Arrays [S, R]; R is 0 where nothing is traced.
@@ -49,3 +51,16 @@ def added(trace: Trace, moves: Array, chain: mh.Chain, info: mh.Info, moved: Arr
     return Trace(
         *(old.at[rows, at].set(new, mode="drop") for old, new in zip(trace, values, strict=True))
     )
+
+
+def as_lists(trace: Trace) -> dict[str, list]:
+    """One chain's trace as its record has it: four lists, with an entry for each move.
+
+    log_p has six decimals, accepted is 0 or 1, and kind a word of `KINDS`.
+    """
+    return {
+        "log_p": [round(float(x), 6) for x in trace.log_p],
+        "length": [int(x) for x in trace.length],
+        "accepted": [int(x) for x in trace.accepted],
+        "kind": [KINDS[int(x)] for x in trace.kind],
+    }

@@ -281,3 +281,42 @@ def test_the_driver_decides_between_cuda_13_and_12(tmp_path, driver, extra, reas
     )
     assert (done.returncode, done.stdout.strip()) == (0, extra), done.stderr
     assert reason in done.stderr and done.stderr.count("\n") == 1
+
+
+def _python(path: Path, version: str) -> None:
+    """Writes a stand-in for Python of this version, which has every module."""
+    path.parent.mkdir(parents=True)
+    path.write_text(f'#!/bin/sh\ncase "$2" in *print*) echo {version};; esac\n')
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "refused"),
+    [
+        (None, None),
+        ("3.12", None),
+        ("3.11", "is Python 3.11, and .venv was made with Python 3.12.* remove it first: rm -r .v"),
+        ("none", "needs Python 3.11 or newer .* found none among: .*/none/python"),
+    ],
+)
+def test_a_venv_of_another_version_than_python_names_is_refused(tmp_path, wanted, refused):
+    _python(tmp_path / ".venv/bin/python", "3.12")
+    (tmp_path / "setup.py").touch()
+    environment = {"PATH": os.environ["PATH"]}
+    if wanted is not None:
+        environment["PYTHON"] = str(tmp_path / wanted / "python")
+        if wanted != "none":
+            _python(tmp_path / wanted / "python", wanted)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", f"source {LAUNCH}/environment.sh; install"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    installs = list((tmp_path / ".venv").glob(".installed-*"))
+    if refused is None:
+        assert (done.returncode, len(installs)) == (0, 1), done.stderr
+    else:
+        assert (done.returncode, installs) == (1, []) and done.stderr.count("\n") == 1
+        assert re.search(refused, done.stderr)

@@ -90,11 +90,11 @@ def test_one_trace_per_shape_bucket(tiny_qwen, monkeypatch):
     for width in (3, 9, 16):  # the bucket of 16
         tiny_qwen.logits(np.ones((1, width), int))
     tiny_qwen.score([[1, 2]], [[3] * 8])
-    for width in (17, 25, 32):  # the bucket of 32
+    for width in (17, 21, 24):  # the bucket of 24
         tiny_qwen.logits(np.ones((1, width), int))
         tiny_qwen.score([[1] * width], [[5]])
     with pytest.raises(AssertionError, match="traced"):
-        tiny_qwen.logits(np.ones((1, 33), int))
+        tiny_qwen.logits(np.ones((1, 25), int))
 
 
 def test_longrope_choice(tmp_path):

@@ -30,6 +30,15 @@ def test_expected_tokens_are_those_the_sampler_spends(tiny_qwen, horizon):
     assert plain.forward_tokens(7.5) == 128 * 7.5
 
 
+def test_a_proposal_models_tokens_are_planned_too():
+    """One restart move: two draws, each read by both models. A suffix is half as long."""
+    restart, suffix = (
+        spec.of("power", {"move": move, "max_new_tokens": 24}) for move in ("restart", "suffix")
+    )
+    assert Workload("", restart, 10).forward_tokens(24) == 10 * 2 * (24 + 24)
+    assert Workload("", suffix, 10).forward_tokens(24) == 10 * 2 * (24 + 12.5)
+
+
 def test_the_horizon_makes_moves_on_short_completions_too():
     short, whole = (
         spec.Power(block_size=10, num_mcmc_steps=2, max_new_tokens=40, stop=stop).forward_tokens(10)

@@ -30,6 +30,8 @@ RECORD = {
     "correct": True,
 }
 
+TRACE = {"log_p": [-1.5], "length": [3], "accepted": [1], "kind": ["suffix"]}
+
 
 def _gather(path):
     (path.parent / shards.WHOLE).write_bytes(path.read_bytes())
@@ -77,6 +79,10 @@ READERS = {
         ("grade_detail", [1], "must be an object"),
         ("finish_reason", 1, "must be text"),
         ("top_k", [1], "must be a whole number"),
+        ("trace", [1], "must be an object of four lists of one length"),
+        ("trace", {"log_p": [-1.0]}, "log_p, length, accepted and kind, and is an object"),
+        ("trace", TRACE | {"kind": ["jump"]}, "must be an object of four lists"),
+        ("trace", TRACE | {"length": [1, 2]}, "must be an object of four lists of one length"),
         ("adapter_merged", "yes", "must be true or false, and is text"),
     ],
 )

@@ -160,3 +160,32 @@ def test_a_law_that_does_not_state_what_others_do_is_labelled_so():
     ]
     first, second = ({n: v for n, v in whole.items() if n != name} for name in ("top_k", "dtype"))
     assert identity.labels([first, second]) == ["top_k not recorded", "dtype not recorded"]
+
+
+def test_a_record_that_names_no_proposal_model_has_none():
+    """Records from before there were proposal models state nothing of them."""
+    base = {"sampler": "power", "alpha": 4.0, "num_mcmc_steps": 30}
+    moved = base | {"num_mcmc_steps": 1, "proposal": "tiny+student", "move": "restart"}
+    assert identity.stated(base) == identity.stated(base | {"proposal": None, "move": None})
+    assert identity.law_hash(base) == identity.law_hash(base | {"proposal": None})
+    assert [name for name, *_ in identity.differences(base, moved)] == [
+        *("num_mcmc_steps", "proposal", "move")
+    ]
+    assert identity.labels([identity.stated(base), identity.stated(moved)]) == [
+        "N=30, no proposal",
+        "N=1, proposal tiny+student, restart moves",
+    ]
+
+
+def test_a_row_without_a_proposal_model_is_not_one_whose_settings_are_unknown():
+    plain = identity.stated(LAW)
+    of_student = identity.stated(
+        LAW | {"num_mcmc_steps": 1, "proposal": "tiny+s", "proposal_hash": "1", "move": "restart"}
+    )
+    number = f"N={LAW['num_mcmc_steps']}"
+    assert identity.labels([plain, of_student]) == [
+        f"{number}, no proposal",
+        "N=1, proposal tiny+s, restart moves",
+    ]
+    warm, cold = (identity.stated(of_student | {"proposal_temperature": t}) for t in (1, 0.5))
+    assert identity.labels([warm, cold]) == ["tau_q=1", "tau_q=0.5"]

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from powerjax import evaluation, report
-from powerjax.report import plot_style, plots
+from powerjax.evaluation.diagnostics import Mixing
+from powerjax.evaluation.nearness import Nearness
+from powerjax.report import diagnostic_figures, plot_style, plots
+from powerjax.sample.log_weights import LogWeights
 
 SAMPLERS = ("Standard", "Temperature", "Power", "Power(inf)")
 
@@ -77,6 +80,39 @@ def test_every_figure_is_drawn_and_named(results, draw, models, tmp_path):
     for axes in figure.axes:
         low, high = axes.get_xlim()
         assert low < high
+
+
+def _diagnosed(result, num_moves):
+    """The row with traces of two problems and the weights of two."""
+    rng = np.random.default_rng(num_moves)
+    log_p = {name: -rng.exponential(size=(16, num_moves)) for name in "ab"}
+    weights = {name: LogWeights(np.append(rng.normal(size=40), [-50.0])) for name in "ab"}
+    return dataclasses.replace(
+        result, mixing=Mixing(log_p, {}, {}), nearness=Nearness(4.0, weights)
+    )
+
+
+@pytest.mark.parametrize(
+    "draw", [diagnostic_figures.log_p_against_moves, diagnostic_figures.weights]
+)
+def test_figures_of_diagnostics_show_the_rows_that_have_them(results, draw, tmp_path):
+    plain, rows = results[0], [_diagnosed(results[-1], 30), _diagnosed(results[-2], 1)]
+    figure = draw([plain, *rows])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.savefig(tmp_path / "drawn.png")
+    assert (tmp_path / "drawn.png").stat().st_size > 10_000
+    names = [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
+    names += [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert names == ["Power(inf)", "Power"]
+    if draw is diagnostic_figures.log_p_against_moves:
+        (axes,) = figure.axes
+        drawn = [line for line in axes.get_lines() if line.get_label() == "Power(inf)"]
+        of_problems = np.array(list(rows[0].mixing.log_p.values()))
+        assert drawn[0].get_ydata() == pytest.approx(np.median(of_problems, axis=1).mean(axis=0))
+    else:
+        heights = [sum(bar.get_height() for bar in axes.patches) for axes in figure.axes]
+        assert heights == pytest.approx([100, 100])
 
 
 def test_a_summary_by_hand():

@@ -8,7 +8,7 @@ from powerjax import evaluation, records
 from powerjax.records import shards
 from powerjax.runs import collect
 from powerjax.tasks import Problem, registry
-from tests import older
+from tests import older, tiny
 
 PROBLEMS = [Problem(f"p{i}", [5 + i, 9], None) for i in range(6)]
 
@@ -73,6 +73,42 @@ def test_processes_share_what_an_older_run_lacks(tiny_qwen, whole, tmp_path):
     assert _tokens(gathered.records) == _tokens(whole)
     assert sum(len(records.read(path)) for path in gathered.parts) == len(whole)
     assert [r for r in gathered.records if r in before] != []
+
+
+def _proposed(lm, move):
+    return {"proposal": tiny.student(lm), "move": move, "block_size": 8}
+
+
+def test_a_run_with_a_proposal_model_is_taken_up(tiny_qwen, tmp_path):
+    """Of a run that was killed the rest is drawn as if nothing had disturbed it."""
+    path, keywords = tmp_path / "records.jsonl", _proposed(tiny_qwen, "restart")
+    whole, _ = _collect(tiny_qwen, path, **keywords)
+    path.unlink()
+    _write(path, whole[:5])
+    drawn, stats = _collect(tiny_qwen, path, **keywords)
+    assert stats is not None and drawn[:5] == whole[:5] and _tokens(drawn) == _tokens(whole)
+    for changed, words in (
+        ({"proposal": tiny.student(tiny_qwen, seed=2)}, "proposal_hash"),
+        ({"proposal_temperature": 0.5}, "proposal_temperature 1"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            _collect(tiny_qwen, path, **(keywords | changed))
+    with pytest.raises(ValueError, match=r"proposal tiny_qwen\+student, .* has .* proposal None"):
+        _collect(tiny_qwen, path, block_size=8)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("move", ["restart", "suffix", "mixture"])
+def test_processes_share_the_chains_of_a_proposal_model(tiny_qwen, tmp_path, move):
+    keywords = _proposed(tiny_qwen, move)
+    whole, _ = _collect(tiny_qwen, tmp_path / "records.jsonl", **keywords)
+    (tmp_path / "records.jsonl").unlink()
+    for i in range(2):
+        share = shards.Share(i, 2)
+        _collect(tiny_qwen, share.path(tmp_path), share=share, **keywords)
+    gathered = shards.gather(tmp_path, [(p.id, j) for p in PROBLEMS for j in range(2)])
+    assert not gathered.missing and not gathered.num_repeated
+    assert _tokens(gathered.records) == _tokens(whole)
 
 
 def test_an_older_and_a_newer_record_of_one_chain_are_the_same(whole, tmp_path):

@@ -26,6 +26,7 @@ OPTIONS = {
     "eight_heads": {"alpha": 2.0, "block_size": 10, "stop": "horizon", "max_new_tokens": 20},
     "tiny": {"alpha": 4.0, "block_size": 64, "max_new_tokens": 64},
 }
+PROPOSED = ("restart student", "suffix student", "suffix other")  # a move, a proposal model
 COMMON = {"num_mcmc_steps": 3, "num_samples": 2, "seed": 3, "progress": False}
 
 
@@ -36,6 +37,13 @@ def load(name: str, grid=None) -> models.LM:
     return tiny.random_lm(tiny.eight_heads(), mesh=grid, name=name)
 
 
+def load_proposal(name: str, lm: models.LM) -> models.LM:
+    """Returns the proposal model of a job, on the devices of the model."""
+    if name == "student":
+        return tiny.student(lm)
+    return tiny.random_lm(tiny.eight_heads(num_layers=1), seed=2, mesh=lm.mesh, name=name)
+
+
 def prompts(name: str) -> list:
     """Returns the job's prompts: texts for the embedded model, else lists of token ids."""
     if name == "tiny":
@@ -44,11 +52,14 @@ def prompts(name: str) -> list:
     return [rng.integers(1, 96, n).tolist() for n in rng.integers(1, 16, 20)]
 
 
-def draw(name: str, lm: models.LM, num_slots: int) -> list:
-    """Returns [id, sample index, tokens, log_probs] of every chain."""
+def draw(name: str, lm: models.LM, num_slots: int, **of_proposal) -> list:
+    """Returns [id, sample index, tokens, log_probs] of every chain.
+
+    of_proposal: keywords of a proposal model.
+    """
     questions = prompts(name)
     ids = [f"problem {i}" for i in range(len(questions))]
-    options = OPTIONS[name] | COMMON
+    options = OPTIONS[name] | COMMON | of_proposal
     out = sample.power(lm, questions, ids=ids, num_slots=num_slots, **options)
     return [[c.id, c.sample_index, c.tokens, np.asarray(c.log_probs).tolist()] for c in out]
 
@@ -62,6 +73,19 @@ def main() -> dict:
             grid = mesh.make_mesh(model=model_axis)
             lm = load(name, grid)
             drawn[f"{name} {shape}"] = draw(name, lm, SLOTS * grid.shape["data"])
+    for job in PROPOSED:
+        move, proposal = job.split()
+        for shape, model_axis in ({"one": None} | MESHES["eight_heads"]).items():
+            grid = None if model_axis is None else mesh.make_mesh(model=model_axis)
+            lm = load("eight_heads", grid)
+            drawn[f"{job} {shape}"] = draw(
+                "eight_heads",
+                lm,
+                SLOTS * (1 if grid is None else grid.shape["data"]),
+                proposal=load_proposal(proposal, lm),
+                move=move,
+                block_size=OPTIONS["eight_heads"]["max_new_tokens"],
+            )
     # Weights that are split over "data" as well are gathered for each row's engine.
     grid = mesh.make_mesh(model=4)
     split = models.load("tiny", dtype="float32", mesh=grid, fsdp=True)

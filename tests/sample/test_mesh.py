@@ -70,6 +70,19 @@ def test_split_models_differ_only_at_a_boundary(ran, name, shape, record_propert
         assert margin(lm, prompt, key, settings) < 1
 
 
+@pytest.mark.parametrize("shape", ["8x1", "1x8", "2x4"])
+@pytest.mark.parametrize("job", mesh_worker.PROPOSED)
+def test_a_proposal_model_is_split_with_the_model(ran, job, shape, record_property):
+    """Chains part from those of one device only where rounding decides, at most 2 of 40."""
+    expected, split = ran[0][f"{job} one"], ran[0][f"{job} {shape}"]
+    assert split.keys() == expected.keys() and len(split) == 40
+    different = [chain for chain in expected if split[chain][0] != expected[chain][0]]
+    record_property(f"{job} {shape}: chains of {len(expected)} that differ", len(different))
+    assert len(different) <= (0 if shape == "8x1" else 2)
+    for chain in expected.keys() - set(different):
+        np.testing.assert_allclose(split[chain][1], expected[chain][1], atol=1e-4)
+
+
 def test_weights_split_over_data_give_the_same_chains(ran):
     """The split weights are gathered for each row's engine, so its programs are those without."""
     assert ran[0]["tiny fsdp"] == ran[0]["tiny 2x4"]
