@@ -5,6 +5,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -144,8 +145,11 @@ def _fill(feed: Feed, stats: Stats, ended: float) -> slots_lib.Queue:
     return queue
 
 
-def _finished(host: slots_lib.Results, row: int, request: Request) -> Finished:
-    """The chain in one row of a call's results, which are on the host."""
+def _finished(host: Any, row: int, request: Request) -> Finished:
+    """The chain in one row of a call's results.
+
+    host: the `slots.Results` as NumPy's arrays.
+    """
     moves, forward_tokens = int(host.moves[row]), int(host.forward_tokens[row])
     is_pair = host.sum_hi.ndim == 2
     is_traced = host.trace.log_p.shape[1] > 0

@@ -166,8 +166,8 @@ def _draw(
     if failed:
         pairs = sorted((call.names[r.prompt_index], r.sample_index) for r in failed)
         items = [call.completion(_under_base(end)) for ends in drawn for end in ends.values()]
-        settings = {"model": call.lm.name}
-        raise ChainsFailed(pairs, Completions(items, stats, settings), call.lm.dtype)
+        stated = {"model": call.lm.name}
+        raise ChainsFailed(pairs, Completions(items, stats, stated), call.lm.dtype)
     return stats, [[ends[i] for i in sorted(ends)] for ends in drawn]
 
 

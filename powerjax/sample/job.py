@@ -139,7 +139,7 @@ class Call:
 
     lm: LM
     proposal: LM | None
-    prompts: Sequence[Prompt]
+    prompts: list[Prompt]
     tokens: list[list[int]]
     names: list[str | int]
     max_new_tokens: int
@@ -278,7 +278,9 @@ def draw(lm: LM, prompts: Sequence[Prompt], sampler: spec.Sampler, options: Opti
             options.on_finish(item)
 
     requests = call.requests()
-    generate, settings, of_chain = workers.generate, sampler.kernel_settings(call.lm.stop_ids), 1
+    generate: Callable[..., Stats] = workers.generate
+    settings: Any = sampler.kernel_settings(call.lm.stop_ids)
+    of_chain = 1  # draws that each chain is made of
     if isinstance(sampler, spec.Power) and sampler.move == "restart":
         of_chain = sampler.num_mcmc_steps + 1
         generate = functools.partial(restart.generate, num_steps=sampler.num_mcmc_steps)
@@ -289,7 +291,7 @@ def draw(lm: LM, prompts: Sequence[Prompt], sampler: spec.Sampler, options: Opti
     with progress_bar(
         total=len(requests) * of_chain, desc=sampler.name, unit=unit, show=options.progress
     ) as bar:
-        ends = {"on_finish": collect, "on_fail": failed.append, "bar": bar}
+        ends: dict[str, Any] = {"on_finish": collect, "on_fail": failed.append, "bar": bar}
         stats = call.run(generate, requests, settings, **ends)
 
     stated = stated_settings(

@@ -264,7 +264,7 @@ def _next(
 def _next_kind(extends: Array, draws: Draws, settings: Settings) -> Array:
     """The kind of the move, or of the extension, that comes next (int32 [])."""
     mixture = settings.mixture
-    if mixture is None:
+    if mixture is None or draws.kind is None:
         return jnp.int32(BASE)
     kind = jnp.sum(draws.kind >= mixture.edges, dtype=jnp.int32)  # 0, 1, 2: RESTART, SUFFIX, BASE
     return jnp.where(extends, mixture.extends_by, kind)

@@ -14,7 +14,7 @@ way has 2S rows.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -95,12 +95,10 @@ def shardings(model: Model) -> KVCache | None:
     mesh = model.mesh
     if mesh is None:
         return None
-    return _joined(
-        [
-            KVCache(*[(cache_sharding(m.config, mesh),) * m.config.num_layers] * 2)
-            for m in modules(model)
-        ]
-    )
+    layers: list[Any] = []
+    for module in modules(model):
+        layers += [cache_sharding(module.config, mesh)] * module.config.num_layers
+    return KVCache(k=tuple(layers), v=tuple(layers))
 
 
 def save(model: Model, undo: KVCache, cache: KVCache, positions: Array) -> tuple[KVCache, Array]:
@@ -168,9 +166,10 @@ def _apply(model, variables, tokens, positions, cache) -> tuple[list[Array], KVC
         gate = jnp.arange(tokens.shape[0]) >= tokens.shape[0] // 2
         sets = [{**sets[0], "lora": lora.gated(sets[0]["lora"], gate)}]
     parts = [None] * len(sets) if cache is None else _parts(model, cache)
-    hidden, caches = [], []
+    hidden: list[Array] = []
+    caches: list[KVCache] = []
     for module, part, layers in zip(modules(model), sets, parts, strict=True):
-        h, new = module.apply(part, tokens, positions, layers)
+        h, new = cast(Any, module.apply(part, tokens, positions, layers))
         hidden.append(h)
         caches.append(new)
     return hidden, _joined(caches)

@@ -124,12 +124,12 @@ def rows(lm: LM) -> list[LM]:
     return [_row(lm, lm.mesh, i) for i in range(lm.mesh.shape["data"])]
 
 
-def rows_of_all(lm: LM, others: Mapping[str, LM | None]) -> list[tuple[LM, dict[str, LM | None]]]:
+def rows_of_all(lm: LM, others: Mapping[str, LM | None]) -> list[tuple[LM, dict[str, Any]]]:
     """(the model, the other models by name) for each row of the mesh, as `rows` gives the model.
 
     Raises ValueError as `rows` does, and where a model lies on another mesh than the first.
     """
-    split: list[tuple[LM, dict[str, LM | None]]] = [(row, {}) for row in rows(lm)]
+    split: list[tuple[LM, dict[str, Any]]] = [(row, {}) for row in rows(lm)]
     for name, other in others.items():
         if other is not None and other.mesh != lm.mesh:
             raise ValueError(f"the {name} lies on another mesh than the model: load both on one")

@@ -125,7 +125,10 @@ def draw(
     Returns:
       The Stats of the run, the tokens of both models counted apart.
     """
-    flags = {"long_context": long_context, "other_long_context": other_long_context}
+    flags: dict[str, Any] = {
+        "long_context": long_context,
+        "other_long_context": other_long_context,
+    }
     if settings.together:
         kernel = _plain(settings, settings.alpha, shares=(1.0, 0.0, 0.0))
         return workers.generate(lm, prompts, requests, kernel, proposal=proposal, **flags, **run)

@@ -367,6 +367,6 @@ def _empty_results(room: int, max_tokens: int, slots: Slots) -> Results:
         accepted=zero,
         rejected_early=zero,
         failed=jnp.zeros(room, bool),
-        trace=traces.empty(room, *slots.trace.log_p.shape[1:], slots.trace.log_p.dtype),
+        trace=traces.empty(room, slots.trace.log_p.shape[1], slots.trace.log_p.dtype),
         size=jnp.int32(0),
     )

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from powerjax.sample import mh
@@ -17,10 +18,10 @@ class Trace(NamedTuple):
     [moves].
     """
 
-    log_p: Array  # float, log p of the completion (nats)
-    length: Array  # int32, its tokens
-    accepted: Array  # bool, whether the move was accepted
-    kind: Array  # int32, the move's kind: mh.RESTART, mh.SUFFIX or mh.BASE
+    log_p: Array | np.ndarray  # float, log p of the completion (nats)
+    length: Array | np.ndarray  # int32, its tokens
+    accepted: Array | np.ndarray  # bool, whether the move was accepted
+    kind: Array | np.ndarray  # int32, the move's kind: mh.RESTART, mh.SUFFIX or mh.BASE
 
 
 def empty(num_rows: int, num_moves: int, dtype) -> Trace:
@@ -49,7 +50,10 @@ def added(trace: Trace, moves: Array, chain: mh.Chain, info: mh.Info, moved: Arr
     values = Trace(log_p, chain.length, info.accepted, info.kind)
     rows = jnp.arange(num_slots)
     return Trace(
-        *(old.at[rows, at].set(new, mode="drop") for old, new in zip(trace, values, strict=True))
+        *(
+            jnp.asarray(old).at[rows, at].set(new, mode="drop")
+            for old, new in zip(trace, values, strict=True)
+        )
     )
 
 
