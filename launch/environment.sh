@@ -72,8 +72,10 @@ install() {
   if [[ "$extras" == *parity* ]]; then
     # Installed before anything that depends on torch, and pinned to this version: a torch without a
     # version would bring gigabytes of CUDA.
-    .venv/bin/python -m pip install -qq --disable-pip-version-check torch==2.13.0
+    .venv/bin/python -m pip install -qq --no-compile --disable-pip-version-check torch==2.13.0
   fi
-  .venv/bin/python -m pip install -qq --disable-pip-version-check -e ".${extras:+[$extras]}"
+  # Python compiles what is imported when it is; compiling all of it takes pip most of a minute.
+  .venv/bin/python -m pip install -qq --no-compile --disable-pip-version-check \
+    -e ".${extras:+[$extras]}"
   cksum setup.py >"$stamp"
 }

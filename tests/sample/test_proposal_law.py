@@ -112,7 +112,7 @@ def _cases():
 
 @pytest.mark.parametrize(("who", "case"), _cases())
 def test_the_engine_follows_the_enumerated_law(models, case, who, record_property):
-    settings, count, alpha = CASES[case], 6_000, 2.0
+    settings, count, alpha = CASES[case], 4_000, 2.0
     base, other = models["base"], models[who]
     out = sample.power(
         base, [PROMPT], alpha=alpha, proposal=other, num_samples=count, **settings, **JOB

@@ -296,6 +296,8 @@ def test_a_record_without_a_proposal_model_is_of_another_law(tiny_qwen, student)
     stated = job.stated_settings(tiny_qwen, mixture, 0, "raw", student)
     before = {k: v for k, v in stated.items() if not k.startswith(("proposal", "move", "mix"))}
     differing = identity.differences(before, stated)
-    assert [name for name, _, _ in differing] == ["proposal"]
+    assert [name for name, _, _ in differing] == [
+        *("proposal", "proposal_hash", "move", "proposal_temperature", "mixture")
+    ]
     assert identity.differences(before, before) == []
     assert identity.law_hash(before) != identity.law_hash(stated)
