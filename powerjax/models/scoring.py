@@ -90,7 +90,19 @@ def _groups(
         long = lm.config.long_context(total) if long_context is None else long_context
         if completion:
             groups.setdefault((long, buckets.half_octave(total - 1, 16)), []).append(i)
-    return groups
+    return _few(groups)
+
+
+def _few(groups: dict[tuple[bool, int], list[int]]) -> dict[tuple[bool, int], list[int]]:
+    """Makes one group of all widths where one batch holds them, so that one program is compiled."""
+    merged = dict(groups)
+    for long in (False, True):
+        widths = [width for flag, width in groups if flag == long]
+        rows = [i for width in widths for i in groups[long, width]]
+        if widths and len(rows) <= max(1, min(_SCORE_ROWS, _SCORE_TOKENS // max(widths))):
+            merged = {key: members for key, members in merged.items() if key[0] != long}
+            merged[long, max(widths)] = sorted(rows)
+    return merged
 
 
 def _score_batch(
