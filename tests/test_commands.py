@@ -32,6 +32,8 @@ BEFORE = {
     "sampling.md": [
         f"{_SAMPLE} --out=runs/power",
         "python -m experiments.sample --model=tiny --sampler=standard --out=runs/standard",
+        "python -m experiments.distill --records=runs/power/records.jsonl"
+        " --out=runs/quickstart/student",
     ],
     "evaluating.md": [
         f"{_SAMPLE} --out=runs/power",

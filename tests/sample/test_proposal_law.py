@@ -110,7 +110,7 @@ def _cases():
             yield pytest.param(who, case, marks=marks)
 
 
-@pytest.mark.parametrize(("who", "case"), _cases())
+@pytest.mark.parametrize(("who", "case"), list(_cases()))
 def test_the_engine_follows_the_enumerated_law(models, case, who, record_property):
     settings, count, alpha = CASES[case], 4_000, 2.0
     base, other = models["base"], models[who]
