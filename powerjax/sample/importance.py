@@ -120,7 +120,8 @@ def importance(
     options = job.Options(
         num_samples=num_samples, seed=seed, ids=ids, num_slots=num_slots, proposal=proposal
     )
-    num_of_base = math.ceil(options.num_samples * inputs.share("defensive", defensive))
+    # 70 * .1 is 7.000000000000001, and 7 draws are meant.
+    num_of_base = math.ceil(options.num_samples * inputs.share("defensive", defensive) - 1e-9)
     of_proposal = restart.draws_of(sampler, lm.stop_ids, together=num_of_base > 0)
     call = job.prepare(lm, prompts, sampler, options, steps_together=of_proposal.together)
 

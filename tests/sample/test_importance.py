@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from powerjax import sample
-from powerjax.sample import mh, restart
+from powerjax.sample import restart
 from tests import tiny
 from tests.sample import tabular
 
@@ -179,7 +179,6 @@ def test_a_pass_accepts_as_the_kernel_does():
     np.testing.assert_array_equal(restart.accepted(log_weights, log_u), [False, True, False])
     np.testing.assert_array_equal(restart.accepted(log_weights, log_u - 0.6), [True, True, True])
     assert restart.accepted(np.array([3.0]), np.zeros(0)).shape == (0,)
-    assert mh.RESTART == 0
 
 
 @pytest.mark.parametrize(
