@@ -157,7 +157,11 @@ def _start(lm: LM, size: Size, num_slots: int) -> tuple[slots.Slots, slots.Queue
 
 def _filled(cache: KVCache) -> KVCache:
     """Fills the cache with random numbers, one array after the other in its own memory."""
-    fill = jax.jit(lambda old, key: jax.random.normal(key, old.shape, old.dtype), donate_argnums=0)
+    fill = jax.jit(
+        lambda old, key: jax.random.normal(key, old.shape, old.dtype),
+        donate_argnums=0,
+        keep_unused=True,  # an argument that is left out cannot be donated
+    )
     keys = iter(jax.random.split(jax.random.key(2), 2 * len(cache.k)))
     return jax.tree.map(lambda old: fill(old, next(keys)), cache)
 
