@@ -26,6 +26,11 @@ def random_lm(config: ModelConfig, dtype: str, name: str = "random weights") -> 
     return LM(config, params, stop_ids=(-1,), name=name, dtype=dtype)
 
 
+def with_attention(lm: LM, kernel: str) -> LM:
+    """Returns the model with another kernel behind attention, see `models/attention.py`."""
+    return LM(lm.config, lm.params, stop_ids=lm.stop_ids, dtype=lm.dtype, attention=kernel)
+
+
 def matrix_numbers(lm: LM) -> int:
     """Returns the number of weights in the matrices that every token is multiplied with."""
     flat = traverse_util.flatten_dict(lm.params, sep="/")

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import shapes
+from benchmarks.accelerator import timing
 from powerjax import sample
 from powerjax.models import LM, ModelConfig
 
@@ -40,6 +41,16 @@ def measure(report, dry_run: bool) -> None:
     size = TOY if dry_run else FULL
     lm = shapes.random_lm(size.config, "bfloat16")
     _write_first(report, FIRST, lm, size)
+    _write_rate(report, RATE, lm, size)
+    if timing.device().platform == "gpu":
+        _sample(kernel := shapes.with_attention(lm, "triton"), size)
+        _write_rate(report, f"{RATE}, triton attention", kernel, size)
+    else:
+        report.skip(f"{RATE}, triton attention", "the kernel needs an NVIDIA GPU")
+
+
+def _write_rate(report, what: str, lm: LM, size: Size) -> None:
+    """Writes chains/s and the time of a model step, of programs that are compiled."""
     began = time.perf_counter()
     out = _sample(lm, size)
     took = time.perf_counter() - began
@@ -49,9 +60,10 @@ def measure(report, dry_run: bool) -> None:
         f" {size.num_slots} slots; {stats.num_forward_tokens / took:,.0f} forward tokens/s,"
         f" accepted {stats.acceptance_rate:.2f}"
     )
-    report.add(RATE, size.num_chains / took, "chains/s", note)
+    report.add(what, size.num_chains / took, "chains/s", note)
     ms = 1e3 * took / stats.model_steps
-    report.add("a model step, everything included", ms, "ms", f"{stats.model_steps} steps")
+    note = f"{stats.model_steps} steps; {what}"
+    report.add("a model step, everything included", ms, "ms", note)
 
 
 def warm_start(report, dry_run: bool) -> None:

@@ -54,13 +54,16 @@ def measure(report, dry_run: bool) -> None:
     del call  # frees its caches
     rest = _other_parts(report, lm, size, many, whole)
     _attention(report, "xla", lm, size, many, whole, rest)
+    if timing.device().platform == "gpu":
+        _attention(report, "triton", lm, size, many, whole, None)
+        _agreement(report, lm, size, many)
+        _loop(report, shapes.with_attention(lm, "triton"), size, many)
+    else:
+        report.skip(step_name(many, size.fills[0], "triton"), "the kernel needs an NVIDIA GPU")
     _loop(report, lm, size, few)
     # This comes last, so that nothing else is lost where cudnn refuses these shapes.
     if timing.device().platform == "gpu":
         _attention(report, "cudnn", lm, size, many, whole, None)
-        _loop(report, _with_cudnn(lm), size, many)
-    else:
-        report.skip(step_name(many, size.fills[0], "cudnn"), "cudnn needs an NVIDIA GPU")
 
 
 def _fitting(lm: LM, size: Size, num_slots: int) -> int:
@@ -77,10 +80,6 @@ def _fitting(lm: LM, size: Size, num_slots: int) -> int:
 def step_name(num_slots: int, fill: int, implementation: str = "xla") -> str:
     """Returns the name of a step's row. fill: tokens of its contexts."""
     return f"step, {num_slots} slots at {fill}, {implementation} attention"
-
-
-def _with_cudnn(lm: LM) -> LM:
-    return LM(lm.config, lm.params, stop_ids=lm.stop_ids, dtype=lm.dtype, attention="cudnn")
 
 
 def _loop(report, lm: LM, size: Size, num_slots: int) -> tuple[dict[int, float], Callable]:
@@ -204,9 +203,7 @@ def _attention(
       that out.
     """
     c = lm.config
-    cache = _filled(init_cache(c, num_slots, size.window, lm.dtype))
-    queries = jax.random.normal(jax.random.key(3), (num_slots, 1, c.num_heads, c.head_dim))
-    queries = queries.astype(lm.dtype)
+    queries, cache = _queries_and_cache(lm, size, num_slots)
     for fill, step_ms in whole.items():
         at = jnp.full((num_slots, 1), fill - 1, jnp.int32)
         call = functools.partial(_attend, implementation, queries, cache, at)
@@ -218,6 +215,29 @@ def _attention(
             rest = step_ms - ms - others_ms
             note = "the step less the parts above: the layers' products and small operations"
             report.add(f"the rest, {num_slots} slots at {fill}", rest, "ms", note)
+
+
+def _queries_and_cache(lm: LM, size: Size, num_slots: int) -> tuple[jax.Array, KVCache]:
+    """Returns random queries [B,1,N,H] and a cache of random numbers."""
+    c = lm.config
+    queries = jax.random.normal(jax.random.key(3), (num_slots, 1, c.num_heads, c.head_dim))
+    cache = _filled(init_cache(c, num_slots, size.window, lm.dtype))
+    return queries.astype(lm.dtype), cache
+
+
+def _agreement(report, lm: LM, size: Size, num_slots: int) -> None:
+    """Writes how far our kernel is from XLA's attention, for slots of all lengths."""
+    queries, cache = _queries_and_cache(lm, size, num_slots)
+    at = jnp.linspace(0, size.window - 1, num_slots).astype(jnp.int32)[:, None]
+    one = KVCache(cache.k[:1], cache.v[:1])
+    ours, xla = (_attend(kernel, queries, one, at) for kernel in ("triton", "xla"))
+    apart = jnp.max(jnp.abs((ours - xla).astype(jnp.float32)))
+    scale = jnp.max(jnp.abs(xla.astype(jnp.float32)))
+    note = f"{num_slots} contexts of 1 to {size.window} tokens; {jnp.dtype(lm.dtype).name}"
+    report.add("triton attention against xla, largest difference", apart / scale, "of 1", note)
+    alone = _attend("triton", queries[-1:], jax.tree.map(lambda x: x[-1:], one), at[-1:])
+    equal = bool((alone == ours[-1:]).all())
+    report.add("triton attention of one row alone", float(equal), "equal", "1: bit for bit")
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -5,8 +5,13 @@ Letters as in decoder.py.
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from powerjax.models import decode_kernel
 from powerjax.models.causal import causal_attention
+
+IMPLEMENTATIONS = ("xla", "triton", "cudnn")
 
 _MASKED = -1e30  # finite: a softmax over -inf alone would be nan
 
@@ -19,6 +24,7 @@ def attention(
     *,
     whole: bool = False,
     implementation: str | None = None,
+    place: NamedSharding | None = None,
 ) -> jax.Array:
     """Returns causal attention, [B,T,N,H].
 
@@ -32,19 +38,25 @@ def attention(
       positions: int32[B,T], the queries' positions.
       whole: whether k and v are those of the T tokens themselves and positions are 0..T-1 in every
         row, as in prefill, scoring and training.
-      implementation: "xla" (any device and dtype; None is the same) or "cudnn" (NVIDIA, bfloat16 or
-        float16). cudnn computes single-token decoding and whole sequences; a chunk of tokens over
-        a cached prefix takes the xla path either way.
+      implementation: "xla" (any device and dtype; None is the same), "triton" or "cudnn".
+        triton (decode_kernel.py) computes single-token decoding on NVIDIA GPUs and reads only the
+        slots in use; everything else, and other devices, take the xla path. cudnn (NVIDIA,
+        bfloat16 or float16) computes single-token decoding and whole sequences; a chunk of tokens
+        over a cached prefix takes the xla path.
+      place: the sharding of k and v, if they are split over devices; None if they are not.
 
     Raises ValueError for another `implementation`.
     """
-    if implementation not in (None, "xla", "cudnn"):
-        raise ValueError(f"attention implementation {implementation!r}: use 'xla' or 'cudnn'")
+    if implementation not in (None, *IMPLEMENTATIONS):
+        known = ", ".join(map(repr, IMPLEMENTATIONS))
+        raise ValueError(f"attention implementation {implementation!r}: use one of {known}")
     if whole:
         kernel = _cudnn if implementation == "cudnn" else _whole
         return _spoil(kernel(q, k, jnp.where(jnp.isfinite(v), v, 0), positions), v)
     if implementation == "cudnn" and q.shape[1] == 1:
         return _cudnn(q, k, v, positions)
+    if implementation == "triton" and decode_kernel.is_supported(q, k):
+        return _triton(q, k, v, positions, place)
     return _xla(q, k, v, positions)
 
 
@@ -97,6 +109,26 @@ def _xla(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array) -> jax.
     )
     out = out[..., :head_dim].reshape(batch, num_kv_heads, groups, num_tokens, head_dim)
     return out.transpose(0, 3, 1, 2, 4).reshape(q.shape).astype(q.dtype)
+
+
+def _triton(q, k, v, positions, place: NamedSharding | None) -> jax.Array:
+    """Attention of one token per row by our kernel, on NVIDIA GPUs; by XLA elsewhere."""
+
+    def attend(*arrays):
+        return jax.lax.platform_dependent(
+            *arrays, cuda=decode_kernel.decode_attention, default=_xla
+        )
+
+    if place is None:
+        return attend(q, k, v, positions)
+    heads = P(
+        None, None, *place.spec[1:2]
+    )  # a kernel is not divided by XLA: each device has its heads
+    specs = (heads, place.spec, place.spec, P())
+    attend = jax.shard_map(
+        attend, mesh=place.mesh, in_specs=specs, out_specs=heads, check_vma=False
+    )
+    return attend(q, k, v, positions)
 
 
 def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array) -> jax.Array:

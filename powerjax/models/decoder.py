@@ -82,10 +82,10 @@ class SelfAttention(nn.Module):
         k = self.k_proj(x, dropout, side).reshape(batch, num_tokens, -1, head_dim)
         v = self.v_proj(x, dropout, side).reshape(batch, num_tokens, -1, head_dim)
         q, k = rope.rotate(q, *cos_sin), rope.rotate(k, *cos_sin)
+        place = None if self.mesh is None else cache_sharding(self.config, self.mesh)
         if layer_cache is None:
             keys, values = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
         else:
-            place = None if self.mesh is None else cache_sharding(self.config, self.mesh)
             keys, values = write_layer(*layer_cache, k, v, positions, place)
         out = attention(
             q,
@@ -94,6 +94,7 @@ class SelfAttention(nn.Module):
             positions,
             whole=layer_cache is None,
             implementation=self.implementation,
+            place=place,
         )
         return self.o_proj(out.reshape(batch, num_tokens, -1), dropout), (keys, values)
 
