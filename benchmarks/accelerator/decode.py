@@ -50,14 +50,16 @@ def measure(report, dry_run: bool) -> None:
     whole, call = _loop(report, lm, size, many)
     # After the first loop alone, because the device tells only the highest peak so far.
     timing.add_peak(report, PEAK, num_slots=many)
-    _kernels(report, call, size)
+    _kernels(report, call, size, "xla")
     del call  # frees its caches
     rest = _other_parts(report, lm, size, many, whole)
     _attention(report, "xla", lm, size, many, whole, rest)
     if timing.device().platform == "gpu":
         _attention(report, "triton", lm, size, many, whole, None)
         _agreement(report, lm, size, many)
-        _loop(report, shapes.with_attention(lm, "triton"), size, many)
+        _, call = _loop(report, shapes.with_attention(lm, "triton"), size, many)
+        _kernels(report, call, size, "triton")
+        del call
     else:
         report.skip(step_name(many, size.fills[0], "triton"), "the kernel needs an NVIDIA GPU")
     _loop(report, lm, size, few)
@@ -248,8 +250,8 @@ def _attend(implementation: str, queries, cache: KVCache, positions):
     return queries
 
 
-def _kernels(report, call, size: Size) -> None:
-    """Writes the kernels in which one call of the loop spends most time."""
+def _kernels(report, call, size: Size, implementation: str) -> None:
+    """Writes the kernels in which one call of the loop with this attention spends most time."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             with jax.profiler.trace(folder):
@@ -263,5 +265,5 @@ def _kernels(report, call, size: Size) -> None:
         for kernel in kernels:
             ms = kernel.total_ms / size.steps
             runs = kernel.count / size.steps
-            note = f"{kernel.share:.0%} of the device's time, {runs:.1f} a step"
+            note = f"{kernel.share:.0%} of the device's time, {runs:.1f} a step; {implementation}"
             report.add(f"kernel {kernel.name[:44]}", ms, "ms", note, name=kernel.name)

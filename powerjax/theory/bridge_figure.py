@@ -42,6 +42,7 @@ LOOKS = {
 """Beginning of a method's name -> look."""
 
 
+@drawing.styled
 def draw(curves: Sequence[Curve], alpha: float, num_chains: int) -> drawing.Drawing:
     """Returns the bridge's figure, a panel for each road, and the table of all points."""
     title = rf"The bridge, measured: three roads to $\pi_\alpha$, $\alpha={alpha:g}$"

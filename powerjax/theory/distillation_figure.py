@@ -9,6 +9,7 @@ import numpy as np
 from powerjax.theory import checks, drawing
 
 
+@drawing.styled
 def distillation_bound(alphas: Sequence[float]) -> drawing.Drawing:
     """Draws Proposition 3 (Eq. 17) and Lemma 1: what n samples teach, against the bounds."""
     # --- the experiments, and their looks ---

@@ -6,9 +6,10 @@ The colours are Okabe and Ito's, which colour-blind readers can tell apart.
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -56,6 +57,22 @@ class Drawing(NamedTuple):
     """End of the CSV's name -> table; "" for the CSV that is named as the figure is."""
 
 
+_P, _T = ParamSpec("_P"), TypeVar("_T")
+
+
+def styled(draw: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Returns `draw` with STYLE in force while it runs, and the caller's settings after it."""
+
+    @functools.wraps(draw)
+    def styled_draw(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        from matplotlib import pyplot
+
+        with pyplot.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return styled_draw
+
+
 def panels(
     title: str, columns: int, height: float = 2.6, **kwargs: Any
 ) -> tuple[Figure, np.ndarray]:
@@ -65,7 +82,6 @@ def panels(
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    pyplot.rcParams.update(STYLE)
     figure, axes = pyplot.subplots(
         1, columns, figsize=(WIDTH, height), layout="constrained", **kwargs
     )
@@ -80,6 +96,7 @@ def name_axes(axis: Axes, letter: str, title: str, x: str, y: str) -> None:
     axis.set_ylabel(y)
 
 
+@styled
 def save(drawing: Drawing, folder: Path, name: str) -> list[Path]:
     """Writes NAME.png and one CSV for each table, NAME.csv or NAME_TABLE.csv; returns the paths."""
     from matplotlib import pyplot

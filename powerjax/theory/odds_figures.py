@@ -18,6 +18,7 @@ ALPHA_COLOURS = (
 )
 
 
+@drawing.styled
 def setting(alphas: Sequence[float]) -> drawing.Drawing:
     """Draws figure (i): next-token law, suffix exponents and suffix laws of the synthetic model.
 
@@ -50,6 +51,7 @@ def setting(alphas: Sequence[float]) -> drawing.Drawing:
     return drawing.Drawing(figure, {"": table, "suffix_laws": law_table})
 
 
+@drawing.styled
 def log_odds(alphas: Sequence[float]) -> drawing.Drawing:
     """Draws figure (ii): both sides of Prop. 1 (Eq. 7) for every pair of next tokens."""
     pairs = {a: props.prop1_log_odds(zipf.model(), a, depth=0) for a in alphas}
@@ -100,6 +102,7 @@ def log_odds(alphas: Sequence[float]) -> drawing.Drawing:
     return drawing.Drawing(figure, {"": columns})
 
 
+@drawing.styled
 def reversals(alphas: Sequence[float], shown: int = 8) -> drawing.Drawing:
     """Draws figure (iii): pairs of tokens whose order power reverses, and as many controls.
 

@@ -21,6 +21,7 @@ PROPOSALS = {
 """Name of a proposal -> colour, mark, dash."""
 
 
+@drawing.styled
 def proposals(alphas: Sequence[float]) -> drawing.Drawing:
     """Draws figure (iv): the four proposals for the first token, and their weights W_1 (Eq. 9).
 
@@ -52,6 +53,7 @@ def proposals(alphas: Sequence[float]) -> drawing.Drawing:
     return drawing.Drawing(figure, {"": columns})
 
 
+@drawing.styled
 def spread(alphas: Sequence[float]) -> drawing.Drawing:
     """Draws figure (v): exact CV^2 of W (Prop. 2) and ESS/N against alpha.
 
@@ -103,6 +105,7 @@ def spread(alphas: Sequence[float]) -> drawing.Drawing:
     return drawing.Drawing(figure, {"": columns})
 
 
+@drawing.styled
 def convergence(alphas: Sequence[float], replicates: int = 200) -> drawing.Drawing:
     """Draws figure (vi): Monte-Carlo ESS/N against N, averaged over replicates, and its error.
 
