@@ -43,10 +43,8 @@ def measure(report, dry_run: bool) -> None:
     _write_first(report, FIRST, lm, size)
     _write_rate(report, RATE, lm, size)
     if timing.device().platform == "gpu":
-        _sample(kernel := shapes.with_attention(lm, "triton"), size)
-        _write_rate(report, f"{RATE}, triton attention", kernel, size)
-    else:
-        report.skip(f"{RATE}, triton attention", "the kernel needs an NVIDIA GPU")
+        _sample(plain := shapes.with_attention(lm, "xla"), size)
+        _write_rate(report, f"{RATE}, xla attention", plain, size)
 
 
 def _write_rate(report, what: str, lm: LM, size: Size) -> None:

@@ -46,26 +46,27 @@ def measure(report, dry_run: bool) -> None:
     """Writes ms per step for each number of slots and context, then the share of each part."""
     size = TOY if dry_run else FULL
     lm = shapes.random_lm(shapes.TOY if dry_run else shapes.QWEN_7B, "bfloat16")
+    xla, triton = (shapes.with_attention(lm, kernel) for kernel in ("xla", "triton"))
     many, few = (_fitting(lm, size, num_slots) for num_slots in size.num_slots)
-    whole, call = _loop(report, lm, size, many)
+    whole, call = _loop(report, xla, size, many)
     # After the first loop alone, because the device tells only the highest peak so far.
     timing.add_peak(report, PEAK, num_slots=many)
     _kernels(report, call, size, "xla")
     del call  # frees its caches
     rest = _other_parts(report, lm, size, many, whole)
     _attention(report, "xla", lm, size, many, whole, rest)
-    if timing.device().platform == "gpu":
-        _attention(report, "triton", lm, size, many, whole, None)
-        _agreement(report, lm, size, many)
-        _, call = _loop(report, shapes.with_attention(lm, "triton"), size, many)
-        _kernels(report, call, size, "triton")
-        del call
-    else:
+    if timing.device().platform != "gpu":
         report.skip(step_name(many, size.fills[0], "triton"), "the kernel needs an NVIDIA GPU")
-    _loop(report, lm, size, few)
+        _loop(report, xla, size, few)
+        return
+    _attention(report, "triton", lm, size, many, whole, None)
+    _agreement(report, lm, size, many)
+    _, call = _loop(report, triton, size, many)
+    _kernels(report, call, size, "triton")
+    del call
+    _loop(report, triton, size, few)
     # This comes last, so that nothing else is lost where cudnn refuses these shapes.
-    if timing.device().platform == "gpu":
-        _attention(report, "cudnn", lm, size, many, whole, None)
+    _attention(report, "cudnn", lm, size, many, whole, None)
 
 
 def _fitting(lm: LM, size: Size, num_slots: int) -> int:
@@ -87,7 +88,7 @@ def step_name(num_slots: int, fill: int, implementation: str = "xla") -> str:
 def _loop(report, lm: LM, size: Size, num_slots: int) -> tuple[dict[int, float], Callable]:
     """Writes a step's rows; returns ms per step by fill, and a call at the last fill."""
     state, queue, settings = _start(lm, size, num_slots)
-    model, implementation = placement.module(lm, False), lm.attention or "xla"
+    model, implementation = placement.module(lm, False), lm.attention
     ms_of = {}
     for fill in size.fills:
 

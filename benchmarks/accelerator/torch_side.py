@@ -37,7 +37,8 @@ def generate(report, dry_run: bool) -> None:
         if ms <= 0:  # other processes took the host's time; a card's steps are far longer than that
             report.skip(what, f"{many} tokens took no longer than {few} on this busy machine")
             continue
-        ours = report.value("decode", decode.step_name(batch, fill))
+        names = (decode.step_name(batch, fill, kernel) for kernel in ("triton", "xla"))
+        ours = next(filter(None, (report.value("decode", name) for name in names)), None)
         ratio = f"; {ms / ours:.2f}x our step of as many slots" if ours else ""
         report.add(what, ms, "ms", f"{1e3 * batch / ms:,.0f} tokens/s{ratio}")
 

@@ -3,15 +3,17 @@
 Letters as in decoder.py.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from powerjax.models import decode_kernel
 from powerjax.models.causal import causal_attention
 
 IMPLEMENTATIONS = ("xla", "triton", "cudnn")
+_TRITON_DTYPES = (jnp.bfloat16, jnp.float16, jnp.float32)
 
 _MASKED = -1e30  # finite: a softmax over -inf alone would be nan
 
@@ -38,7 +40,7 @@ def attention(
       positions: int32[B,T], the queries' positions.
       whole: whether k and v are those of the T tokens themselves and positions are 0..T-1 in every
         row, as in prefill, scoring and training.
-      implementation: "xla" (any device and dtype; None is the same), "triton" or "cudnn".
+      implementation: "xla" (any device and dtype), "triton" or "cudnn"; None takes `fastest`.
         triton (decode_kernel.py) computes single-token decoding on NVIDIA GPUs and reads only the
         slots in use; everything else, and other devices, take the xla path. cudnn (NVIDIA,
         bfloat16 or float16) computes single-token decoding and whole sequences; a chunk of tokens
@@ -50,14 +52,31 @@ def attention(
     if implementation not in (None, *IMPLEMENTATIONS):
         known = ", ".join(map(repr, IMPLEMENTATIONS))
         raise ValueError(f"attention implementation {implementation!r}: use one of {known}")
+    implementation = implementation or fastest()
     if whole:
         kernel = _cudnn if implementation == "cudnn" else _whole
         return _spoil(kernel(q, k, jnp.where(jnp.isfinite(v), v, 0), positions), v)
     if implementation == "cudnn" and q.shape[1] == 1:
         return _cudnn(q, k, v, positions)
-    if implementation == "triton" and decode_kernel.is_supported(q, k):
+    if implementation == "triton" and q.shape[1] == 1 and q.dtype in _TRITON_DTYPES:
         return _triton(q, k, v, positions, place)
     return _xla(q, k, v, positions)
+
+
+@functools.cache
+def fastest() -> str:
+    """Returns the implementation that measured fastest in decoding on JAX's default device.
+
+    That is triton on NVIDIA GPUs from Ampere (compute capability 8.0) on, and xla elsewhere.
+    """
+    device = jax.devices()[0]
+    if device.platform != "gpu" or "NVIDIA" not in device.device_kind:
+        return "xla"
+    try:
+        from jax.experimental.pallas import triton  # noqa: F401  later versions of JAX lack it
+    except ImportError:
+        return "xla"
+    return "triton" if float(device.compute_capability) >= 8 else "xla"
 
 
 def _spoil(out: jax.Array, v: jax.Array) -> jax.Array:
@@ -113,6 +132,7 @@ def _xla(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array) -> jax.
 
 def _triton(q, k, v, positions, place: NamedSharding | None) -> jax.Array:
     """Attention of one token per row by our kernel, on NVIDIA GPUs; by XLA elsewhere."""
+    from powerjax.models import decode_kernel  # Pallas takes a while to import, and not all need it
 
     def attend(*arrays):
         return jax.lax.platform_dependent(

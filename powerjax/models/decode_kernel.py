@@ -10,7 +10,6 @@ Letters as in decoder.py; also G query heads per kv head and C chunks per row.
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -184,9 +183,3 @@ def _combine_kernel(total_ref, top_ref, weight_ref, position_ref, out_ref, *, wi
     total, _, weight = lax.fori_loop(first, position // _CHUNK + 1, step, empty)
     out = (total / weight).astype(out_ref.dtype)
     triton.store(out_ref.at[row, head, query, columns], out, mask=in_head)
-
-
-def is_supported(q: jax.Array, k: jax.Array) -> bool:
-    """Whether the kernel computes attention of q[B,T,N,H] over keys k[B,K,S,H]."""
-    kinds = (jnp.bfloat16, jnp.float16, jnp.float32)
-    return q.shape[1] == 1 and q.dtype == k.dtype and q.dtype in kinds and math.prod(k.shape) > 0

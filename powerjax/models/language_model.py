@@ -29,8 +29,8 @@ class LM:
     stop_ids: token ids; any of them ends a completion.
     mesh: the devices that the weights are laid out on; None for one device.
     name: the name or folder that `load` was given.
-    attention: the kernel behind attention, "xla" (the default), "triton" or "cudnn", see
-        attention.py.
+    attention: the kernel behind attention, "xla", "triton" or "cudnn", see attention.py; None takes
+        the fastest for JAX's default device.
     adapter: a LoRA adapter, which is computed beside `params` wherever they are used. `merged`
         adds it to them instead; so do the samplers, for one run, where `params` are small.
     adapter_name: the name of the adapter, merged or not; None where there is none.

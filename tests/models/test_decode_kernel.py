@@ -1,6 +1,7 @@
 """The Triton kernel of single-token attention, by JAX's interpreter: what it computes and reads."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from powerjax.models import decode_kernel
-from powerjax.models.attention import attention
+from powerjax.models.attention import attention, fastest
 
 S, CHUNK = 80, 32  # three chunks, the last one not full
 
@@ -95,3 +96,24 @@ def test_without_a_gpu_the_switch_takes_xlas_path_on_one_device_and_on_two():
     call = functools.partial(attention, implementation="triton", place=place)
     k, v = jax.device_put((k, v), place)
     np.testing.assert_allclose(jax.jit(call)(q, k, v, positions), plain, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("platform", "kind", "capability", "chosen"),
+    [
+        ("gpu", "NVIDIA H100 80GB HBM3", "9.0", "triton"),
+        ("gpu", "NVIDIA A100-SXM4-40GB", "8.0", "triton"),
+        ("gpu", "Tesla T4", "7.5", "xla"),
+        ("gpu", "AMD Instinct MI300X", "gfx942", "xla"),
+        ("cpu", "cpu", None, "xla"),
+        ("tpu", "TPU v5e", None, "xla"),
+    ],
+)
+def test_the_default_is_the_kernel_on_nvidia_gpus_from_ampere_on(
+    platform, kind, capability, chosen, monkeypatch
+):
+    device = types.SimpleNamespace(
+        platform=platform, device_kind=kind, compute_capability=capability
+    )
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert fastest.__wrapped__() == chosen
