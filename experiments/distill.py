@@ -36,6 +36,7 @@ from typing import Any
 from absl import flags
 from jax.sharding import Mesh
 
+from experiments import chat_flags
 from experiments import flags as shared
 from powerjax import cli, distill, models, records, runs
 from powerjax.distill import Corpus, batches, checkpoints, command, export, run_folder
@@ -63,7 +64,7 @@ _TASK = flags.DEFINE_string(
     " the records.",
 )
 _DATA_DIR = shared.define_data_dir()
-_CHAT_TEMPLATE = shared.define_chat_template(
+_CHAT = chat_flags.define(
     "Only with --task: whether the prompts of --records were in the model's chat template. Take the"
     " value that the records were sampled with"
 )
@@ -170,7 +171,7 @@ _OF_THE_RUN = (
 # These may change when a run is taken up again. --records is among them, because the checkpoint
 # holds a hash of the examples, which `checkpoints.check` compares.
 _FREE = (
-    *(_RECORDS, _TASK, _DATA_DIR, _CHAT_TEMPLATE, _EXPORT, _DATA_AXIS, _MODEL_AXIS, _FSDP, _REMAT),
+    *(_RECORDS, _TASK, _DATA_DIR, *_CHAT, _EXPORT, _DATA_AXIS, _MODEL_AXIS, _FSDP, _REMAT),
     *(_TOKENS_PER_DEVICE, _SAVE_STEPS),
 )
 
@@ -193,7 +194,12 @@ def main(_) -> None:
     lm = _load(devices)
     lora.check(lm.config, lora_config)
     _say(lm)
-    corpus = distill.load(lm, _source(lm, task_problems), max_length=_MAX_LENGTH.value)
+    corpus = distill.load(
+        lm,
+        _source(lm, task_problems),
+        max_length=_MAX_LENGTH.value,
+        template_arguments=_CHAT.value.arguments,
+    )
     settings = distill.Settings(
         learning_rate=_LEARNING_RATE.value,
         num_steps=_EPOCHS.value * distill.num_batches(corpus, _BATCH_SIZE.value),
@@ -240,7 +246,7 @@ def _load(devices: Mesh) -> models.LM:
 def _problems() -> tuple[Task, list[Problem]] | None:
     """Returns --task and its problems, not yet in a model's chat template; None without --task."""
     if _TASK.value is None:
-        for flag in (_DATA_DIR, _CHAT_TEMPLATE):
+        for flag in (_DATA_DIR, _CHAT.template, _CHAT.system):
             if flag.present:
                 raise ValueError(f"--{flag.name} is about the problems of a --task: give that too")
         return None
@@ -255,7 +261,7 @@ def _source(lm: models.LM, task_problems: tuple[Task, list[Problem]] | None):
     """Returns --records, or with --task its records with the prompts that they lack."""
     if task_problems is None:
         return _RECORDS.value
-    problems = runs.prompted(lm, *task_problems, _CHAT_TEMPLATE.value)
+    problems = runs.prompted(lm, *task_problems, _CHAT.value)
     return runs.with_prompts(Path(_RECORDS.value), problems)
 
 
@@ -263,7 +269,7 @@ def _open_run(lm: models.LM, task_problems, out: Path, made_with: dict[str, Any]
     """Opens the run folder and notes in it how the problems of --task, if given, are asked."""
     records.open_run(out, made_with, free=tuple(flag.name for flag in _FREE))
     if task_problems is not None:
-        runs.note_prompts(out, lm, [task_problems[0]], _CHAT_TEMPLATE.value)
+        runs.note_prompts(out, lm, [task_problems[0]], _CHAT.value)
 
 
 def _train(lm, corpus, lora_config, settings, out: Path) -> distill.Trained:

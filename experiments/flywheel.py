@@ -22,6 +22,7 @@ from typing import Any
 
 from absl import flags
 
+from experiments import chat_flags
 from experiments import flags as shared
 from powerjax import cli, models, records, runs
 from powerjax.evaluation import paper
@@ -100,7 +101,7 @@ _MERGE_ADAPTER = flags.DEFINE_bool(
     "Add a student's adapter to the weights before it is sampled. It then draws faster, and the"
     " weights are held twice. Default: on for tiny, off for other models.",
 )
-_CHAT_TEMPLATE = shared.define_chat_template()
+_CHAT = chat_flags.define()
 _UNSAFE_EXEC = shared.define_unsafe_exec()
 _MODEL_AXIS, _NUM_SLOTS = shared.define_model_axis(), shared.define_num_slots()
 _PROGRESS = shared.define_progress()
@@ -108,7 +109,7 @@ _PROGRESS = shared.define_progress()
 _OF_THE_RUN = (
     *(_MODEL, _TASK, _REVISION, _LIMIT, _SLICES, _NUM_SAMPLES, _NUM_IMPORTANCE, _SEED, _ALPHA),
     *(_NUM_MCMC_STEPS, _STUDENT_MOVES, _MAX_NEW_TOKENS, _BLOCK_SIZE, _STOP, _EPOCHS),
-    *(_MAX_LENGTH, _MERGE_ADAPTER, _CHAT_TEMPLATE),
+    *(_MAX_LENGTH, _MERGE_ADAPTER, *_CHAT),
 )
 _FREE = ("limit", "num_samples")  # may change when a run is taken up again
 
@@ -168,15 +169,15 @@ def make_job() -> flywheel.Job:
         mesh=mesh.local_mesh(_MODEL_AXIS.value, rows_divide=BATCH_SIZE),
         revision=_REVISION.value,
     )
-    runs.note_prompts(folder, lm, (test, train), _CHAT_TEMPLATE.value)
+    runs.note_prompts(folder, lm, (test, train), _CHAT.value)
     merges = _MODEL.value == "tiny" if _MERGE_ADAPTER.value is None else _MERGE_ADAPTER.value
     return flywheel.Job(
         lm=lm,
         folder=folder,
         test=test,
-        problems=runs.prompted(lm, test, problems, _CHAT_TEMPLATE.value),
+        problems=runs.prompted(lm, test, problems, _CHAT.value),
         train=train,
-        lessons=runs.prompted(lm, train, lessons, _CHAT_TEMPLATE.value),
+        lessons=runs.prompted(lm, train, lessons, _CHAT.value),
         slices=slices,
         teacher=teacher(setup),
         num_student_moves=_STUDENT_MOVES.value,

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from absl import flags
 
+from experiments import chat_flags
 from experiments import flags as shared
 from powerjax import cli, evaluation, models, records, runs
 from powerjax.models import checkpoint, text
@@ -62,12 +63,12 @@ _ALPHA = shared.define_alpha(
 )
 _NUM_MCMC_STEPS = shared.define_num_mcmc_steps(10)
 _MAX_NEW_TOKENS = shared.define_max_new_tokens()
-_CHAT_TEMPLATE = shared.define_chat_template()
+_CHAT = chat_flags.define()
 _PROGRESS = shared.define_progress()
 
 _OF_THE_RUN = (
     *(_MODEL, _REVISION, _TASK, _PROBLEM, _NUM_SAMPLES, _SEED, _ALPHA, _NUM_MCMC_STEPS),
-    *(_MAX_NEW_TOKENS, _CHAT_TEMPLATE),
+    *(_MAX_NEW_TOKENS, *_CHAT),
 )
 
 flags.adopt_module_key_flags(cli)
@@ -114,8 +115,8 @@ def sampled() -> Shown:
     made_with = {flag.name: flag.value for flag in _OF_THE_RUN} | {"dtype": cli.dtype()}
     folder = records.open_run(_OUT.value, made_with)
     lm = models.load(_MODEL.value, dtype=cli.dtype(), revision=_REVISION.value)
-    (problem,) = runs.prompted(lm, task, [problem], _CHAT_TEMPLATE.value)
-    runs.note_prompts(folder, lm, [task], _CHAT_TEMPLATE.value)
+    (problem,) = runs.prompted(lm, task, [problem], _CHAT.value)
+    runs.note_prompts(folder, lm, [task], _CHAT.value)
     longest = _MAX_NEW_TOKENS.value or task.max_new_tokens
     plain = {"max_new_tokens": longest, "seed": _SEED.value, "num_samples": _NUM_SAMPLES.value}
     moves = {"block_size": task.block_size, "num_mcmc_steps": _NUM_MCMC_STEPS.value}

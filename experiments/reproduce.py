@@ -30,6 +30,7 @@ from pathlib import Path
 
 from absl import flags
 
+from experiments import chat_flags
 from experiments import flags as shared
 from powerjax import cli, models, records, report, runs
 from powerjax.evaluation import Result, paper
@@ -93,7 +94,7 @@ _LEARNING_RATE = flags.DEFINE_float(
     lower_bound=0.0,
 )
 _MAX_LENGTH = shared.define_max_length()
-_CHAT_TEMPLATE = shared.define_chat_template()
+_CHAT = chat_flags.define()
 _WORDING = flags.DEFINE_enum(
     "wording",
     "auto",
@@ -122,7 +123,7 @@ _PROGRESS = shared.define_progress()
 
 _OF_THE_RUN = (
     *(_MODEL, _TASK, _QUICK, _REVISION, _LIMIT, _SEED, _MAX_NEW_TOKENS, _BLOCK_SIZE, _ALPHA),
-    *(_NUM_MCMC_STEPS, _STOP, _LEARNING_RATE, _MAX_LENGTH, _CHAT_TEMPLATE, _WORDING),
+    *(_NUM_MCMC_STEPS, _STOP, _LEARNING_RATE, _MAX_LENGTH, *_CHAT, _WORDING),
     _MERGE_ADAPTER,
 )
 flags.adopt_module_key_flags(cli)
@@ -145,7 +146,7 @@ def main(_) -> None:
         print(lm)
         if not is_planned:
             tasks = (job.test, job.train)
-            runs.note_prompts(job.folder, lm, tasks, _CHAT_TEMPLATE.value)
+            runs.note_prompts(job.folder, lm, tasks, _CHAT.value)
             plan = reproduction.plan(
                 *(lm, job, todo),
                 seeds=_SEEDS.value,
@@ -206,7 +207,7 @@ def make_job() -> Job:
         # The paper does not name its schedule. With tiny, falling to 0 gives a better student.
         schedule="linear" if _MODEL.value == "tiny" else "constant",
         paper_model=paper_model,
-        chat_template=_CHAT_TEMPLATE.value,
+        chat_template=_CHAT.value,
     )
 
 

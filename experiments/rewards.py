@@ -25,6 +25,7 @@ from pathlib import Path
 
 from absl import flags
 
+from experiments import chat_flags
 from experiments import flags as shared
 from powerjax import cli, evaluation, models, records, report, runs
 from powerjax.evaluation import proposition4
@@ -63,14 +64,14 @@ _NUM_MCMC_STEPS = shared.define_num_mcmc_steps(100)
 _MAX_NEW_TOKENS = shared.define_max_new_tokens()
 _BLOCK_SIZE = shared.define_block_size()
 _STOP = shared.define_stop()
-_CHAT_TEMPLATE = shared.define_chat_template()
+_CHAT = chat_flags.define()
 _UNSAFE_EXEC = shared.define_unsafe_exec()
 _NUM_SLOTS = shared.define_num_slots()
 _PROGRESS = shared.define_progress()
 
 _OF_THE_RUN = (
     *(_MODEL, _TASK, _REVISION, _LIMIT, _NUM_SAMPLES, _SEED, _ALPHA, _NUM_ALPHAS),
-    *(_NUM_MCMC_STEPS, _MAX_NEW_TOKENS, _BLOCK_SIZE, _STOP, _CHAT_TEMPLATE),
+    *(_NUM_MCMC_STEPS, _MAX_NEW_TOKENS, _BLOCK_SIZE, _STOP, *_CHAT),
 )
 POWER, TEMPERATURE = "Power sampling", "Token temperature"
 
@@ -89,8 +90,8 @@ def main(_) -> None:
     lm = models.load(
         _MODEL.value, dtype=cli.dtype(), mesh=mesh.local_mesh(), revision=_REVISION.value
     )
-    problems = runs.prompted(lm, task, problems, _CHAT_TEMPLATE.value)
-    runs.note_prompts(folder, lm, [task], _CHAT_TEMPLATE.value)
+    problems = runs.prompted(lm, task, problems, _CHAT.value)
+    runs.note_prompts(folder, lm, [task], _CHAT.value)
     print(f"{lm}\n{len(problems)} problems x {_NUM_SAMPLES.value} completions\n")
     results = {}
     for key, row in rows.items():

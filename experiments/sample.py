@@ -42,8 +42,8 @@ from typing import Any
 import jax
 from absl import flags
 
+from experiments import chat_flags, proposal_flags
 from experiments import flags as shared
-from experiments import proposal_flags
 from powerjax import cli, evaluation, models, records, runs
 from powerjax.parallel import mesh, processes
 from powerjax.records import lock, shards
@@ -77,7 +77,7 @@ _LIMIT = shared.define_limit(
     "How many problems to sample, counted from the task's first. Default: all, or 200 for the"
     " arithmetic task, which has no end."
 )
-_CHAT_TEMPLATE = shared.define_chat_template()
+_CHAT = chat_flags.define()
 _OUT = shared.define_out("runs/sample")
 _SAMPLER = flags.DEFINE_enum(
     "sampler",
@@ -157,7 +157,7 @@ _WAIT_S = flags.DEFINE_float(
 
 _OF_THE_RUN = (
     *(_MODEL, _RANDOM_WEIGHTS, _ADAPTER, _MERGE_ADAPTER, _REVISION, _TASK),
-    *(_DATA_DIR, _SPLIT, _LIMIT, _CHAT_TEMPLATE, _SAMPLER),
+    *(_DATA_DIR, _SPLIT, _LIMIT, *_CHAT, _SAMPLER),
     *(_PROPOSAL.adapter, _PROPOSAL.model),
 )
 _OPTIONS = (_NUM_SAMPLES, _SEED, _NUM_SLOTS, _TRACE)  # of every sampler, beside its settings
@@ -187,7 +187,7 @@ def main(_) -> None:
     made_with |= {"dtype": cli.dtype()}
     problems = collect.problems(task, made_with)
     lm, proposal = _load(share)
-    problems = runs.prompted(lm, task, problems, _CHAT_TEMPLATE.value)
+    problems = runs.prompted(lm, task, problems, _CHAT.value)
     folder = _open_run(share, made_with, lm, task)
     with records.RecordFile(share.path(folder)) as file:
         elsewhere = shards.elsewhere(folder, file.path)
@@ -283,7 +283,7 @@ def _open_run(share: shards.Share, made_with: dict[str, Any], lm: models.LM, tas
     several = share.num_processes > 1
     with lock.locked(folder) if several else contextlib.nullcontext():
         records.open_run(folder, made_with, free=_FREE)
-        runs.note_prompts(folder, lm, [task], _CHAT_TEMPLATE.value)
+        runs.note_prompts(folder, lm, [task], _CHAT.value)
     return folder
 
 

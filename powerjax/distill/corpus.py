@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from powerjax.distill import sources
 from powerjax.models import LM, prompts, text
 from powerjax.records import fields, scalars
+from powerjax.records.prompt_style import CHAT
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +61,19 @@ class Corpus:
         return len(self.examples)
 
 
-def load(lm: LM, source: Any, *, max_length: int = 1024) -> Corpus:
+def load(
+    lm: LM,
+    source: Any,
+    *,
+    max_length: int = 1024,
+    template_arguments: Mapping[str, Any] | None = None,
+) -> Corpus:
     """Reads the records that the model is to learn from.
 
     A row has a `prompt`, and either `tokens` (EOS included, as the project's records have them) or
-    a `completion`. A prompt is a text, token ids or a list of chat messages, a completion a text or
+    a `completion`. A row with neither of the two may have `messages` that end in the assistant's:
+    that message is the completion, and the chat template makes a prompt of those before it. A
+    prompt is a text, token ids or a list of chat messages, a completion a text or
     token ids. A text is encoded as it follows its prompt, and a completion gets EOS unless the
     row's finish_reason is "length". A prompt that a chat template made (it has BOS in its text, or
     the row's prompt_style is "chat") gets no special tokens beside its own.
@@ -74,6 +84,8 @@ def load(lm: LM, source: Any, *, max_length: int = 1024) -> Corpus:
         split "train"), a `datasets.Dataset`, or any iterable of dicts. A last line of a file that a
         kill cut short is left out.
       max_length: the most tokens of prompt and completion together; longer examples are cut there.
+      template_arguments: variables of the chat template, such as {"enable_thinking": False}, for
+        rows that are conversations.
 
     Raises:
       ValueError, FileNotFoundError: the records cannot be learnt from. The message has one line and
@@ -84,7 +96,7 @@ def load(lm: LM, source: Any, *, max_length: int = 1024) -> Corpus:
     eos = _eos(lm)
     examples, longest, num_truncated, num_dropped, num_rows = [], 0, 0, 0, 0
     for where, row in rows:
-        example = _example(lm, row, where, eos)
+        example = _example(lm, _as_pair(lm, row, where, template_arguments), where, eos)
         num_rows += 1
         longest = max(longest, len(example))
         if len(example.prompt) >= max_length:
@@ -98,22 +110,32 @@ def load(lm: LM, source: Any, *, max_length: int = 1024) -> Corpus:
     if not num_rows:
         raise ValueError(f"{name} holds no examples")
     if num_truncated + num_dropped == num_rows:
-        raise ValueError(
-            f"{name}: every example is longer than --max_length={max_length}; the longest has"
-            f" {longest} tokens (prompt and completion)"
-        )
+        raise _all_longer(name, max_length, longest)
     # A record file is in the order in which chains finished, which differs from run to run.
     examples.sort(key=lambda example: (example.prompt, example.completion))
     _check_context(lm, name, max(map(len, examples)))
-    num_without_eos = sum(example.completion[-1] not in lm.stop_ids for example in examples)
-    if num_without_eos:
+    num_without_eos = _count_without_eos(lm, name, examples)
+    return Corpus(
+        examples, max_length, num_truncated, num_dropped, num_without_eos, _fingerprint(examples)
+    )
+
+
+def _count_without_eos(lm: LM, name: str, examples: list[Example]) -> int:
+    """Returns how many completions do not end in a stop token, and warns of them."""
+    count = sum(example.completion[-1] not in lm.stop_ids for example in examples)
+    if count:
         log.warning(
             "%s: %d of %d completions do not end in a stop token; from those the student does not"
             " learn to stop",
-            *(name, num_without_eos, len(examples)),
+            *(name, count, len(examples)),
         )
-    return Corpus(
-        examples, max_length, num_truncated, num_dropped, num_without_eos, _fingerprint(examples)
+    return count
+
+
+def _all_longer(name: str, max_length: int, longest: int) -> ValueError:
+    return ValueError(
+        f"{name}: every example is longer than --max_length={max_length}; the longest has {longest}"
+        " tokens (prompt and completion)"
     )
 
 
@@ -126,6 +148,29 @@ def _checked_length(max_length: Any) -> int:
             " prompt and a completion"
         )
     return number
+
+
+def _as_pair(lm: LM, row: Any, where: str, arguments: Mapping[str, Any] | None) -> Any:
+    """Returns a row of messages as one of a rendered prompt and a completion; others as they are.
+
+    Raises ValueError where the messages are no conversation that the assistant ends.
+    """
+    is_pair = not hasattr(row, "keys") or row.get("messages") is None
+    if is_pair or any(row.get(name) is not None for name in ("prompt", "completion", "tokens")):
+        return row
+    fields.check(row, where, kinds={"messages": fields.FIELDS["messages"]})
+    *before, last = row["messages"]
+    if last["role"] != "assistant" or not before:
+        raise ValueError(
+            f"{where}: the messages do not end in an answer of the assistant, which is what is"
+            " learnt: add it, or give a prompt and a completion"
+        )
+    remedy = "give the texts as prompt and completion"
+    try:
+        prompt = text.render_chat(lm.tokenizer, before, remedy, arguments)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return {**row, "prompt": prompt, "completion": last["content"], "prompt_style": CHAT}
 
 
 def _example(lm: LM, row: Any, where: str, eos: int | None) -> Example:

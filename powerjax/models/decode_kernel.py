@@ -10,6 +10,7 @@ Letters as in decoder.py; also G query heads per kv head and C chunks per row.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,7 @@ def decode_attention(
     groups = num_heads // num_kv_heads
     chunks = pl.cdiv(num_slots, _CHUNK)
     queries = q.reshape(batch, num_kv_heads, groups, head_dim)
-    out = jax.ShapeDtypeStruct(queries.shape, q.dtype)
+    out: Any = jax.ShapeDtypeStruct(queries.shape, q.dtype)
     if chunks > 1:
         partial = (batch, num_kv_heads, chunks, groups)
         out = (

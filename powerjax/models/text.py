@@ -1,6 +1,7 @@
 """Text in and out: the tokenizer, chat templates and raw prompts, stop ids. Needs no torch."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,15 +117,18 @@ def render_chat(
     tokenizer,
     messages: Sequence[Mapping[str, Any]],
     remedy: str = "use raw prompts (--chat_template=off)",
+    arguments: Mapping[str, Any] | None = None,
 ) -> Rendered:
     """Returns messages in the tokenizer's chat template, up to where the assistant's answer begins.
 
     Args:
       messages: dicts with a "role" and a "content".
       remedy: what the error tells the reader to do instead.
+      arguments: further variables of the template, such as {"enable_thinking": False}.
 
-    Raises ValueError where there is no template, where it cannot be rendered, and where it leaves
-    out the last message. The message is one line and names the tokenizer's folder.
+    Raises ValueError where there is no template, where it cannot be rendered, where it leaves out
+    the last message or a system message, and where it has no variable of an argument's name. The
+    message is one line and names the tokenizer's folder.
     """
     where = getattr(tokenizer, "name_or_path", "") or "this model"
     if not has_chat_template(tokenizer):
@@ -138,7 +142,9 @@ def render_chat(
 
     def render(last: Any) -> str:
         turns = [*map(dict, messages[:-1]), {**messages[-1], "content": last}]
-        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=True, **(arguments or {})
+        )
 
     last = messages[-1]["content"]
     try:
@@ -152,4 +158,18 @@ def render_chat(
     if not prompt.strip() or ignored:
         what = "leaves out the message" if prompt.strip() else "renders to an empty text"
         raise ValueError(f"the chat template of {where} {what}: {remedy}")
+    for message in messages[:-1]:
+        content = message["content"]
+        if message["role"] == "system" and content.strip() and content.strip() not in prompt:
+            raise ValueError(
+                f"the chat template of {where} leaves out the system message: {remedy}"
+            )
+    for name in arguments or ():
+        if not re.search(rf"\b{re.escape(name)}\b", _template(templates)):
+            raise ValueError(f"the chat template of {where} has no variable {name!r}: leave it out")
     return Rendered(prompt)
+
+
+def _template(templates: str | Mapping[str, str]) -> str:
+    """Returns the template that a conversation is rendered with, of one or of several by name."""
+    return templates if isinstance(templates, str) else templates["default"]

@@ -105,6 +105,10 @@ _ALPHA = Kind(lambda v: v == "inf" or _is_number(v), 'a finite number or "inf"')
 _PROMPT = Kind(
     lambda v: _is_text(v) or _is_ids(v) or _is_chat(v), "text, token ids or chat messages"
 )
+_MESSAGES = Kind(
+    lambda v: _is_chat(v) and all(_is_text(m.get("role")) for m in v),
+    "a list of messages, each with a role and a content that are text",
+)
 _NUMBERS = Kind(
     lambda v: isinstance(v, list) and all(map(_is_number, v)), "a list of finite numbers"
 )
@@ -150,6 +154,7 @@ FIELDS: dict[str, Kind] = {
     "alpha": _ALPHA,
     "seed": _SEED,
     "prompt": _PROMPT,
+    "messages": _MESSAGES,
     "tokens": IDS,
     **dict.fromkeys(("log_probs", "mixture"), _NUMBERS),
     "correct": _VERDICT,

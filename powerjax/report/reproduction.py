@@ -35,7 +35,7 @@ class Job:
       learning_rate: the student's highest.
       schedule: the learning rate's schedule, "constant" or "linear".
       paper_model: the model whose numbers in the paper stand beside the table's; None for none.
-      chat_template: "on", "off" or "auto"; see `runs.prompted`.
+      chat_template: how the chat template is used; see `runs.Chat`.
     """
 
     model: str
@@ -49,7 +49,7 @@ class Job:
     learning_rate: float
     schedule: str
     paper_model: str | None
-    chat_template: str
+    chat_template: runs.Chat | str
 
     @property
     def remat(self) -> bool:

@@ -6,11 +6,12 @@ one row of a table, `setups` lists the rows of a reproduction, and `student` tra
 records.
 """
 
-from powerjax.runs.prompts import note_prompts, prompt_choice, prompted
+from powerjax.runs.prompts import Chat, note_prompts, prompt_choice, prompted
 from powerjax.runs.row import Row, finished_result, measure
 from powerjax.runs.student import losses, train_student, with_prompts
 
 __all__ = [
+    "Chat",
     "Row",
     "finished_result",
     "losses",

@@ -178,6 +178,7 @@ def _appender(
         record = {
             **sample.as_record(completion, laws[problem.style], task.name, label),
             "prompt": problem.prompt,
+            **({} if problem.messages is None else {"messages": problem.messages}),
             "correct": correct,
             "extracted_answer": extracted,
         }

@@ -29,18 +29,21 @@ class Problem:
         separates the parts of a record's id. In a task with `splits` it begins with the split's
         name and a hyphen (`test-12`): experiments.evaluate tells by it which splits to load.
       prompt: the text that the model continues, exactly as it is to be tokenized, or its token ids.
+        A conversation, a list of messages {"role", "content"}, is rendered by `runs.prompted`.
       answer: the reference answer; None if no answer is known.
       meta: what else the task's grader or reports need; None if they need nothing.
       secret: whether its authors ask that it appear nowhere in plain text. See `without_text`.
       style: how the prompt asks: RAW, CHAT (through the chat template), or the task's wording.
+      messages: the conversation that the prompt was rendered from; None if it was not rendered.
     """
 
     id: str
-    prompt: str | list[int]
+    prompt: str | list[int] | list[dict[str, str]]
     answer: str | None
     meta: dict[str, Any] | None = None
     secret: bool = False
     style: str = RAW
+    messages: list[dict[str, str]] | None = None
 
     @property
     def reference(self) -> str:
@@ -205,6 +208,7 @@ def without_text(problem: Problem, record: dict[str, Any]) -> dict[str, Any]:
     return {
         **record,
         "prompt": None,
+        "messages": None,
         "completion": None,
         "prompt_sha256": prompt_hash(problem),
     }

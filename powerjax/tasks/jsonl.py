@@ -1,7 +1,12 @@
 r"""Problems from a JSONL file of the user's, whose rows hold a `prompt` and perhaps its `answer`.
 
 A row is `{"prompt": "What is 6*7?", "answer": "42", "problem_id": "q1"}`. Only the prompt is
-needed: a string, or a list of token ids. The answer is text or a number. A row without `problem_id`
+needed: a string, or a list of token ids. A row may have a conversation, `messages`, in its place,
+which the model's chat template renders:
+
+    {"messages": [{"role": "user", "content": "What is 6*7?"}], "answer": "42"}
+
+The answer is text or a number. A row without `problem_id`
 (or `id`) is named by a hash of its prompt and not by its line, so that it keeps its random numbers
 when rows are added above it.
 """
@@ -22,7 +27,7 @@ from powerjax.tasks.answers import numbers
 from powerjax.tasks.base import Problem
 
 _NAMES = ("problem_id", "id")
-_KEYS = ("prompt", "answer", *_NAMES)
+_KEYS = ("prompt", "messages", "answer", *_NAMES)
 _NAMED = dict.fromkeys(_NAMES, fields.NAME)
 
 log = logging.getLogger(__name__)
@@ -82,17 +87,33 @@ def grade(problem: Problem, completion: str) -> tuple[bool | None, str | None]:
     return _plain(extracted) == _plain(problem.answer), extracted
 
 
-def _prompt(row: dict[str, Any], here: str) -> str | list[int]:
+def _prompt(row: dict[str, Any], here: str) -> str | list[int] | list[dict[str, str]]:
+    if row.get("messages") is not None:
+        return _conversation(row, here)
     prompt = row.get("prompt")
     if prompt and (fields.TEXT.fits(prompt) or fields.IDS.fits(prompt)):
         return prompt
     if "prompt" not in row:
         keys = scalars.listed(sorted(row)) or "an empty object"
-        raise ValueError(f"{here}: no prompt, only {keys}")
+        raise ValueError(f"{here}: no prompt and no messages, only {keys}")
     raise ValueError(
         f"{here}: the prompt must be text (without half of a surrogate pair) or a list of token"
         " ids (0 or more), and not empty"
     )
+
+
+def _conversation(row: dict[str, Any], here: str) -> list[dict[str, str]]:
+    """Returns the row's messages. Raises ValueError for what is no conversation to answer."""
+    if row.get("prompt") is not None:
+        raise ValueError(f"{here}: a prompt and messages: leave one of them out")
+    messages = row["messages"]
+    fields.check(row, here, kinds={"messages": fields.FIELDS["messages"]})
+    if messages[-1]["role"] == "assistant":
+        raise ValueError(
+            f"{here}: the messages end in the assistant's, and there is nothing to answer: leave"
+            " that one out, or put the right answer into 'answer'"
+        )
+    return messages
 
 
 def _check_keys(row: dict[str, Any], here: str) -> None:

@@ -144,7 +144,7 @@ def test_mistakes_end_in_one_line_that_says_what_to_do(undisturbed, tmp_path):
     out = f"--out={tmp_path / 'run'}"
     made = f"--out={undisturbed['folder']}"
     cases = [
-        ([out, f"--task={bad}"], "bad.jsonl, line 2: no prompt, only text"),
+        ([out, f"--task={bad}"], "bad.jsonl, line 2: no prompt and no messages, only text"),
         ([out, f"--task={torn}"], "torn.jsonl, line 2: not valid JSON"),
         ([out, f"--task={tmp_path}/empty.jsonl"], "empty.jsonl holds no prompts"),
         ([out, f"--task={tmp_path}/none.jsonl"], "there is no such file"),

@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
 from powerjax import distill, records, runs
 from powerjax.models import text
-from powerjax.runs import Row, prompts, rescoring
+from powerjax.runs import Chat, Row, prompts, rescoring
 from powerjax.tasks import Problem, registry
 from powerjax.tasks.base import prompt_hash
 from tests import tokenizer_folder
@@ -69,6 +70,91 @@ def test_sampling_scoring_and_the_student_read_a_rendered_prompt_alike(
     scored = rescoring.rescore(lm, drawn, problems, tmp_path / "scores.jsonl", progress=False)
     for record in scored:
         assert record["evaluated_self_reward"] == pytest.approx(record["self_reward"], abs=1e-4)
+
+
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+    "{% if enable_thinking is defined and not enable_thinking %}()</think>{% endif %}"
+)
+ASKED = [{"role": "user", "content": "2+2="}]
+TEACHER = {"role": "system", "content": "You add."}
+
+
+@pytest.fixture
+def thinker(tiny_qwen, tmp_path):
+    """A model whose template has a system message and the variable enable_thinking."""
+    folder = tokenizer_folder.write(tmp_path / "tokenizer", chat_template=TEMPLATE)
+    tokenizer = text.load_tokenizer(folder)
+    return dataclasses.replace(tiny_qwen, tokenizer=tokenizer, name="tiny-it", stop_ids=(1,))
+
+
+@pytest.mark.parametrize(
+    ("chat", "prompt", "style"),
+    [
+        (Chat(), "<user>2+2=<assistant>", "chat"),
+        (Chat(enable_thinking=True), "<user>2+2=<assistant>", "thinking on, chat"),
+        (
+            Chat("on", enable_thinking=False),
+            "<user>2+2=<assistant>()</think>",
+            "thinking off, chat",
+        ),
+        (
+            Chat(system="You add."),
+            "<system>You add.<user>2+2=<assistant>",
+            "system message 860001b9, chat",
+        ),
+    ],
+)
+def test_the_system_message_and_thinking_are_in_the_prompt_and_in_its_style(
+    thinker, chat, prompt, style
+):
+    text_and_conversation = [Problem("a", "2+2=", "4"), Problem("b", ASKED, "4")]
+    for problem in runs.prompted(thinker, TASK, text_and_conversation, chat):
+        assert (problem.prompt, problem.style) == (prompt, style)
+        assert problem.messages == ([TEACHER] if chat.system else []) + ASKED
+
+
+def test_a_conversation_keeps_its_own_system_message(thinker):
+    own = [{"role": "system", "content": "Be brief."}, *ASKED]
+    (problem,) = runs.prompted(thinker, TASK, [Problem("a", own, None)], Chat(system="You add."))
+    assert problem.messages == own and problem.prompt.startswith("<system>Be brief.<user>")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "chat", "template", "message"),
+    [
+        ("p", Chat("off", system="s"), TEMPLATE, "prompts are raw (--chat_template=off): add"),
+        (ASKED, "off", TEMPLATE, "problem a is a conversation, and --chat_template=off"),
+        ("p", Chat(system="s"), "<{{ messages[-1].content }}>", "leaves out the system message"),
+        ("p", Chat(enable_thinking=False), "{{ messages[0].content }}", "no variable 'enable_"),
+        (ASKED, "auto", None, "has no chat template"),
+    ],
+)
+def test_settings_that_a_template_does_not_have_are_refused(
+    thinker, prompt, chat, template, message
+):
+    thinker.tokenizer.chat_template = template
+    with pytest.raises(ValueError, match=re.escape(message)):
+        runs.prompted(thinker, TASK, [Problem("a", prompt, None)], chat)
+
+
+def test_records_keep_the_conversation_and_the_student_learns_from_conversations(thinker, tmp_path):
+    chat = Chat(enable_thinking=False)
+    problems = runs.prompted(thinker, TASK, [Problem("a", ASKED, "4")], chat)
+    row = Row("Base", "Standard", "standard", PLAIN)
+    runs.measure(thinker, problems, row, tmp_path, task=TASK, progress=False)
+    drawn = records.read(row.path(tmp_path))
+    for record in drawn:
+        assert record["messages"] == ASKED and record["prompt_style"] == "thinking off, chat"
+        assert record["prompt"] == "<user>2+2=<assistant>()</think>"
+    answered = [{"messages": [*ASKED, {"role": "assistant", "content": "4"}]}]
+    corpus = distill.load(thinker, answered, template_arguments=chat.arguments)
+    (example,) = corpus.examples
+    assert example.prompt == thinker.encode(problems[0].prompt, special=False)
+    assert example.completion == [*thinker.encode("4", special=False), 1]
+    assert distill.load(thinker, row.path(tmp_path)).examples[0].prompt == example.prompt
+    with pytest.raises(ValueError, match="do not end in an answer of the assistant"):
+        distill.load(thinker, [{"messages": ASKED}])
 
 
 def test_the_manifest_says_the_style_of_each_task_and_why(lm, tmp_path):

@@ -6,6 +6,9 @@ import pytest
 
 from powerjax.tasks import jsonl
 
+USER = {"role": "user", "content": "6*7?"}
+ANSWER = {"role": "assistant", "content": "42"}
+
 
 def _write(path, *rows):
     path.write_text("\n".join(json.dumps(row) for row in rows))
@@ -21,6 +24,14 @@ def test_rows_are_read_in_order_and_limited(tmp_path):
     assert jsonl.load(path, limit=2) == problems[:2]
 
 
+def test_a_row_may_have_a_conversation_in_place_of_a_prompt(tmp_path):
+    turns = [{"role": "system", "content": "Be brief."}, USER, ANSWER, USER]
+    path = _write(tmp_path / "p.jsonl", {"messages": turns, "answer": 42}, {"messages": [USER]})
+    first, second = jsonl.load(path)
+    assert (first.prompt, first.answer) == (turns, "42")
+    assert (second.prompt, second.answer) == ([USER], None) and first.id != second.id
+
+
 def test_unnamed_rows_keep_their_name_when_others_come_or_go(tmp_path):
     first = jsonl.load(_write(tmp_path / "a.jsonl", {"prompt": "q"}, {"prompt": "q"}))
     second = jsonl.load(_write(tmp_path / "b.jsonl", {"prompt": "p"}, {"prompt": "q"}))
@@ -30,9 +41,15 @@ def test_unnamed_rows_keep_their_name_when_others_come_or_go(tmp_path):
 @pytest.mark.parametrize(
     "row, complaint",
     [
-        ({"text": "a"}, "no prompt, only text"),
-        ({}, "no prompt, only an empty object"),
+        ({"text": "a"}, "no prompt and no messages, only text"),
+        ({}, "no prompt and no messages, only an empty object"),
         ({"prompt": ""}, "not empty"),
+        ({"messages": []}, "messages must be a list of messages, each with a role and a content"),
+        ({"messages": [{"role": "user"}]}, "each with a role and a content that are text"),
+        ({"messages": [{"content": "a"}]}, "each with a role and a content that are text"),
+        ({"messages": [USER], "prompt": "a"}, "a prompt and messages: leave one of them out"),
+        ({"messages": [USER, ANSWER]}, "nothing to answer: leave that one out"),
+        ({"Messages": [USER]}, "the key 'Messages' is not read: write 'messages'"),
         ({"prompt": [1, "a"]}, "list of token ids"),
         ({"prompt": "b", "id": "x"}, "the problem_id 'x' is that of line 1"),
         ({"prompt": "b", "Answer": "4"}, "the key 'Answer' is not read: write 'answer'"),
