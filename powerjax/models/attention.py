@@ -19,11 +19,12 @@ def attention(
     *,
     whole: bool = False,
     implementation: str | None = None,
+    window: int | None = None,
 ) -> jax.Array:
     """Returns causal attention, [B,T,N,H].
 
-    Key slot s is visible to a query at position p if and only if s <= p, whatever the row's
-    history.
+    Key slot s is visible to a query at position p if and only if s <= p, and p - window < s where
+    there is a window, whatever the row's history.
 
     Args:
       q: [B,T,N,H].
@@ -34,12 +35,18 @@ def attention(
         row, as in prefill, scoring and training.
       implementation: "xla" (any device and dtype; None is the same) or "cudnn" (NVIDIA, bfloat16 or
         float16). cudnn computes single-token decoding and whole sequences; a chunk of tokens over
-        a cached prefix takes the xla path either way.
+        a cached prefix takes the xla path either way, and so does a window in force.
+      window: how many slots a query sees, its own included; None for all. It is in force where it
+        is shorter than S.
 
     Raises ValueError for another `implementation`.
     """
     if implementation not in (None, "xla", "cudnn"):
         raise ValueError(f"attention implementation {implementation!r}: use 'xla' or 'cudnn'")
+    if window is not None and window >= k.shape[2]:
+        window = None
+    if window is not None:
+        return _windowed(q, k, v, positions, whole, window)
     if whole:
         kernel = _cudnn if implementation == "cudnn" else _whole
         return _spoil(kernel(q, k, jnp.where(jnp.isfinite(v), v, 0), positions), v)
@@ -48,7 +55,14 @@ def attention(
     return _xla(q, k, v, positions)
 
 
-def _spoil(out: jax.Array, v: jax.Array) -> jax.Array:
+def _windowed(q, k, v, positions, whole: bool, window: int) -> jax.Array:
+    """Attention with a sliding window in force, by the xla path."""
+    if not whole:
+        return _xla(q, k, v, positions, window)
+    return _spoil(_whole(q, k, jnp.where(jnp.isfinite(v), v, 0), positions, window), v, window)
+
+
+def _spoil(out: jax.Array, v: jax.Array, window: int | None = None) -> jax.Array:
     """Returns out[B,T,N,H] with NaN for the queries that see a non-finite value of v[B,K,T,H].
 
     `out` was computed with zeros in place of such values. A kernel multiplies the values after a
@@ -56,20 +70,25 @@ def _spoil(out: jax.Array, v: jax.Array) -> jax.Array:
     """
     batch, num_kv_heads, num_tokens, _ = v.shape
     index = jnp.arange(num_tokens)
-    first = jnp.min(jnp.where(jnp.isfinite(v).all(axis=-1), num_tokens, index), axis=-1)  # [B,K]
-    sees = index[:, None] >= first[:, None]  # [B,T,K]
+    is_finite = jnp.isfinite(v).all(axis=-1)  # [B,K,T]
+    if window is None:
+        first = jnp.min(jnp.where(is_finite, num_tokens, index), axis=-1)  # [B,K]
+        sees = index[:, None] >= first[:, None]  # [B,T,K]
+    else:
+        latest = jax.lax.cummax(jnp.where(is_finite, -window, index), axis=2)  # up to each query
+        sees = (latest > index - window).swapaxes(1, 2)
     grouped = out.reshape(batch, num_tokens, num_kv_heads, -1)
     return jnp.where(sees[..., None], jnp.nan, grouped).reshape(out.shape)
 
 
-def _whole(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array) -> jax.Array:
+def _whole(q, k, v, positions: jax.Array, window: int | None = None) -> jax.Array:
     """Attention of whole sequences, in blocks of queries (causal.py)."""
     batch, num_tokens, _, head_dim = q.shape
     grouped = q.reshape(batch, num_tokens, k.shape[1], -1, head_dim).transpose(0, 2, 3, 1, 4)
-    return causal_attention(grouped, k, v).transpose(0, 3, 1, 2, 4).reshape(q.shape)
+    return causal_attention(grouped, k, v, window).transpose(0, 3, 1, 2, 4).reshape(q.shape)
 
 
-def _xla(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array) -> jax.Array:
+def _xla(q, k, v, positions: jax.Array, window: int | None = None) -> jax.Array:
     """Attention over cached keys in plain matrix products, any number of tokens per row."""
     batch, num_tokens, num_heads, head_dim = q.shape
     num_kv_heads, num_slots = k.shape[1:3]
@@ -89,6 +108,8 @@ def _xla(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array) -> jax.
     scores = scores * (head_dim**-0.5)
     scores = scores.reshape(batch, num_kv_heads, groups, num_tokens, num_slots)
     visible = jnp.arange(num_slots) <= positions[:, :, None]  # [B,T,S]
+    if window is not None:
+        visible &= jnp.arange(num_slots) > positions[:, :, None] - window
     scores = jnp.where(visible[:, None, None], scores, _MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     weights = weights.reshape(batch, num_kv_heads, -1, num_slots)

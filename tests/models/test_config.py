@@ -65,7 +65,7 @@ def test_round_trip(case):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architectures": ["LlamaForCausalLM"]}, "LlamaForCausalLM"),
+        ({"architectures": ["MambaForCausalLM"]}, "MambaForCausalLM"),
         ({"hidden_size": None}, "hidden_size"),
         ({"hidden_act": "gelu"}, "gelu"),
         ({"num_key_value_heads": 3}, "num_key_value_heads 3"),
@@ -205,9 +205,7 @@ def test_a_window_of_zero_that_is_not_in_use_is_none():
 
 def test_check_length():
     config = ModelConfig.from_hf(cases.CASES["phi3_default"] | {"sliding_window": 20})
-    config.check_length(20)
-    with pytest.raises(ValueError, match=r"21 tokens.*sliding window of 20"):
-        config.check_length(21)
+    config.check_length(256)  # a window limits no length
     with pytest.raises(ValueError, match=r"257 tokens.*context of 256"):
         config.check_length(257)
 

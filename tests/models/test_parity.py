@@ -14,6 +14,7 @@ from tests.golden.make import GOLDEN_SEED, reference
 
 TOLERANCE = 1e-4
 LIVE_SEED = 7
+LENGTH = max(cases.LENGTHS) + cases.NUM_GREEDY
 
 pytestmark = pytest.mark.parametrize("case", cases.CASES)
 
@@ -35,7 +36,7 @@ def _prefilled(lm, rows, length):
 def _decode_with_rewinds(lm, inputs):
     """Returns [steps,B,V]; a step feeds each row one token, after its past or rewound into it."""
     padded = inputs.rows[:, : max(cases.LENGTHS)]
-    model, _, cache = _prefilled(lm, padded, inputs.rows.shape[1])
+    model, _, cache = _prefilled(lm, padded, LENGTH)  # of the same programs as _greedy's
     result = []
     for tokens, positions in zip(inputs.step_tokens, inputs.step_positions, strict=True):
         logits, cache = _step(model, lm.params, tokens[:, None], positions[:, None], cache)
@@ -47,7 +48,7 @@ def _greedy(lm, inputs):
     """Returns [prompts,64], decoded as one batch of rows at positions of their own."""
     lengths = inputs.start_lengths
     padded = inputs.rows[:, : max(lengths)]
-    model, logits, cache = _prefilled(lm, padded, max(lengths) + cases.NUM_GREEDY)
+    model, logits, cache = _prefilled(lm, padded, LENGTH)
     tokens = np.argmax(np.asarray(logits)[np.arange(len(lengths)), lengths - 1], -1)
     result = [tokens]
     for i in range(cases.NUM_GREEDY - 1):
