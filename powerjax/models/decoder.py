@@ -22,7 +22,8 @@ from powerjax.models.attention import attention
 from powerjax.models.cache import KVCache, cache_sharding, write_layer
 from powerjax.models.config import ModelConfig
 from powerjax.models.layers import Embedding, Linear, Unembedding, fork, rms_norm
-from powerjax.models.layers import by_row as by_row  # earlier versions had it here
+from powerjax.models.layers import RMSNorm as RMSNorm  # earlier versions had it here
+from powerjax.models.layers import by_row as by_row  # and this
 from powerjax.models.layers import precision as precision  # and this
 from powerjax.models.sharding import param_sharding
 

@@ -81,19 +81,8 @@ def read(hf: dict[str, Any], family: Family, head_dim: int, max_length: int) -> 
         factor = _needed(parameters, "factor")
         return RopeConfig(theta=theta, kind=kind, factor=factor, rotary_fraction=fraction)
     if kind == "llama3":
-        names = ("factor", "low_freq_factor", "high_freq_factor")
-        factor, low, high = (_needed(parameters, name) for name in names)
-        if high <= low:
-            raise damaged(_FILE, "high_freq_factor", high, f"above low_freq_factor, {low:g}")
-        return RopeConfig(
-            theta=theta,
-            kind=kind,
-            original_max_position_embeddings=original,
-            rotary_fraction=fraction,
-            factor=factor,
-            low_freq_factor=low,
-            high_freq_factor=high,
-        )
+        factors = _llama3_factors(parameters)
+        return RopeConfig(theta, kind, (), (), original, 1.0, fraction, *factors)
     if kind != "longrope":
         raise ValueError(
             f"rope_type {kind!r} is in the row of {family.architecture} in families.py, but"
@@ -203,6 +192,15 @@ def _of_layers(hf: dict[str, Any], kind: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise damaged(_FILE, f"rope_parameters of {kind}", values, "an object")
     return values
+
+
+def _llama3_factors(parameters: dict[str, Any]) -> tuple[float, float, float]:
+    """Returns llama3's (factor, low_freq_factor, high_freq_factor)."""
+    names = ("factor", "low_freq_factor", "high_freq_factor")
+    factor, low, high = (_needed(parameters, name) for name in names)
+    if high <= low:
+        raise damaged(_FILE, "high_freq_factor", high, f"above low_freq_factor, {low:g}")
+    return factor, low, high
 
 
 def _needed(parameters: dict[str, Any], key: str) -> float:
