@@ -8,6 +8,7 @@ heads, K kv heads, H head dim, D model, F ffw, V vocabulary, L layers. Kernels a
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -27,7 +28,7 @@ from powerjax.models.layers import by_row as by_row  # and this
 from powerjax.models.layers import precision as precision  # and this
 from powerjax.models.sharding import param_sharding
 
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": nn.silu,
     "gelu_pytorch_tanh": functools.partial(nn.gelu, approximate=True),
 }

@@ -34,6 +34,7 @@ def test_qwen_sliding_window_in_force(change, window):
             },
             [8, None],
         ),
+        ("phi3_default", {"sliding_window": 8}, [8, 8]),
         ("mistral", {}, [None, None]),
         ("mistral_window", {}, [8, 8]),
         ("gemma3", {}, [8, 8, 8, 8, 8, None]),

@@ -271,6 +271,25 @@ def test_longrope_prompts_choose_their_factors_by_their_own_length():
     assert alone[0].tokens == out[0].tokens
 
 
+@pytest.mark.full
+def test_chains_of_a_model_with_windows_have_the_log_probs_of_a_fresh_pass():
+    """One layer has a window of 6 and a rotation of its own, one sees everything."""
+    gemma = dict(architecture="Gemma3ForCausalLM", qkv_bias=False, sliding_window=6)
+    gemma |= dict(tie_word_embeddings=False)  # tied random weights repeat one token
+    local = dict(local_rope=RopeConfig(theta=100.0), full_layers=(1,))
+    lm = tiny.random_lm(tiny.config(**gemma, **local), seed=0)
+    out = sample.power(lm, PROMPTS, num_mcmc_steps=4, block_size=6, **SMALL)
+    fresh = lm.score([PROMPTS[c.prompt_index] for c in out], [c.tokens for c in out])
+    everything = dataclasses.replace(
+        lm, config=tiny.config(**gemma | local | {"full_layers": (0, 1)})
+    )
+    other = everything.score([PROMPTS[c.prompt_index] for c in out], [c.tokens for c in out])
+    assert any(0 < c.acceptance_rate < 1 for c in out)
+    for c, same, changed in zip(out, fresh, other, strict=True):
+        np.testing.assert_allclose(c.log_probs, same, atol=2e-4)
+        assert np.abs(c.log_probs - changed).max() > 1e-2
+
+
 def test_slots_are_picked_to_fit_the_memory(tiny_qwen, monkeypatch):
     from powerjax.sample import memory
 
