@@ -124,6 +124,7 @@ def long_tests_of(path: str, name: str | None) -> set[tuple[str, str]]:
 
 def test_every_test_that_the_page_of_families_names_is_there():
     named = named_tests((ROOT / "docs/reference/families.md").read_text())
+    named = [(path, name) for path, name in named if "/test_" in path]
     assert len(named) > 20
     assert [pair for pair in named if not long_tests_of(*pair)] == []
 

@@ -74,9 +74,9 @@ class SelfAttention(nn.Module):
         self.k_proj = Linear(c.num_kv_heads * c.head_dim, c, self.dtype, c.qkv_bias)
         self.v_proj = Linear(c.num_kv_heads * c.head_dim, c, self.dtype, c.qkv_bias)
         self.o_proj = Linear(c.hidden_size, c, self.dtype, c.o_bias)
-        if c.family.qk_norm is not None:
-            self.q_norm = rms_norm(c, self.dtype)
-            self.k_norm = rms_norm(c, self.dtype)
+        has_norms = c.family.qk_norm is not None
+        self.q_norm = rms_norm(c, self.dtype) if has_norms else None
+        self.k_norm = rms_norm(c, self.dtype) if has_norms else None
 
     def __call__(self, x, positions, cos_sin, layer_cache, dropout=None):
         """Returns y[B,T,D] and this layer's new (k, v), each [B,K,S,H].
@@ -90,16 +90,10 @@ class SelfAttention(nn.Module):
           dropout: drops inputs of the adapters, in training only.
         """
         batch, num_tokens, _ = x.shape
-        head_dim = self.config.head_dim
         x, side = fork(x) if self.mesh is not None else (x, None)
-        q, k = self.q_proj(x, dropout, side), self.k_proj(x, dropout, side)
-        if self.config.family.qk_norm == "all":
-            q, k = self.q_norm(q), self.k_norm(k)
-        q = q.reshape(batch, num_tokens, -1, head_dim)
-        k = k.reshape(batch, num_tokens, -1, head_dim)
-        v = self.v_proj(x, dropout, side).reshape(batch, num_tokens, -1, head_dim)
-        if self.config.family.qk_norm == "head":
-            q, k = self.q_norm(q), self.k_norm(k)
+        q = self._heads(self.q_proj(x, dropout, side), self.q_norm)
+        k = self._heads(self.k_proj(x, dropout, side), self.k_norm)
+        v = self._heads(self.v_proj(x, dropout, side))
         q, k = rope.rotate(q, *cos_sin, self.config.query_factor), rope.rotate(k, *cos_sin)
         if layer_cache is None:
             keys, values = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
@@ -116,6 +110,13 @@ class SelfAttention(nn.Module):
             window=self.window,
         )
         return self.o_proj(out.reshape(batch, num_tokens, -1), dropout), (keys, values)
+
+    def _heads(self, y: jax.Array, norm: nn.Module | None = None) -> jax.Array:
+        """Returns y[B,T,N*H] as [B,T,N,H], normed as a whole or head by head if there is a norm."""
+        if norm is not None and self.config.family.qk_norm == "all":
+            y = norm(y)
+        y = y.reshape(*y.shape[:2], -1, self.config.head_dim)
+        return norm(y) if norm is not None and self.config.family.qk_norm == "head" else y
 
 
 class MLP(nn.Module):

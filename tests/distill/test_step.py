@@ -84,7 +84,7 @@ def test_one_and_ten_adamw_steps_are_those_of_peft(case, tmp_path, record_proper
         _check_training(tmp_path, case, 0, expected, record_property)
 
 
-@pytest.mark.parametrize("case", training.CASES)
+@pytest.mark.parametrize("case", [*training.CASES, "llama3", "qwen3", "mistral_window", "olmo2"])
 def test_one_and_ten_adamw_steps_are_those_of_peft_live(case, tmp_path, record_property, parity):
     cases.write_checkpoint(case, tmp_path, 3)
     expected = training.reference(case, tmp_path, 3)

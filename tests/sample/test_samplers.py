@@ -8,9 +8,10 @@ import re
 import numpy as np
 import pytest
 
-from powerjax import evaluation, sample
+from powerjax import evaluation, models, sample
 from powerjax.models.config import RopeConfig
 from tests import tiny
+from tests.golden import cases
 
 SMALL = dict(max_new_tokens=12, num_slots=8, progress=False)
 STAGED = dict(block_size=6, num_mcmc_steps=2, num_samples=2, ids=["a", "b", "c"], **SMALL)
@@ -288,6 +289,17 @@ def test_chains_of_a_model_with_windows_have_the_log_probs_of_a_fresh_pass():
     for c, same, changed in zip(out, fresh, other, strict=True):
         np.testing.assert_allclose(c.log_probs, same, atol=2e-4)
         assert np.abs(c.log_probs - changed).max() > 1e-2
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("case", ["llama3", "qwen3", "mistral_window", "gemma3", "olmo2"])
+def test_chains_of_every_family_have_the_log_probs_of_a_fresh_pass(case, tmp_path):
+    lm = models.load(cases.write_checkpoint(case, tmp_path), dtype="float32")
+    out = sample.power(lm, PROMPTS, num_mcmc_steps=4, block_size=6, **SMALL)
+    assert any(0 < c.acceptance_rate < 1 for c in out)
+    fresh = lm.score([PROMPTS[c.prompt_index] for c in out], [c.tokens for c in out])
+    for c, same in zip(out, fresh, strict=True):
+        np.testing.assert_allclose(c.log_probs, same, atol=2e-4)
 
 
 def test_slots_are_picked_to_fit_the_memory(tiny_qwen, monkeypatch):
