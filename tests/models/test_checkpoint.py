@@ -102,6 +102,31 @@ def test_the_text_model_of_a_checkpoint_that_reads_images(names, tmp_path, caplo
     assert "the 1 tensors of its image part are left out" in caplog.text
 
 
+def test_the_text_of_a_model_that_reads_images_is_transformers_own(tmp_path, parity):
+    import torch
+    import transformers
+
+    text = {
+        k: v for k, v in cases.CASES["gemma3"].items() if k not in ("architectures", "model_type")
+    }
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "image_size": 16, "patch_size": 8}
+    image = sizes | {"num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.Gemma3Config(
+        text_config=text, vision_config=image, mm_tokens_per_image=4, image_token_index=60
+    )
+    torch.manual_seed(0)
+    model = transformers.Gemma3ForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for x in model.parameters():
+            x.normal_(0, 0.25)
+    model.save_pretrained(tmp_path)
+    tokens = np.arange(40).reshape(2, 20)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(tokens)).logits.numpy()
+    lm = models.load(tmp_path, dtype="float32")
+    np.testing.assert_allclose(lm.logits(tokens), expected, atol=1e-4)
+
+
 def test_random_norms_multiply_by_one_where_they_add_to_their_weight(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(cases.CASES["gemma3"]))
     norms = [
