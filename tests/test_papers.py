@@ -122,6 +122,13 @@ def long_tests_of(path: str, name: str | None) -> set[tuple[str, str]]:
     return {(path, test) for test in marks(path) if name in (None, test)}
 
 
+def test_every_test_that_the_page_of_families_names_is_there():
+    named = named_tests((ROOT / "docs/reference/families.md").read_text())
+    named = [(path, name) for path, name in named if "/test_" in path]
+    assert len(named) > 20
+    assert [pair for pair in named if not long_tests_of(*pair)] == []
+
+
 def test_the_page_of_short_and_full_tests_is_right():
     claims, long = SHORT_AND_FULL.read_text().split("## What runs with --full only")
     rows = [line.strip("| ").split(" | ") for line in long.splitlines() if "`tests/" in line]

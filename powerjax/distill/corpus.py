@@ -247,7 +247,6 @@ def _eos(lm: LM) -> int | None:
 def _check_context(lm: LM, name: str, longest: int) -> None:
     """Raises ValueError where the longest example does not fit the model's context."""
     context = lm.config.max_position_embeddings
-    context = min(context, lm.config.sliding_window or context)
     if longest > context:
         raise ValueError(
             f"{name} has an example of {longest} tokens, and {lm.name} a context of {context}:"

@@ -27,11 +27,12 @@ def attention(
     whole: bool = False,
     implementation: str | None = None,
     place: NamedSharding | None = None,
+    window: int | None = None,
 ) -> jax.Array:
     """Returns causal attention, [B,T,N,H].
 
-    Key slot s is visible to a query at position p if and only if s <= p, whatever the row's
-    history.
+    Key slot s is visible to a query at position p if and only if s <= p, and p - window < s where
+    there is a window, whatever the row's history.
 
     Args:
       q: [B,T,N,H].
@@ -44,7 +45,9 @@ def attention(
         triton (decode_kernel.py) computes single-token decoding on NVIDIA GPUs and reads only the
         slots in use; everything else, and other devices, take the xla path. cudnn (NVIDIA,
         bfloat16 or float16) computes single-token decoding and whole sequences; a chunk of tokens
-        over a cached prefix takes the xla path.
+        over a cached prefix takes the xla path, and so does a window in force.
+      window: how many slots a query sees, its own included; None for all. It is in force where it
+        is shorter than S.
       place: the sharding of k and v, if they are split over devices; None if they are not.
 
     Raises ValueError for another `implementation`.
@@ -53,13 +56,17 @@ def attention(
         known = ", ".join(map(repr, IMPLEMENTATIONS))
         raise ValueError(f"attention implementation {implementation!r}: use one of {known}")
     implementation = implementation or fastest()
+    if window is not None and window >= k.shape[2]:
+        window = None
+    if implementation == "triton" and not whole and q.shape[1] == 1 and q.dtype in _TRITON_DTYPES:
+        return _triton(q, k, v, positions, window, place)
+    if window is not None:
+        return _windowed(q, k, v, positions, whole, window)
     if whole:
         kernel = _cudnn if implementation == "cudnn" else _whole
         return _spoil(kernel(q, k, jnp.where(jnp.isfinite(v), v, 0), positions), v)
     if implementation == "cudnn" and q.shape[1] == 1:
         return _cudnn(q, k, v, positions)
-    if implementation == "triton" and q.shape[1] == 1 and q.dtype in _TRITON_DTYPES:
-        return _triton(q, k, v, positions, place)
     return _xla(q, k, v, positions)
 
 
@@ -79,7 +86,14 @@ def fastest() -> str:
     return "triton" if float(device.compute_capability) >= 8 else "xla"
 
 
-def _spoil(out: jax.Array, v: jax.Array) -> jax.Array:
+def _windowed(q, k, v, positions, whole: bool, window: int) -> jax.Array:
+    """Attention with a sliding window in force, by the xla path."""
+    if not whole:
+        return _xla(q, k, v, positions, window)
+    return _spoil(_whole(q, k, jnp.where(jnp.isfinite(v), v, 0), positions, window), v, window)
+
+
+def _spoil(out: jax.Array, v: jax.Array, window: int | None = None) -> jax.Array:
     """Returns out[B,T,N,H] with NaN for the queries that see a non-finite value of v[B,K,T,H].
 
     `out` was computed with zeros in place of such values. A kernel multiplies the values after a
@@ -87,20 +101,25 @@ def _spoil(out: jax.Array, v: jax.Array) -> jax.Array:
     """
     batch, num_kv_heads, num_tokens, _ = v.shape
     index = jnp.arange(num_tokens)
-    first = jnp.min(jnp.where(jnp.isfinite(v).all(axis=-1), num_tokens, index), axis=-1)  # [B,K]
-    sees = index[:, None] >= first[:, None]  # [B,T,K]
+    is_finite = jnp.isfinite(v).all(axis=-1)  # [B,K,T]
+    if window is None:
+        first = jnp.min(jnp.where(is_finite, num_tokens, index), axis=-1)  # [B,K]
+        sees = index[:, None] >= first[:, None]  # [B,T,K]
+    else:
+        latest = jax.lax.cummax(jnp.where(is_finite, -window, index), axis=2)  # up to each query
+        sees = (latest > index - window).swapaxes(1, 2)
     grouped = out.reshape(batch, num_tokens, num_kv_heads, -1)
     return jnp.where(sees[..., None], jnp.nan, grouped).reshape(out.shape)
 
 
-def _whole(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array) -> jax.Array:
+def _whole(q, k, v, positions: jax.Array, window: int | None = None) -> jax.Array:
     """Attention of whole sequences, in blocks of queries (causal.py)."""
     batch, num_tokens, _, head_dim = q.shape
     grouped = q.reshape(batch, num_tokens, k.shape[1], -1, head_dim).transpose(0, 2, 3, 1, 4)
-    return causal_attention(grouped, k, v).transpose(0, 3, 1, 2, 4).reshape(q.shape)
+    return causal_attention(grouped, k, v, window).transpose(0, 3, 1, 2, 4).reshape(q.shape)
 
 
-def _xla(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array) -> jax.Array:
+def _xla(q, k, v, positions: jax.Array, window: int | None = None) -> jax.Array:
     """Attention over cached keys in plain matrix products, any number of tokens per row."""
     batch, num_tokens, num_heads, head_dim = q.shape
     num_kv_heads, num_slots = k.shape[1:3]
@@ -120,6 +139,8 @@ def _xla(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array) -> jax.
     scores = scores * (head_dim**-0.5)
     scores = scores.reshape(batch, num_kv_heads, groups, num_tokens, num_slots)
     visible = jnp.arange(num_slots) <= positions[:, :, None]  # [B,T,S]
+    if window is not None:
+        visible &= jnp.arange(num_slots) > positions[:, :, None] - window
     scores = jnp.where(visible[:, None, None], scores, _MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     weights = weights.reshape(batch, num_kv_heads, -1, num_slots)
@@ -130,13 +151,15 @@ def _xla(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array) -> jax.
     return out.transpose(0, 3, 1, 2, 4).reshape(q.shape).astype(q.dtype)
 
 
-def _triton(q, k, v, positions, place: NamedSharding | None) -> jax.Array:
+def _triton(q, k, v, positions, window: int | None, place: NamedSharding | None) -> jax.Array:
     """Attention of one token per row by our kernel, on NVIDIA GPUs; by XLA elsewhere."""
     from powerjax.models import decode_kernel  # Pallas takes a while to import, and not all need it
 
     def attend(*arrays):
         return jax.lax.platform_dependent(
-            *arrays, cuda=decode_kernel.decode_attention, default=_xla
+            *arrays,
+            cuda=functools.partial(decode_kernel.decode_attention, window=window),
+            default=functools.partial(_xla, window=window),
         )
 
     if place is None:

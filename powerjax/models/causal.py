@@ -1,12 +1,15 @@
 """Causal attention of whole sequences, in blocks of queries, with a backward pass of its own.
 
 A block of queries is multiplied with the keys up to its own end and no others. So nearly half the
-products are never made, and at most one block's scores [B,K,G,C,S] are alive. The backward pass
+products are never made, and at most one block's scores [B,K,G,C,S] are alive. With a sliding window
+the keys before the first query's window are left out as well. The backward pass
 computes the scores again from the saved log-sum-exp (Dao et al. 2022, FlashAttention, in plain
 matrix products). Autodiff would keep all scores and read them several times.
 
 Letters as in decoder.py; also G query heads per kv head, C queries per block.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,35 +19,38 @@ _BLOCK = 128
 _MAX_BLOCKS = 8
 
 
-@jax.custom_vjp
-def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def causal_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, window: int | None = None
+) -> jax.Array:
     """Returns attention [B,K,G,T,H] of q[B,K,G,T,H] over k, v [B,K,T,H].
 
-    The query at position t sees the keys 0..t.
+    The query at position t sees the keys 0..t, or with a window the last `window` of them.
     """
-    return _forward(q, k, v)[0]
+    return _forward(q, k, v, window)[0]
 
 
-def _forward(q, k, v):
+def _forward(q, k, v, window):
     """Returns out[B,K,G,T,H] and the log-sum-exp of each query's scores, [B,K,G,T]."""
     out, sums = [], []
     for block in _blocks(q.shape[3]):
-        scores = _scores(q, k, block)
+        keys = _keys(block, window)
+        scores = _scores(q, k, block, window)
         top = jnp.max(scores, axis=-1, keepdims=True)
         weights = jnp.exp(scores - top)
         total = jnp.sum(weights, axis=-1, keepdims=True)
-        out.append(_dot("bkqs,bksh->bkqh", weights, v[:, :, : block.stop], v.dtype) / total)
+        out.append(_dot("bkqs,bksh->bkqh", weights, v[:, :, keys], v.dtype) / total)
         sums.append((top + jnp.log(total))[..., 0])
     return jnp.concatenate(out, axis=3).astype(q.dtype), jnp.concatenate(sums, axis=3)
 
 
-def _save(q, k, v):
+def _save(q, k, v, window):
     """Returns the attention, and what the backward pass needs of the forward pass."""
-    out, sums = _forward(q, k, v)
+    out, sums = _forward(q, k, v, window)
     return out, (q, k, v, out, sums)
 
 
-def _backward(saved, d_out):
+def _backward(window, saved, d_out):
     """Returns the gradients of q, k and v."""
     q, k, v, out, sums = saved
     wide = sums.dtype
@@ -55,9 +61,9 @@ def _backward(saved, d_out):
     transposed = (*k.shape[:2], k.shape[3], k.shape[2])
     d_q, d_k, d_v = [], jnp.zeros(transposed, wide), jnp.zeros(transposed, wide)
     for block in _blocks(q.shape[3]):
-        keys = slice(0, block.stop)
+        keys = _keys(block, window)
         queries, d_block = q[:, :, :, block], d_out[:, :, :, block]
-        weights = jnp.exp(_scores(q, k, block) - sums[:, :, :, block, None])
+        weights = jnp.exp(_scores(q, k, block, window) - sums[:, :, :, block, None])
         d_weights = _dot("bkqh,bksh->bkqs", d_block, v[:, :, keys], v.dtype)
         d_scores = weights * (d_weights - inner[:, :, :, block, None]) * scale
         d_q.append(_dot("bkqs,bksh->bkqh", d_scores, k[:, :, keys], q.dtype))
@@ -83,12 +89,21 @@ def _blocks(num_tokens: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, num_tokens, size)]
 
 
-def _scores(q, k, block: slice) -> jax.Array:
-    """Returns the scaled and masked scores [B,K,G,C,S] of a block, S being the block's end."""
+def _keys(block: slice, window: int | None) -> slice:
+    """Returns the keys that any query of the block sees."""
+    return slice(0 if window is None else max(0, block.start - window + 1), block.stop)
+
+
+def _scores(q, k, block: slice, window: int | None) -> jax.Array:
+    """Returns the scaled and masked scores [B,K,G,C,S] of a block, S being the keys it sees."""
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    scores = _dot("bkqh,bksh->bkqs", q[:, :, :, block], k[:, :, : block.stop], q.dtype)
+    keys = _keys(block, window)
+    scores = _dot("bkqh,bksh->bkqs", q[:, :, :, block], k[:, :, keys], q.dtype)
     positions = jnp.arange(block.start, block.stop)
-    visible = jnp.arange(block.stop) <= positions[:, None]
+    slots = jnp.arange(keys.start, keys.stop)
+    visible = slots <= positions[:, None]
+    if window is not None:
+        visible &= slots > positions[:, None] - window
     return jnp.where(visible, scores.astype(wide) * q.shape[-1] ** -0.5, _MASKED)
 
 

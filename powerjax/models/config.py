@@ -2,14 +2,15 @@
 
 Reads the key names of transformers 4 (`rope_theta`, `rope_scaling`, `torch_dtype`) and of
 transformers 5 (`rope_parameters`, `dtype`). A setting that would change the mathematics of a
-supported family, and is not supported, is refused here by name. Settings of other families, such as
-Llama's `attention_bias`, are ignored. What differs between families is in the table of families.py.
+supported family, and is not supported, is refused here by name. Settings that a family does not
+have, such as Llama's `attention_bias` in a Qwen2, are ignored. What differs between families is in
+the table of families.py.
 """
 
 import dataclasses
 from typing import Any
 
-from powerjax.models import families, rope_config
+from powerjax.models import families, rope_config, window_config
 from powerjax.models.families import Family
 from powerjax.models.json_file import damaged, number, switch, whole_number
 from powerjax.models.rope_config import RopeConfig, first_given
@@ -26,7 +27,8 @@ _NEEDED_KEYS = (
     "rms_norm_eps",
 )
 _SIZES = (*_NEEDED_KEYS[:-1], "num_key_value_heads", "head_dim")
-_LAYER_TYPES = ("full_attention", "sliding_attention")
+# What a checkpoint that reads images too says about its text model outside `text_config`.
+_OF_THE_WHOLE = ("quantization_config", "tie_word_embeddings")
 _FILE = "config.json"
 
 
@@ -36,8 +38,12 @@ class ModelConfig:
 
     architecture: names the model's family, a row of the table in families.py.
     max_position_embeddings: the longest sequence, prompt and completion, in tokens.
-    qkv_bias: whether q_proj, k_proj and v_proj have a bias; `from_hf` takes it from the family.
+    qkv_bias, o_bias, mlp_bias: whether q_proj, k_proj and v_proj have a bias, whether o_proj has,
+        and whether the feed-forward's layers have; `from_hf` takes them from family and file.
     sliding_window: the window in tokens, if it is in force on any layer; None otherwise.
+    full_layers: the numbers of the layers that see everything although there is a window.
+    local_rope: the rotary embedding of layers with a window, where it is one of their own.
+    query_pre_attn_scalar: scores are divided by its root; None stands for H.
     initializer_range: the standard deviation of random matrices.
     """
 
@@ -56,16 +62,33 @@ class ModelConfig:
     qkv_bias: bool = True
     sliding_window: int | None = None
     initializer_range: float = 0.02
+    o_bias: bool = False
+    mlp_bias: bool = False
+    full_layers: tuple[int, ...] = ()
+    local_rope: RopeConfig | None = None
+    query_pre_attn_scalar: float | None = None
 
     @property
     def family(self) -> Family:
         """The row of the table in families.py that `architecture` names."""
         return families.named(self.architecture)
 
+    @property
+    def query_factor(self) -> float:
+        """What queries are multiplied by, beside the H^(-1/2) of every attention's scores."""
+        if self.query_pre_attn_scalar is None:
+            return 1.0
+        return (self.head_dim / self.query_pre_attn_scalar) ** 0.5
+
+    def window(self, layer: int) -> int | None:
+        """How many tokens a token of the layer sees, itself included; None for all."""
+        return None if layer in self.full_layers else self.sliding_window
+
     @classmethod
     def from_hf(cls, hf: dict[str, Any]) -> "ModelConfig":
         """Reads the dict of a config.json. Raises ValueError that names what is wrong in it."""
         family = _family(hf)
+        hf = dict(family.defaults) | (_text_part(hf) if families.reads_images(hf) else hf)
         missing = [key for key in _NEEDED_KEYS if hf.get(key) is None]
         if missing:
             raise ValueError(
@@ -83,6 +106,9 @@ class ModelConfig:
                 f"num_attention_heads {num_heads} is no multiple of "
                 f"num_key_value_heads {num_kv_heads}: config.json is damaged"
             )
+        window, full_layers = window_config.read(hf, family)
+        scalar = number(hf, "query_pre_attn_scalar", file=_FILE) if family.query_scalar else None
+        scalar = None if scalar == head_dim else scalar
         return cls(
             architecture=family.architecture,
             vocab_size=sizes["vocab_size"],
@@ -96,8 +122,13 @@ class ModelConfig:
             rope=rope_config.read(hf, family, head_dim, max_length),
             max_position_embeddings=max_length,
             tie_word_embeddings=switch(hf, "tie_word_embeddings", file=_FILE),
-            qkv_bias=family.qkv_bias,
-            sliding_window=_sliding_window(hf, family),
+            **_biases(hf, family),
+            sliding_window=window,
+            full_layers=full_layers,
+            local_rope=(
+                rope_config.read_local(hf) if family.local_rope and window is not None else None
+            ),
+            query_pre_attn_scalar=scalar,
             initializer_range=first_given(
                 number(hf, "initializer_range", file=_FILE, zero=True), 0.02
             ),
@@ -108,7 +139,7 @@ class ModelConfig:
         hf = {
             "architectures": [self.architecture],
             "model_type": self.family.model_type,
-            "hidden_act": self.family.activation,
+            self.family.activation_key: self.family.activation,
             "vocab_size": self.vocab_size,
             "hidden_size": self.hidden_size,
             "intermediate_size": self.intermediate_size,
@@ -120,13 +151,16 @@ class ModelConfig:
             "max_position_embeddings": self.max_position_embeddings,
             "tie_word_embeddings": self.tie_word_embeddings,
             "initializer_range": self.initializer_range,
-            "sliding_window": self.sliding_window,
-            **rope_config.as_hf(self.rope),
+            **window_config.as_hf(
+                self.sliding_window, self.full_layers, self.num_layers, self.family
+            ),
+            **rope_config.as_hf(self.rope, self.local_rope),
+            **{key: getattr(self, names[0]) for key, names in self.family.bias_keys.items()},
             **dict.fromkeys(self.family.null_tokens),
         }
-        if self.family.window_switch:
-            hf["use_sliding_window"] = self.sliding_window is not None
-            hf["max_window_layers"] = self.num_layers if self.sliding_window is None else 0
+        if self.family.query_scalar:
+            scalar = first_given(self.query_pre_attn_scalar, float(self.head_dim))
+            hf["query_pre_attn_scalar"] = int(scalar) if scalar.is_integer() else scalar
         return hf
 
     def check_length(self, total_length: int) -> None:
@@ -138,12 +172,6 @@ class ModelConfig:
             raise ValueError(
                 f"{total_length} tokens (prompt and completion) are more than the model's context "
                 f"of {self.max_position_embeddings}: shorten the prompt or max_new_tokens"
-            )
-        if self.sliding_window is not None and total_length > self.sliding_window:
-            raise ValueError(
-                f"{total_length} tokens (prompt and completion) are more than the model's sliding "
-                f"window of {self.sliding_window}, and windowed attention is not supported: "
-                "shorten the prompt or max_new_tokens"
             )
 
     def long_context(self, total_length: int) -> bool:
@@ -162,12 +190,30 @@ def _family(hf: dict[str, Any]) -> Family:
     return families.of_config(hf)
 
 
+def _text_part(hf: dict[str, Any]) -> dict[str, Any]:
+    """Returns the config of the text model in that of a model that reads images."""
+    text = hf.get("text_config")
+    if not isinstance(text, dict):
+        raise damaged(_FILE, "text_config", text, "an object")
+    return {key: hf[key] for key in _OF_THE_WHOLE if key in hf} | text
+
+
+def _biases(hf: dict[str, Any], family: Family) -> dict[str, bool]:
+    """Returns the fields of ModelConfig that say which layers have a bias."""
+    fields = {"qkv_bias": family.qkv_bias}
+    for key, names in family.bias_keys.items():
+        fields |= dict.fromkeys(names, switch(hf, key, file=_FILE))
+    return fields
+
+
 def _refuse_unsupported(hf: dict[str, Any], family: Family) -> None:
     """Raises ValueError for settings that would change what the decoder computes."""
-    if hf.get("hidden_act", family.activation) != family.activation:
-        raise ValueError(
-            f"hidden_act {hf['hidden_act']!r} is not supported, only {family.activation!r}"
-        )
+    key = family.activation_key
+    if hf.get(key, family.activation) != family.activation:
+        raise ValueError(f"{key} {hf[key]!r} is not supported, only {family.activation!r}")
+    for key in family.refused:
+        if hf.get(key) not in (None, False):
+            raise ValueError(f"{key} {hf[key]!r} is not supported for {family.architecture}")
     if hf.get("quantization_config"):
         settings = hf["quantization_config"]
         method = settings.get("quant_method") if isinstance(settings, dict) else None
@@ -177,29 +223,3 @@ def _refuse_unsupported(hf: dict[str, Any], family: Family) -> None:
         raise ValueError(
             "dual chunk attention is not supported: take the model without a context of 1M"
         )
-
-
-def _sliding_window(hf: dict[str, Any], family: Family) -> int | None:
-    """Returns the window in tokens, or None where it is in force on no layer.
-
-    A Qwen2 config.json names a window that usually is not in force.
-    """
-    in_use = not family.window_switch or switch(hf, "use_sliding_window", file=_FILE)
-    window = whole_number(hf, "sliding_window", file=_FILE, least=1 if in_use else 0)
-    # Layers from `max_window_layers` on have the window; transformers' default is 28.
-    first_window_layer = first_given(whole_number(hf, "max_window_layers", file=_FILE, least=0), 28)
-    layer_types = hf.get("layer_types")
-    if not isinstance(layer_types, list | None):
-        raise damaged(_FILE, "layer_types", layer_types, "a list")
-    unread = [kind for kind in layer_types or () if kind not in _LAYER_TYPES]
-    if unread:
-        raise ValueError(
-            f"layer_types has {unread[0]!r}, only {' and '.join(_LAYER_TYPES)} are read"
-        )
-    if not family.window_switch or window is None:
-        return window
-    if not in_use:
-        return None
-    if layer_types is not None:
-        return window if "sliding_attention" in layer_types else None
-    return window if first_window_layer < hf["num_hidden_layers"] else None

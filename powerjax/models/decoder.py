@@ -7,11 +7,14 @@ Shape letters, here and in every file of this package: B rows, S cache slots, T 
 heads, K kv heads, H head dim, D model, F ffw, V vocabulary, L layers. Kernels are [in, out].
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -19,10 +22,16 @@ from powerjax.models import lora, rope
 from powerjax.models.attention import attention
 from powerjax.models.cache import KVCache, cache_sharding, write_layer
 from powerjax.models.config import ModelConfig
-from powerjax.models.layers import Embedding, Linear, RMSNorm, Unembedding, fork
-from powerjax.models.layers import by_row as by_row  # earlier versions had it here
+from powerjax.models.layers import Embedding, Linear, Unembedding, fork, rms_norm
+from powerjax.models.layers import RMSNorm as RMSNorm  # earlier versions had it here
+from powerjax.models.layers import by_row as by_row  # and this
 from powerjax.models.layers import precision as precision  # and this
 from powerjax.models.sharding import param_sharding
+
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": nn.silu,
+    "gelu_pytorch_tanh": functools.partial(nn.gelu, approximate=True),
+}
 
 
 def gather(
@@ -50,19 +59,24 @@ class SelfAttention(nn.Module):
 
     implementation: the kernel behind it, see attention.py.
     mesh: the devices, if the layer is split over the mesh's "model" axis; None if it is not.
+    window: how many tokens each token sees, itself included; None for all.
     """
 
     config: ModelConfig
     dtype: jnp.dtype
     implementation: str | None = None
     mesh: Mesh | None = None
+    window: int | None = None
 
     def setup(self):
         c = self.config
         self.q_proj = Linear(c.num_heads * c.head_dim, c, self.dtype, c.qkv_bias)
         self.k_proj = Linear(c.num_kv_heads * c.head_dim, c, self.dtype, c.qkv_bias)
         self.v_proj = Linear(c.num_kv_heads * c.head_dim, c, self.dtype, c.qkv_bias)
-        self.o_proj = Linear(c.hidden_size, c, self.dtype)
+        self.o_proj = Linear(c.hidden_size, c, self.dtype, c.o_bias)
+        has_norms = c.family.qk_norm is not None
+        self.q_norm = rms_norm(c, self.dtype) if has_norms else None
+        self.k_norm = rms_norm(c, self.dtype) if has_norms else None
 
     def __call__(self, x, positions, cos_sin, layer_cache, dropout=None):
         """Returns y[B,T,D] and this layer's new (k, v), each [B,K,S,H].
@@ -76,12 +90,11 @@ class SelfAttention(nn.Module):
           dropout: drops inputs of the adapters, in training only.
         """
         batch, num_tokens, _ = x.shape
-        head_dim = self.config.head_dim
         x, side = fork(x) if self.mesh is not None else (x, None)
-        q = self.q_proj(x, dropout, side).reshape(batch, num_tokens, -1, head_dim)
-        k = self.k_proj(x, dropout, side).reshape(batch, num_tokens, -1, head_dim)
-        v = self.v_proj(x, dropout, side).reshape(batch, num_tokens, -1, head_dim)
-        q, k = rope.rotate(q, *cos_sin), rope.rotate(k, *cos_sin)
+        q = self._heads(self.q_proj(x, dropout, side), self.q_norm)
+        k = self._heads(self.k_proj(x, dropout, side), self.k_norm)
+        v = self._heads(self.v_proj(x, dropout, side))
+        q, k = rope.rotate(q, *cos_sin, self.config.query_factor), rope.rotate(k, *cos_sin)
         place = None if self.mesh is None else cache_sharding(self.config, self.mesh)
         if layer_cache is None:
             keys, values = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
@@ -94,13 +107,21 @@ class SelfAttention(nn.Module):
             positions,
             whole=layer_cache is None,
             implementation=self.implementation,
+            window=self.window,
             place=place,
         )
         return self.o_proj(out.reshape(batch, num_tokens, -1), dropout), (keys, values)
 
+    def _heads(self, y: jax.Array, norm: nn.Module | None = None) -> jax.Array:
+        """Returns y[B,T,N*H] as [B,T,N,H], normed as a whole or head by head if there is a norm."""
+        if norm is not None and self.config.family.qk_norm == "all":
+            y = norm(y)
+        y = y.reshape(*y.shape[:2], -1, self.config.head_dim)
+        return norm(y) if norm is not None and self.config.family.qk_norm == "head" else y
+
 
 class MLP(nn.Module):
-    """The gated feed-forward block: down( silu(gate(x)) * up(x) )."""
+    """The gated feed-forward block: down( activation(gate(x)) * up(x) )."""
 
     config: ModelConfig
     dtype: jnp.dtype
@@ -108,40 +129,51 @@ class MLP(nn.Module):
 
     def setup(self):
         c = self.config
-        self.gate_proj = Linear(c.intermediate_size, c, self.dtype)
-        self.up_proj = Linear(c.intermediate_size, c, self.dtype)
-        self.down_proj = Linear(c.hidden_size, c, self.dtype)
+        self.gate_proj = Linear(c.intermediate_size, c, self.dtype, c.mlp_bias)
+        self.up_proj = Linear(c.intermediate_size, c, self.dtype, c.mlp_bias)
+        self.down_proj = Linear(c.hidden_size, c, self.dtype, c.mlp_bias)
 
     def __call__(self, x: jax.Array, dropout: lora.Dropout | None = None) -> jax.Array:
         x, side = fork(x) if self.split else (x, None)
-        gated = nn.silu(self.gate_proj(x, dropout, side)) * self.up_proj(x, dropout, side)
+        activation = _ACTIVATIONS[self.config.family.activation]
+        gated = activation(self.gate_proj(x, dropout, side)) * self.up_proj(x, dropout, side)
         return self.down_proj(gated, dropout)
 
 
 class Block(nn.Module):
-    """One pre-norm layer; the fields are those of `SelfAttention`."""
+    """One layer, with norms where its family has them (`families.LayerNorms`).
+
+    The fields are those of `SelfAttention`.
+    """
 
     config: ModelConfig
     dtype: jnp.dtype
     implementation: str | None = None
     mesh: Mesh | None = None
+    window: int | None = None
 
     def setup(self):
-        epsilon = self.config.rms_norm_eps
-        self.input_layernorm = RMSNorm(epsilon, self.dtype)
-        self.self_attn = SelfAttention(self.config, self.dtype, self.implementation, self.mesh)
-        self.post_attention_layernorm = RMSNorm(epsilon, self.dtype)
+        for name in filter(None, self.config.family.layer_norms):
+            setattr(self, name, rms_norm(self.config, self.dtype))
+        self.self_attn = SelfAttention(
+            self.config, self.dtype, self.implementation, self.mesh, self.window
+        )
         self.mlp = MLP(self.config, self.dtype, self.mesh is not None)
 
     def __call__(self, x, positions, cos_sin, layer_cache, dropout=None):
+        norms = self.config.family.layer_norms
         with jax.named_scope("attention"):
-            y, layer_cache = self.self_attn(
-                self.input_layernorm(x), positions, cos_sin, layer_cache, dropout
-            )
-            x = x + y
+            y = self._normed(norms.before_attention, x)
+            y, layer_cache = self.self_attn(y, positions, cos_sin, layer_cache, dropout)
+            x = x + self._normed(norms.after_attention, y)
         with jax.named_scope("mlp"):
-            x = x + self.mlp(self.post_attention_layernorm(x), dropout)
+            y = self.mlp(self._normed(norms.before_mlp, x), dropout)
+            x = x + self._normed(norms.after_mlp, y)
         return x, layer_cache
+
+    def _normed(self, name: str | None, x: jax.Array) -> jax.Array:
+        """Returns the norm of that name of x, or x where there is none."""
+        return x if name is None else getattr(self, name)(x)
 
 
 class CausalLM(nn.Module):
@@ -177,8 +209,11 @@ class CausalLM(nn.Module):
             block = nn.remat(block)
         split = self.mesh is not None and self.mesh.shape["model"] > 1
         mesh = self.mesh if split else None
-        self.layers = [block(c, self.dtype, self.implementation, mesh) for _ in range(c.num_layers)]
-        self.norm = RMSNorm(c.rms_norm_eps, self.dtype)
+        self.layers = [
+            block(c, self.dtype, self.implementation, mesh, c.window(i))
+            for i in range(c.num_layers)
+        ]
+        self.norm = rms_norm(c, self.dtype)
         if not c.tie_word_embeddings:
             self.lm_head = Unembedding(c, self.dtype)
 
@@ -203,12 +238,17 @@ class CausalLM(nn.Module):
             self.unembed(jnp.zeros((1, self.config.hidden_size), self.dtype))
         with jax.named_scope("embed"):
             x = self.embed_tokens(tokens)
-        cos_sin = rope.cos_sin(positions, self.config, self.long_context)
+            if self.config.family.scaled_embeddings:
+                x = x * jnp.asarray(np.float32(self.config.hidden_size**0.5), self.dtype)
+        cos_sin = local = rope.cos_sin(positions, self.config, self.long_context)
+        if self.config.local_rope is not None:
+            local = rope.cos_sin(positions, self.config, self.long_context, local=True)
         keys, values = [], []
         for i, layer in enumerate(self.layers):
             layer_cache = None if cache is None else (cache.k[i], cache.v[i])
+            turns = cos_sin if self.config.window(i) is None else local
             with jax.named_scope(f"layer_{i}"):
-                x, (k, v) = layer(self._by_rows(x), positions, cos_sin, layer_cache, dropout)
+                x, (k, v) = layer(self._by_rows(x), positions, turns, layer_cache, dropout)
             keys.append(k)
             values.append(v)
         return self.norm(self._by_rows(x)), KVCache(tuple(keys), tuple(values))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from powerjax.models import checkpoint, lora, peft, scoring, text, weight_files, weight_hash
+from powerjax.models import checkpoint, lora, peft, scoring, text, weight_hash
 from powerjax.models import prompts as prompts_lib
 from powerjax.models.config import ModelConfig
 from powerjax.models.decoder import CausalLM
@@ -250,7 +250,7 @@ def load(
         seed = scalars.key_seed(seed)
         stored, params = None, checkpoint.random_params(config, dtype, mesh, seed, fsdp=fsdp)
     else:
-        stored = weight_files.read_headers(folder, hf_config.get("transformers_weights"))
+        stored = checkpoint.read_headers(folder, hf_config)
         config = checkpoint.fit(config, stored, dtype, folder)
         params = checkpoint.load_params(stored, config, dtype, mesh, fsdp=fsdp)
     return LM(
@@ -287,7 +287,7 @@ def adapted(lm: LM, adapter: str, *, revision: str | None = None) -> LM:
     if lm.weights is None or not lm.weights.startswith("random-"):
         folder = checkpoint.find_folder(lm.name, revision=revision)
         hf_config = checkpoint.read_config(folder)
-        stored = weight_files.read_headers(folder, hf_config.get("transformers_weights"))
+        stored = checkpoint.read_headers(folder, hf_config)
     return dataclasses.replace(
         lm,
         adapter=peft.load(adapter, lm.config, lm.mesh, base=stored, dtype=lm.dtype),

@@ -54,17 +54,32 @@ by_row.defvjp(lambda x, factor: (x * factor, (x, factor)), _by_row_backward)
 
 
 class RMSNorm(nn.Module):
-    """Computes x / rms(x) * scale, with the mean square in float32."""
+    """Computes x / rms(x) * (offset + scale), with the mean square in float32.
+
+    offset: what the family's norms add to the weight that they store.
+    wide: whether the product with the scale is made in float32 too, before it is rounded.
+    """
 
     epsilon: float
     dtype: jnp.dtype
+    offset: int = 0
+    wide: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.dtype)
+        init = nn.initializers.constant(1 - self.offset)
+        scale = self.param("scale", init, (x.shape[-1],), self.dtype)
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         wide = by_row(wide, jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.epsilon))
-        return scale * wide.astype(x.dtype)
+        if self.wide:
+            return ((self.offset + scale.astype(wide.dtype)) * wide).astype(x.dtype)
+        return (self.offset + scale if self.offset else scale) * wide.astype(x.dtype)
+
+
+def rms_norm(config: ModelConfig, dtype: jnp.dtype) -> RMSNorm:
+    """Returns a norm as the model's family has it."""
+    family = config.family
+    return RMSNorm(config.rms_norm_eps, dtype, family.norm_offset, family.wide_norms)
 
 
 class Linear(nn.Module):

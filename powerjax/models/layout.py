@@ -33,6 +33,12 @@ def tensors(config: ModelConfig) -> dict[str, Tensor]:
     """
     c = config
     q_size, kv_size = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+    biases = {"q": c.qkv_bias, "k": c.qkv_bias, "v": c.qkv_bias, "o": c.o_bias}
+    biases |= dict.fromkeys(("gate", "up", "down"), c.mlp_bias)
+    # Norms of q and k: their sizes.
+    qk_norms = {"q": q_size, "k": kv_size} if c.family.qk_norm == "all" else {}
+    if c.family.qk_norm == "head":
+        qk_norms = {"q": c.head_dim, "k": c.head_dim}
     linears: tuple[tuple[str, tuple[str, ...], tuple[int, ...], int], ...] = (
         # block, layers that read the same input, their output sizes, their input size
         ("self_attn", ("q", "k", "v"), (q_size, kv_size, kv_size), c.hidden_size),
@@ -43,8 +49,11 @@ def tensors(config: ModelConfig) -> dict[str, Tensor]:
     table = {"embed_tokens/embedding": _embedding(c, EMBEDDINGS)}
     for i in range(c.num_layers):
         layer, stored = f"layers_{i}", f"model.layers.{i}"
-        for norm in c.family.layer_norms:
+        for norm in filter(None, c.family.layer_norms):
             table[f"{layer}/{norm}/scale"] = _vector(c.hidden_size, f"{stored}.{norm}.weight")
+        for name, size in qk_norms.items():
+            norm = f"self_attn.{name}_norm.weight"
+            table[f"{layer}/self_attn/{name}_norm/scale"] = _vector(size, f"{stored}.{norm}")
         for block, names, sizes, in_size in linears:
             fused_name = c.family.fused.get(names)
             start = 0
@@ -56,7 +65,7 @@ def tensors(config: ModelConfig) -> dict[str, Tensor]:
                 else:
                     place, rows = (f"{own_name}.weight", 0, size), size
                 table[f"{path}/kernel"] = Tensor((in_size, size), *place, rows, True)
-                if c.qkv_bias and name in ("q", "k", "v"):
+                if biases[name]:
                     table[f"{path}/bias"] = _vector(size, f"{own_name}.bias")
                 start += size
     table["norm/scale"] = _vector(c.hidden_size, "model.norm.weight")

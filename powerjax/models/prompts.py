@@ -191,6 +191,10 @@ def _rendered(lm: Encoder, messages: list, what: str) -> str:
         label = f"{what}, message {i}"
         if not isinstance(message, Mapping):
             raise ValueError(f"{label} is {_kind(message)}: give a dict with a role and a content")
+        if isinstance(message.get("content"), list):
+            raise ValueError(
+                f"{label} has a content of parts, such as images: only text is read, give a string"
+            )
         for field in ("role", "content"):
             if not isinstance(message.get(field), str):
                 raise ValueError(

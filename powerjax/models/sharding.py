@@ -24,8 +24,11 @@ PARAM_SPECS = (
     (r"self_attn/[qkv]_proj/kernel$", P(None, "model")),
     (r"self_attn/[qkv]_proj/bias$", P("model")),
     (r"self_attn/o_proj/kernel$", P("model", None)),
+    (r"self_attn/[qk]_norm/scale$", P()),
     (r"mlp/(gate|up)_proj/kernel$", P(None, "model")),
+    (r"mlp/(gate|up)_proj/bias$", P("model")),
     (r"mlp/down_proj/kernel$", P("model", None)),
+    (r"(o|down)_proj/bias$", P()),
     (r"norm/scale$", P()),
     (r"_layernorm/scale$", P()),
 )

@@ -41,11 +41,15 @@ def load_tokenizer(folder: str | Path):
 def stop_ids(folder: str | Path, hf_config: dict) -> tuple[int, ...]:
     """Returns all eos ids of generation_config.json, or where it names none, of config.json.
 
-    Returns () where neither names any. Raises ValueError for ids that are not whole numbers.
+    Where neither names any, they are those of the `text_config` in config.json, and () where that
+    has none. Raises ValueError for ids that are not whole numbers.
     """
     path = Path(folder) / "generation_config.json"
     generation = json_file.read(path) if path.is_file() else {}
-    for name, source in ((path.name, generation), ("config.json", hf_config)):
+    text_part = hf_config.get("text_config")
+    text_part = text_part if isinstance(text_part, dict) else {}
+    files = ((path.name, generation), ("config.json", hf_config), ("config.json", text_part))
+    for name, source in files:
         ids = source.get("eos_token_id")
         if ids is None:
             continue

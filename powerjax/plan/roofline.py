@@ -130,7 +130,8 @@ def _prefill_bytes(c: ModelConfig, axis: int, longest_prompt: int, itemsize: int
     One block of attention scores in float32 is counted as well.
     """
     rows, width = shapes_lib.prefill_shape(longest_prompt)
-    wide = 4 * c.hidden_size + 3 * c.intermediate_size // axis
+    # Half of the arrays of width D are q's and attention's, whose width need not be D.
+    wide = 2 * (c.hidden_size + c.num_heads * c.head_dim) + 3 * c.intermediate_size // axis
     scores = 2 * 4 * -(-c.num_heads // axis) * min(width, max(128, width // 8))
     return rows * width * (wide * itemsize + scores)
 
@@ -207,10 +208,11 @@ def _training(
     adapters = lora.shapes(c, lora_config or LoraConfig())
     adapter = 3 * 4 * _count(adapters)
     # A row computes one example at a time. The inputs of every layer are kept. What is computed
-    # within a layer (arrays of width D and F) is kept for all layers, or with remat for one layer
-    # at a time, forward and backward.
+    # within a layer (arrays of width D, N * H and F) is kept for all layers, or with remat for one
+    # layer at a time, forward and backward.
     inputs = length * c.hidden_size * 2
-    within = length * (8 * c.hidden_size + 6 * c.intermediate_size // axis) * 2
+    wide = 4 * (c.hidden_size + c.num_heads * c.head_dim) + 6 * c.intermediate_size // axis
+    within = length * wide * 2
     layers = c.num_layers * inputs + within * (2 if remat else c.num_layers)
     # The head's weights, which fsdp gathers once for the forward and the backward pass.
     head = c.hidden_size * c.vocab_size * 2 // axis if fsdp else 0

@@ -7,6 +7,7 @@ import shlex
 import pytest
 
 from tests.experiments import programs
+from tests.models import published
 
 _HF = {
     "architectures": ["Qwen2ForCausalLM"],
@@ -49,6 +50,9 @@ def plans(tmp_path_factory):
         "no model": [f"--model={folder}/none"],
         "too good": [seven, "--efficiency=2"],
     }
+    for name, hf in published.CONFIGS.items():
+        (folder / f"{name}.json").write_text(json.dumps(hf))
+        asked[name] = [f"--model={folder}/{name}.json", "--hardware=h100-80gb:1"]
     return dict(zip(asked, programs.ends("experiments.plan", list(asked.values())), strict=True))
 
 
@@ -71,6 +75,16 @@ def test_memory_tokens_hours_and_the_commands_are_said(plans):
     code, out, err = plans["pod"]
     assert code == 0, err
     assert "bash launch/tpu_pod.sh NAME ZONE" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [("Qwen3-8B", 15.26), ("Llama-3.1-8B", 14.96), ("gemma-3-12b", 21.92)],
+)
+def test_models_of_other_families_are_planned(name, weights, plans):
+    code, out, err = plans[name]
+    assert code == 0, err
+    assert re.search(rf"^ +1 +1 +{weights} .* \*$", out, re.M)
 
 
 def test_at_the_full_length_expected_is_at_most(plans):

@@ -56,6 +56,49 @@ _PHI3 = {
     "eos_token_id": None,
     "pad_token_id": None,
 }
+# What the families below have in common. H is not D / N, so that a mistake of one for the other is
+# one of shapes.
+_OTHERS = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 12,
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10_000.0,
+    "tie_word_embeddings": False,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+_LLAMA = _OTHERS | {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+_QWEN3 = _OTHERS | {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
+_MISTRAL = _OTHERS | {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+_OLMO2 = _OTHERS | {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2"}
+_GEMMA3 = _OTHERS | {
+    "architectures": ["Gemma3ForCausalLM"],
+    "model_type": "gemma3_text",
+    "hidden_activation": "gelu_pytorch_tanh",
+    "num_hidden_layers": 6,
+    "rope_theta": 1_000_000.0,
+    "rope_local_base_freq": 10_000.0,
+    "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+    "query_pre_attn_scalar": 20,
+    "sliding_window": 8,
+    "tie_word_embeddings": True,
+}
+# Of the 6 frequencies of 12 numbers two turn more than once in 32 tokens, the third .24 times, and
+# the others less than a tenth.
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 0.1,
+    "high_freq_factor": 1.0,
+    "original_max_position_embeddings": 32,
+}
 _LONGROPE = {
     "type": "longrope",
     "short_factor": [1.0, 1.1, 1.25, 1.5, 1.75, 2.0],
@@ -71,6 +114,32 @@ CASES = {
     | {"original_max_position_embeddings": 128, "rope_scaling": _LONGROPE},
     "phi3_longrope_long": _PHI3
     | {"original_max_position_embeddings": 16, "rope_scaling": _LONGROPE},
+    "phi4_mini": _PHI3
+    | {
+        "hidden_size": 64,
+        "num_key_value_heads": 2,
+        "partial_rotary_factor": 0.75,
+        "original_max_position_embeddings": 16,
+        "rope_scaling": _LONGROPE,
+        "tie_word_embeddings": True,
+    },
+    "qwen2_window": _QWEN2 | {"use_sliding_window": True, "max_window_layers": 1},
+    "llama3": _LLAMA | {"rope_scaling": _LLAMA3, "attention_bias": True, "mlp_bias": True},
+    "smollm2": _LLAMA | {"head_dim": None, "tie_word_embeddings": True},
+    "llama_linear": _LLAMA | {"rope_scaling": {"type": "linear", "factor": 4.0}},
+    "qwen3": _QWEN3 | {"rope_theta": 1_000_000.0},
+    "qwen3_bias": _QWEN3 | {"attention_bias": True, "tie_word_embeddings": True},
+    "mistral": _MISTRAL | {"sliding_window": None},
+    "mistral_window": _MISTRAL | {"sliding_window": 8},
+    "gemma3": _GEMMA3,
+    "olmo2": _OLMO2,
+}
+
+
+_TWO_NORMS = ("input_layernorm", "post_attention_layernorm")
+_NORMS = {
+    "gemma3_text": (*_TWO_NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm"),
+    "olmo2": ("post_attention_layernorm", "post_feedforward_layernorm"),
 }
 
 
@@ -116,37 +185,53 @@ def prefixes(inputs: Inputs) -> list[np.ndarray]:
 def weights(hf: dict, seed: int) -> dict[str, np.ndarray]:
     """Returns random float32 tensors by their names in a Hugging Face checkpoint.
 
-    phi3 has fused projections without biases. Every other family gets separate ones with biases of
-    q, k and v, so a family without these needs a branch here.
+    phi3 has fused projections. Which others have biases and norms follows from the model type.
 
     hf: the checkpoint's config.json.
     """
+    kind = hf["model_type"]
     hidden, ffw, heads = hf["hidden_size"], hf["intermediate_size"], hf["num_attention_heads"]
-    head_dim = hidden // heads
-    kv_size = hf["num_key_value_heads"] * head_dim
+    head_dim = hf.get("head_dim") or hidden // heads
+    q_size, kv_size = heads * head_dim, hf["num_key_value_heads"] * head_dim
     shapes = {"model.embed_tokens.weight": (VOCABULARY, hidden), "model.norm.weight": (hidden,)}
     if not hf.get("tie_word_embeddings", False):
         shapes["lm_head.weight"] = (VOCABULARY, hidden)
+    linears = {
+        "self_attn.q_proj": (q_size, hidden),
+        "self_attn.k_proj": (kv_size, hidden),
+        "self_attn.v_proj": (kv_size, hidden),
+        "self_attn.o_proj": (hidden, q_size),
+        "mlp.gate_proj": (ffw, hidden),
+        "mlp.up_proj": (ffw, hidden),
+        "mlp.down_proj": (hidden, ffw),
+    }
+    if kind == "phi3":
+        linears = {
+            "self_attn.qkv_proj": (q_size + 2 * kv_size, hidden),
+            "self_attn.o_proj": (hidden, q_size),
+            "mlp.gate_up_proj": (2 * ffw, hidden),
+            "mlp.down_proj": (hidden, ffw),
+        }
+    biased = ("q_proj", "k_proj", "v_proj") if kind == "qwen2" else ()
+    biased += ("q_proj", "k_proj", "v_proj", "o_proj") if hf.get("attention_bias") else ()
+    biased += ("gate_proj", "up_proj", "down_proj") if hf.get("mlp_bias") else ()
+    norms = {f"{name}.weight": (hidden,) for name in _NORMS.get(kind, _TWO_NORMS)}
+    if kind in ("qwen3", "gemma3_text", "olmo2"):
+        sizes = (q_size, kv_size) if kind == "olmo2" else (head_dim, head_dim)
+        norms |= {f"self_attn.{x}_norm.weight": (n,) for x, n in zip("qk", sizes, strict=True)}
     for i in range(hf["num_hidden_layers"]):
         layer = f"model.layers.{i}"
-        shapes[f"{layer}.input_layernorm.weight"] = (hidden,)
-        shapes[f"{layer}.post_attention_layernorm.weight"] = (hidden,)
-        shapes[f"{layer}.self_attn.o_proj.weight"] = (hidden, hidden)
-        shapes[f"{layer}.mlp.down_proj.weight"] = (hidden, ffw)
-        if hf["model_type"] == "phi3":
-            shapes[f"{layer}.self_attn.qkv_proj.weight"] = (hidden + 2 * kv_size, hidden)
-            shapes[f"{layer}.mlp.gate_up_proj.weight"] = (2 * ffw, hidden)
-            continue
-        for name, size in (("q", hidden), ("k", kv_size), ("v", kv_size)):
-            shapes[f"{layer}.self_attn.{name}_proj.weight"] = (size, hidden)
-            shapes[f"{layer}.self_attn.{name}_proj.bias"] = (size,)
-        for name in ("gate", "up"):
-            shapes[f"{layer}.mlp.{name}_proj.weight"] = (ffw, hidden)
+        shapes |= {f"{layer}.{name}": shape for name, shape in norms.items()}
+        for name, shape in linears.items():
+            shapes[f"{layer}.{name}.weight"] = shape
+            if name.endswith(biased):
+                shapes[f"{layer}.{name}.bias"] = shape[:1]
+    mean = 0.0 if kind == "gemma3_text" else 1.0  # of the norms' weights, to which Gemma adds 1
     tensors = {}
     for name, shape in shapes.items():
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
         values = 0.25 * rng.standard_normal(shape)
-        tensors[name] = (values + 1.0 if "norm" in name else values).astype(np.float32)
+        tensors[name] = (values + mean if "norm" in name else values).astype(np.float32)
     return tensors
 
 

@@ -1,10 +1,12 @@
 """Makes the golden files of the parity tests from transformers (needs torch).
 
-    python -m tests.golden.make
+    python -m tests.golden.make [CASE ...]
 
-writes tests/golden/CASE.npz, float32 logits and greedy tokens, for every case of cases.py.
+writes tests/golden/CASE.npz, float32 logits and greedy tokens, for the cases named or else for
+every case of cases.py.
 """
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -71,7 +73,7 @@ def reference(folder: Path, inputs: cases.Inputs) -> dict[str, np.ndarray]:
 
 
 def main():
-    for case in cases.CASES:
+    for case in sys.argv[1:] or cases.CASES:
         with tempfile.TemporaryDirectory() as folder:
             cases.write_checkpoint(case, Path(folder), GOLDEN_SEED)
             arrays = reference(Path(folder), cases.inputs(GOLDEN_SEED))

@@ -1,12 +1,13 @@
 """LoRA in peft and torch: a random adapter's logits, and the adapter after AdamW steps.
 
-    python -m tests.golden.training
+    python -m tests.golden.training [CASE ...]
 
 writes tests/golden/lora_CASE.npz. Phi3's checkpoint fuses q, k, v into one layer, and gate, up into
 another. So the seven layers are trained in a LlamaForCausalLM that has the same weights unfused and
 computes the same function.
 """
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 from powerjax.models.lora import TARGETS
 from tests.golden import cases
 
-CASES = ("qwen2_tied", "phi3_default")
+CASES = ("qwen2_tied", "phi3_default", "gemma3")
 RANK, ALPHA = 4, 8.0
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.01
 NUM_STEPS = 10
@@ -32,8 +33,10 @@ def adapter(case: str, seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng([seed, 2])
     hf = cases.CASES[case]
     hidden, ffw = hf["hidden_size"], hf["intermediate_size"]
-    kv_size = hf["num_key_value_heads"] * (hidden // hf["num_attention_heads"])
+    head_dim = hf.get("head_dim") or hidden // hf["num_attention_heads"]
+    q_size, kv_size = (hf[f"num_{kind}_heads"] * head_dim for kind in ("attention", "key_value"))
     sizes = {name: (hidden, hidden) for name in TARGETS}
+    sizes |= {"q_proj": (hidden, q_size), "o_proj": (q_size, hidden)}
     sizes |= {"k_proj": (hidden, kv_size), "v_proj": (hidden, kv_size)}
     sizes |= {"gate_proj": (hidden, ffw), "up_proj": (hidden, ffw), "down_proj": (ffw, hidden)}
     values = {}
@@ -106,7 +109,7 @@ def unfused(case: str, folder: Path, seed: int):
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     )
-    if case.startswith("qwen2"):
+    if not case.startswith("phi3"):
         return model
     c = model.config
     settings = {name: getattr(c, name) for name in _SETTINGS_OF_BOTH}
@@ -142,7 +145,7 @@ def _tensor(model, path: str):
 
 
 def main():
-    for case in CASES:
+    for case in sys.argv[1:] or CASES:
         with tempfile.TemporaryDirectory() as folder:
             cases.write_checkpoint(case, Path(folder), 0)
             arrays = reference(case, Path(folder), 0)

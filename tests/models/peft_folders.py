@@ -19,6 +19,11 @@ TARGETS = {
     "qwen2_tied": ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj"),
     "phi3_default": ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj"),
 }
+# The cases of the families whose layers have the names of Qwen2's.
+OTHERS = ("llama3", "qwen3", "mistral_window", "gemma3", "olmo2")
+TARGETS |= dict.fromkeys(OTHERS, TARGETS["qwen2_tied"])
+# For tests that compile: the first of its kind always, the others by --full.
+CASES = [pytest.param(c, marks=pytest.mark.full if c in OTHERS else ()) for c in TARGETS]
 
 
 def write_adapter(folder, case, rank=4, **settings):

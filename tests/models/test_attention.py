@@ -21,25 +21,51 @@ def _arrays(num_tokens, dtype=np.float32, seed=0):
     return q, k, v
 
 
-def _plain(q, k, v, positions):
+def _plain(q, k, v, positions, window=S):
     """Returns attention in float64, computed head by head and query by query."""
     out = np.zeros(q.shape)
     for b, t, n in np.ndindex(q.shape[:3]):
-        visible = positions[b, t] + 1
-        keys, values = k[b, n // (N // K), :visible], v[b, n // (N // K), :visible]
+        end = positions[b, t] + 1
+        visible = slice(max(0, end - window), end)
+        keys, values = k[b, n // (N // K), visible], v[b, n // (N // K), visible]
         scores = keys.astype(float) @ q[b, t, n] / H**0.5
         weights = np.exp(scores - scores.max())
         out[b, t, n] = weights @ values / weights.sum()
     return out
 
 
-@pytest.mark.parametrize("num_tokens", [1, 5])
-def test_against_plain_softmax(num_tokens):
+@pytest.mark.parametrize(("num_tokens", "window"), [(1, None), (5, None), (1, 4), (5, 4), (5, 1)])
+def test_against_plain_softmax(num_tokens, window):
     q, k, v = _arrays(num_tokens)
     starts = np.array([[0], [3], [6]])
     positions = starts + np.arange(num_tokens)
-    result = attention(q, k, v, positions)
-    np.testing.assert_allclose(result, _plain(q, k, v, positions), atol=2e-6)
+    result = attention(q, k, v, positions, window=window)
+    expected = _plain(q, k, v, positions, window or S)
+    np.testing.assert_allclose(result, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_window_of_all_slots_changes_nothing_and_cudnn_leaves_a_shorter_one_to_xla(whole):
+    q, k, v = _arrays(S)
+    positions = np.tile(np.arange(S), (B, 1))
+    plain = attention(q, k, v, positions, whole=whole)
+    result = attention(q, k, v, positions, whole=whole, window=S)
+    np.testing.assert_array_equal(result, plain)
+    result = attention(q, k, v, positions, whole=whole, window=4, implementation="cudnn")
+    np.testing.assert_allclose(result, _plain(q, k, v, positions, 4), atol=2e-6)
+
+
+def test_what_is_not_finite_spoils_only_the_queries_whose_window_holds_it():
+    q, k, v = _arrays(S)
+    positions = np.tile(np.arange(S), (B, 1))
+    clean = np.asarray(attention(q, k, v, positions, whole=True, window=4))
+    v[1, 0, 3, 2] = np.nan
+    result = np.asarray(attention(q, k, v, positions, whole=True, window=4))
+    seen = np.isnan(result).any(axis=-1)
+    expected = np.zeros(seen.shape, bool)
+    expected[1, 3:7, : N // K] = True
+    np.testing.assert_array_equal(seen, expected)
+    np.testing.assert_array_equal(result[~expected], clean[~expected])
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
@@ -62,7 +88,7 @@ def test_keys_and_values_that_are_not_finite_spoil_the_queries_that_see_them(bro
     assert not np.isfinite(result[2, -1, N // K :]).any()
 
 
-def _softmax(q, k, v):
+def _softmax(q, k, v, window=None):
     """Returns attention of whole sequences with all T x T scores at once, in float32.
 
     Letters as in causal.py.
@@ -70,14 +96,18 @@ def _softmax(q, k, v):
     q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
     scores = jnp.einsum("bkgth,bksh->bkgts", q, k, precision="highest") / q.shape[-1] ** 0.5
     visible = jnp.tril(jnp.ones(scores.shape[-2:], bool))
+    if window is not None:
+        visible &= ~jnp.tril(visible, -window)
     weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf))
     return jnp.einsum("bkgts,bksh->bkgth", weights, v, precision="highest")
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 2e-6), ("bfloat16", 1e-2)])
-@pytest.mark.parametrize(("num_tokens", "num_blocks"), [(5, 1), (14, 2), (16, 4)])
+@pytest.mark.parametrize(
+    ("num_tokens", "num_blocks", "window"), [(5, 1, None), (14, 2, None), (16, 4, None), (16, 4, 6)]
+)
 def test_whole_sequences_in_blocks_are_plain_softmax_and_so_are_their_gradients(
-    num_tokens, num_blocks, dtype, bound, monkeypatch
+    num_tokens, num_blocks, window, dtype, bound, monkeypatch
 ):
     """2 kv heads have 3 query heads each. Errors are relative to the whole tensor's norm."""
     monkeypatch.setattr(causal, "_BLOCK", 4)  # small, because compiling is what takes time
@@ -89,7 +119,7 @@ def test_whole_sequences_in_blocks_are_plain_softmax_and_so_are_their_gradients(
 
     def value_and_gradients(function):
         def along(q, k, v):
-            out = function(q, k, v)
+            out = function(q, k, v, window)
             return jnp.sum(out.astype(jnp.float32) * towards), out
 
         gradients, out = jax.grad(along, argnums=(0, 1, 2), has_aux=True)(*qkv)

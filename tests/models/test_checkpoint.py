@@ -33,8 +33,8 @@ def test_table_is_the_module_s(case):
     }
 
 
-@pytest.mark.parametrize("case", ["qwen2_tied", "qwen2_untied", "phi3_longrope_long"])
 @pytest.mark.parametrize("shard_bytes", [1 << 30, 20_000])
+@pytest.mark.parametrize("case", cases.CASES)
 def test_save_gives_the_file_back(case, shard_bytes, tmp_path):
     cases.write_checkpoint(case, tmp_path / "in")
     lm = models.load(tmp_path / "in", dtype="float32")
@@ -78,6 +78,63 @@ def test_shards_without_an_index(folder, tmp_path):
     (tmp_path / "out" / "model.safetensors.index.json").unlink()
     reloaded = models.load(tmp_path / "out", dtype="float32")
     jax.tree.map(np.testing.assert_array_equal, reloaded.params, lm.params)
+
+
+@pytest.mark.parametrize("names", ["saved", "in memory"])
+def test_the_text_model_of_a_checkpoint_that_reads_images(names, tmp_path, caplog):
+    """Its tensors go by the names of transformers' files, or by those that its class has inside."""
+    expected = models.load(cases.write_checkpoint("gemma3", tmp_path / "text"), dtype="float32")
+    folder = cases.write_checkpoint("gemma3", tmp_path / "images")
+    text = json.loads((folder / "config.json").read_text())
+    hf = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": text}
+    (folder / "config.json").write_text(json.dumps(hf))
+    prefix = "language_model.model." if names == "saved" else "model.language_model."
+
+    def change(arrays):
+        for name in list(arrays):
+            arrays[prefix + name.removeprefix("model.")] = arrays.pop(name)
+        arrays["vision_tower.embeddings.weight"] = np.zeros((2, 2), np.float32)
+
+    rewrite(folder, change)
+    lm = models.load(folder, dtype="float32")
+    assert lm.config == expected.config and lm.config.architecture == "Gemma3ForCausalLM"
+    jax.tree.map(np.testing.assert_array_equal, lm.params, expected.params)
+    assert "the 1 tensors of its image part are left out" in caplog.text
+
+
+def test_the_text_of_a_model_that_reads_images_is_transformers_own(tmp_path, parity):
+    import torch
+    import transformers
+
+    text = {
+        k: v for k, v in cases.CASES["gemma3"].items() if k not in ("architectures", "model_type")
+    }
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "image_size": 16, "patch_size": 8}
+    image = sizes | {"num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.Gemma3Config(
+        text_config=text, vision_config=image, mm_tokens_per_image=4, image_token_index=60
+    )
+    torch.manual_seed(0)
+    model = transformers.Gemma3ForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for x in model.parameters():
+            x.normal_(0, 0.25)
+    model.save_pretrained(tmp_path)
+    tokens = np.arange(40).reshape(2, 20)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(tokens)).logits.numpy()
+    lm = models.load(tmp_path, dtype="float32")
+    np.testing.assert_allclose(lm.logits(tokens), expected, atol=1e-4)
+
+
+def test_random_norms_multiply_by_one_where_they_add_to_their_weight(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(cases.CASES["gemma3"]))
+    norms = [
+        x
+        for path, x in _flat(models.load(tmp_path, random_weights=True).params).items()
+        if path.endswith("scale")
+    ]
+    assert len(norms) == 6 * 6 + 1 and not any(x.any() for x in norms)
 
 
 def test_random_weights_need_only_a_config(tmp_path):

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from powerjax.models import ModelConfig
+from powerjax.models.layout import tensors
 from powerjax.models.rope import cos_sin, inverse_frequencies
 from tests.golden import cases
+from tests.models import published
 
 
 def _read(data_dir, name):
@@ -40,12 +42,15 @@ def test_transformers_5_key_names(case):
     hf = dict(cases.CASES[case])
     expected = ModelConfig.from_hf(hf)
     parameters = {"rope_type": "default", **hf.pop("rope_scaling", {})}
-    parameters["rope_type"] = parameters.pop("type", "default")
+    parameters["rope_type"] = parameters.pop("type", parameters["rope_type"])
     parameters["rope_theta"] = hf.pop("rope_theta")
     if "partial_rotary_factor" in hf:
         parameters["partial_rotary_factor"] = hf.pop("partial_rotary_factor")
     if parameters["rope_type"] == "longrope":
         parameters["original_max_position_embeddings"] = hf.pop("original_max_position_embeddings")
+    if "rope_local_base_freq" in hf:
+        local = {"rope_type": "default", "rope_theta": hf.pop("rope_local_base_freq")}
+        parameters = {"full_attention": parameters, "sliding_attention": local}
     assert ModelConfig.from_hf(hf | {"rope_parameters": parameters}) == expected
 
 
@@ -65,7 +70,7 @@ def test_round_trip(case):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architectures": ["LlamaForCausalLM"]}, "LlamaForCausalLM"),
+        ({"architectures": ["MambaForCausalLM"]}, "MambaForCausalLM"),
         ({"hidden_size": None}, "hidden_size"),
         ({"hidden_act": "gelu"}, "gelu"),
         ({"num_key_value_heads": 3}, "num_key_value_heads 3"),
@@ -86,12 +91,52 @@ def test_round_trip(case):
             {"rope_scaling": {"rope_type": "longrope", "long_mscale": 1.2}},
             "long_mscale",
         ),
+        ({"layer_types": ["full_attention"] * 4}, "layer_types has 4 entries for 3 layers"),
     ],
 )
-def test_refusals(change, message):
+def test_refusals(change, message, case="qwen2_tied"):
     with pytest.raises(ValueError, match=message) as caught:
-        ModelConfig.from_hf(cases.CASES["qwen2_tied"] | change)
+        ModelConfig.from_hf(cases.CASES[case] | change)
     assert "\n" not in str(caught.value)
+
+
+_SCALED = cases.CASES["llama3"]["rope_scaling"]
+
+
+@pytest.mark.parametrize(
+    ("case", "change", "message"),
+    [
+        ("llama3", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "'yarn' is not .*Llama"),
+        ("llama3", {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}, "'dynamic'"),
+        ("llama3", {"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling has no factor"),
+        ("llama3", {"rope_scaling": _SCALED | {"high_freq_factor": 0.1}}, "high_freq_factor is"),
+        ("llama3", {"rope_scaling": _SCALED | {"factor": "8"}}, "factor is '8'"),
+        ("llama3", {"attention_bias": 1}, "attention_bias is 1"),
+        ("llama3", {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
+        ("qwen3", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "'yarn' is not .*Qwen3"),
+        ("qwen3", {"quantization_config": {"quant_method": "fp8"}}, "'fp8'"),
+        ("mistral", {"sliding_window": 0}, "sliding_window is 0"),
+        ("gemma3", {"final_logit_softcapping": 30.0}, "final_logit_softcapping 30.0"),
+        ("gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping 50.0"),
+        ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("gemma3", {"hidden_activation": "gelu"}, "hidden_activation 'gelu'"),
+        ("gemma3", {"sliding_window": None}, "no sliding_window"),
+        ("gemma3", {"sliding_window_pattern": 0}, "sliding_window_pattern is 0"),
+        ("gemma3", {"rope_parameters": {"rope_theta": 1e6}}, "rope_parameters is"),
+        (
+            "gemma3",
+            {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+            "'linear' of sliding_attention layers",
+        ),
+        (
+            "gemma3",
+            {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": "no"},
+            "text_config is 'no'",
+        ),
+    ],
+)
+def test_refusals_of_a_family(case, change, message):
+    test_refusals(change, message, case)
 
 
 NAN, INFINITE = float("nan"), float("inf")
@@ -181,35 +226,61 @@ def test_a_null_stands_for_the_default():
     assert ModelConfig.from_hf(hf | nulls) == ModelConfig.from_hf(hf)
 
 
+def test_the_text_part_of_a_gemma_that_reads_images():
+    text = cases.CASES["gemma3"] | {"architectures": None, "model_type": "gemma3_text"}
+    hf = {"architectures": ["Gemma3ForConditionalGeneration"], "vision_config": {}}
+    config = ModelConfig.from_hf(hf | {"text_config": text})
+    assert config == ModelConfig.from_hf(cases.CASES["gemma3"])
+    assert config == ModelConfig.from_hf({"model_type": "gemma3", "text_config": text})
+    with pytest.raises(ValueError, match="quantised"):
+        whole = hf | {"quantization_config": {"quant_method": "gptq"}}
+        ModelConfig.from_hf(whole | {"text_config": text})
+
+
 @pytest.mark.parametrize(
-    ("change", "window"),
-    [
-        ({"use_sliding_window": True, "max_window_layers": 1}, 8),
-        ({"use_sliding_window": True, "max_window_layers": 3}, None),
-        ({"use_sliding_window": True, "layer_types": ["full_attention"] * 3}, None),
-        ({"use_sliding_window": True, "layer_types": ["sliding_attention"] * 3}, 8),
+    ("name", "parameters", "facts"),
+    [  # numbers of parameters as the cards have them; of Gemma 3, its report, without images
+        ("Qwen3-8B", 8_190_735_360, {"head_dim": 128, "qkv_bias": False, "sliding_window": None}),
+        ("Llama-3.1-8B", 8_030_261_248, {"head_dim": 128, "max_position_embeddings": 131_072}),
+        ("gemma-3-12b", 11_766_034_176, {"head_dim": 256, "query_factor": 1.0, "full_layers": ()}),
     ],
 )
-def test_qwen_sliding_window_in_force(change, window):
-    assert ModelConfig.from_hf(cases.CASES["qwen2_tied"] | change).sliding_window == window
-
-
-def test_a_window_of_zero_that_is_not_in_use_is_none():
-    hf = cases.CASES["qwen2_tied"] | {"sliding_window": 0}
-    assert ModelConfig.from_hf(hf | {"use_sliding_window": False}).sliding_window is None
-    with pytest.raises(ValueError, match="sliding_window is 0"):
-        ModelConfig.from_hf(hf | {"use_sliding_window": True, "max_window_layers": 0})
-    with pytest.raises(ValueError, match="sliding_window is 0"):
-        ModelConfig.from_hf(cases.CASES["phi3_default"] | {"sliding_window": 0})
+def test_published_configs_of_other_families(name, parameters, facts):
+    config = ModelConfig.from_hf(published.CONFIGS[name])
+    assert sum(math.prod(tensor.shape) for tensor in tensors(config).values()) == parameters
+    if name.startswith("gemma"):
+        facts = facts | {"full_layers": tuple(range(5, 48, 6)), "sliding_window": 1024}
+        assert config.local_rope.theta == 1e4 and config.tie_word_embeddings
+    assert {field: getattr(config, field) for field in facts} == facts
+    assert ModelConfig.from_hf(config.to_hf()) == config
 
 
 def test_check_length():
     config = ModelConfig.from_hf(cases.CASES["phi3_default"] | {"sliding_window": 20})
-    config.check_length(20)
-    with pytest.raises(ValueError, match=r"21 tokens.*sliding window of 20"):
-        config.check_length(21)
+    config.check_length(256)  # a window limits no length
     with pytest.raises(ValueError, match=r"257 tokens.*context of 256"):
         config.check_length(257)
+
+
+def test_llama3_frequencies_are_those_of_the_formula():
+    """The wavelengths of Llama-3.1-8B lie below, between and above its two bounds."""
+    config = ModelConfig.from_hf(published.CONFIGS["Llama-3.1-8B"])
+    expected = []
+    for i in range(64):
+        frequency = 500_000.0 ** (-i / 64)
+        wavelength = 2 * math.pi / frequency
+        s = (8192 / wavelength - 1) / (4 - 1)
+        low = frequency / 8
+        between = (1 - s) * low + s * frequency
+        expected.append(low if wavelength > 8192 else frequency if wavelength < 2048 else between)
+    np.testing.assert_allclose(inverse_frequencies(config), expected, rtol=2e-6)
+
+
+def test_linear_frequencies_and_those_of_sliding_layers():
+    config = ModelConfig.from_hf(cases.CASES["gemma3"])
+    exponents = -(np.arange(0, 12, 2) / 12)
+    np.testing.assert_allclose(inverse_frequencies(config), 1e6**exponents / 8, rtol=1e-6)
+    np.testing.assert_allclose(inverse_frequencies(config, local=True), 1e4**exponents, rtol=1e-6)
 
 
 def test_longrope_frequencies_and_scaling():

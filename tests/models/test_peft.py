@@ -16,7 +16,7 @@ from tests.golden import cases
 from tests.models import peft_folders
 
 
-@pytest.mark.parametrize("case", peft_folders.TARGETS)
+@pytest.mark.parametrize("case", peft_folders.CASES)
 @pytest.mark.parametrize("use_rslora", [False, True])
 def test_an_adapter_adds_scale_b_a_merged_or_not(case, use_rslora, tmp_path):
     base = cases.write_checkpoint(case, tmp_path / "base")

@@ -106,6 +106,10 @@ def test_chat_messages_go_through_the_template_everywhere(chat):
         (["ok", "a\ud83d"], "prompt 1 has half a surrogate pair at character 2"),
         ([{"prompt": "a"}], "prompt 0, message 0 has no role"),
         ([[{"role": "user", "content": 5}]], "prompt 0, message 0 has no content"),
+        (
+            [[{"role": "user", "content": [{"type": "image"}]}]],
+            "prompt 0, message 0 has a content of parts, such as images: only text is read",
+        ),
         ([[*HELLO, "text"]], "prompt 0, message 1 is of type str"),
         ([[*HELLO, {"role": "assistant", "content": "2"}]], "there is nothing to answer"),
     ],

@@ -84,6 +84,7 @@ def test_prompts(data_dir):
         ({}, {"eos_token_id": [1, 2]}, (1, 2)),
         (None, {"eos_token_id": 0}, (0,)),
         (None, {"eos_token_id": None}, ()),
+        (None, {"text_config": {"eos_token_id": [1, 106]}}, (1, 106)),
     ],
 )
 def test_stop_ids(generation, config, expected, tmp_path):

@@ -25,14 +25,24 @@ from tests.parallel.test_rendezvous import free_port
 pytestmark = pytest.mark.full
 
 SEVEN_B = models.ModelConfig(152_064, 3584, 18_944, 28, 28, 4, 128)
+# One of each family, with biases, norms of q and k, and windows where it has them.
+LOADED = (
+    "qwen2_untied",
+    "phi3_partial",
+    "llama3",
+    "qwen3_bias",
+    "mistral_window",
+    "gemma3",
+    "olmo2",
+)
 FOUR_WAYS = AbstractMesh((1, 4), ("data", "model"))
 
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
-    """What mesh_worker.py prints for a Qwen2 and a Phi3 checkpoint, and what it logged."""
+    """What mesh_worker.py prints for a checkpoint of each family, and what it logged."""
     root = tmp_path_factory.mktemp("mesh")
-    folders = {c: cases.write_checkpoint(c, root / c) for c in ("qwen2_untied", "phi3_partial")}
+    folders = {c: cases.write_checkpoint(c, root / c) for c in LOADED}
     env = programs.environment(num_devices=8)
     command = [sys.executable, "-m", "tests.parallel.mesh_worker", *map(str, folders.values())]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
@@ -42,7 +52,7 @@ def loaded(tmp_path_factory):
 
 
 @pytest.mark.parametrize("model_axis", [2, 4])
-@pytest.mark.parametrize("case", ["qwen2_untied", "phi3_partial"])
+@pytest.mark.parametrize("case", LOADED)
 def test_load_on_a_mesh(case, model_axis, loaded):
     result = loaded[0][case, model_axis]
     assert result["axes"] == {"data": 8 // model_axis, "model": model_axis}
@@ -59,12 +69,13 @@ def test_load_on_a_mesh(case, model_axis, loaded):
     shards = result["shards"]
     hf = cases.CASES[case]
     hidden, ffw = hf["hidden_size"], hf["intermediate_size"]
+    q_size = hf["num_attention_heads"] * hf["head_dim"] if "head_dim" in hf else hidden
     assert shards["layers_1/mlp/up_proj/kernel"] == [hidden, ffw // model_axis]
     assert shards["layers_1/mlp/down_proj/kernel"] == [ffw // model_axis, hidden]
     # Four devices cannot share two kv heads: attention is then replicated.
     parts = 1 if hf["num_key_value_heads"] % model_axis else model_axis
-    assert shards["layers_0/self_attn/q_proj/kernel"] == [hidden, hidden // parts]
-    assert shards["layers_0/self_attn/o_proj/kernel"] == [hidden // parts, hidden]
+    assert shards["layers_0/self_attn/q_proj/kernel"] == [hidden, q_size // parts]
+    assert shards["layers_0/self_attn/o_proj/kernel"] == [q_size // parts, hidden]
     assert shards["embed_tokens/embedding"] == [61, hidden]  # no axis divides 61
 
 

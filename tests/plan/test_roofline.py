@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import pytest
 
 from powerjax import models
+from powerjax.models.cache import bytes_per_token
 from powerjax.plan import hardware, roofline
 from powerjax.sample import memory, shapes
+from tests.models import published
 
 SEVEN_B = models.ModelConfig(152_064, 3584, 18_944, 28, 28, 4, 128)
 JOB = {"longest_prompt": 1024, "max_new_tokens": 3072, "num_chains": 500}
@@ -29,6 +31,45 @@ def test_the_memory_is_that_of_weights_caches_and_buffers():
         assert layout.weights + layout.buffers + layout.num_slots * layout.slot <= layout.room
         assert layout.room == int(0.95 * machine.chip.memory_bytes)
         assert layout.all_slots <= 512
+
+
+@pytest.mark.parametrize(
+    ("name", "matrices", "vectors", "read"),
+    [
+        # Of a layer: q and o, k and v, the feed-forward; its norms and those of q and k. Then the
+        # final norm, and the embeddings, twice where they are not the head as well.
+        ("Qwen3-8B", 36 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 12_288), 36 * 2 * 128, 1),
+        ("Llama-3.1-8B", 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14_336), 0, 1),
+        (
+            "gemma-3-12b",
+            48 * (2 * 3840 * 4096 + 2 * 3840 * 2048 + 3 * 3840 * 15_360),
+            48 * (2 * 3840 + 2 * 256),
+            0,
+        ),
+    ],
+)
+def test_published_models_of_other_families_are_counted(name, matrices, vectors, read):
+    """Weights, caches and products, where a head is not D / N wide and q and k have norms."""
+    c = models.ModelConfig.from_hf(published.CONFIGS[name])
+    head = c.vocab_size * c.hidden_size
+    vectors += (2 * c.num_layers + 1) * c.hidden_size
+    machine = hardware.parse("h200:1")
+    (layout,) = roofline.layouts(c, machine, **JOB)
+    assert layout.weights == 2 * (matrices + vectors + head * (1 + read))
+    cache = bytes_per_token(c, "bfloat16", "gpu")
+    kv = {"Qwen3-8B": 36 * 8 * 128, "Llama-3.1-8B": 32 * 8 * 128, "gemma-3-12b": 48 * 8 * 256}[name]
+    assert cache == 2 * 2 * kv
+    length = 4096
+    moved = 2 * (matrices + vectors + head) + layout.num_slots * (
+        length * cache + shapes.LOGIT_ROWS * 4 * c.vocab_size
+    )
+    scores = 4 * c.num_layers * c.num_heads * c.head_dim * length
+    flops = layout.num_slots * (2 * (matrices + head) + scores)
+    assert layout.step_s == pytest.approx(machine.chip.roofline_s(flops, moved), rel=1e-6)
+    student = roofline.training(c, machine, length=1024, batch_size=8)
+    scores = 2 * c.num_layers * c.num_heads * c.head_dim * 1024
+    expected = machine.chip.bf16_flops / (3 * (2 * (matrices + head) + scores))
+    assert student.tokens_per_s == pytest.approx(expected, rel=1e-6)
 
 
 def test_slots_are_those_the_engine_would_take():

@@ -8,9 +8,10 @@ import re
 import numpy as np
 import pytest
 
-from powerjax import evaluation, sample
+from powerjax import evaluation, models, sample
 from powerjax.models.config import RopeConfig
 from tests import tiny
+from tests.golden import cases
 
 SMALL = dict(max_new_tokens=12, num_slots=8, progress=False)
 STAGED = dict(block_size=6, num_mcmc_steps=2, num_samples=2, ids=["a", "b", "c"], **SMALL)
@@ -269,6 +270,37 @@ def test_longrope_prompts_choose_their_factors_by_their_own_length():
         assert np.abs(fresh - c.log_probs).max() < 2e-4 < np.abs(other - c.log_probs).max()
     alone = sample.power(lm, prompts[:1], num_mcmc_steps=2, block_size=6, **SMALL)
     assert alone[0].tokens == out[0].tokens
+
+
+@pytest.mark.full
+def test_chains_of_a_model_with_windows_have_the_log_probs_of_a_fresh_pass():
+    """One layer has a window of 6 and a rotation of its own, one sees everything."""
+    gemma = dict(architecture="Gemma3ForCausalLM", qkv_bias=False, sliding_window=6)
+    gemma |= dict(tie_word_embeddings=False)  # tied random weights repeat one token
+    local = dict(local_rope=RopeConfig(theta=100.0), full_layers=(1,))
+    lm = tiny.random_lm(tiny.config(**gemma, **local), seed=0)
+    out = sample.power(lm, PROMPTS, num_mcmc_steps=4, block_size=6, **SMALL)
+    fresh = lm.score([PROMPTS[c.prompt_index] for c in out], [c.tokens for c in out])
+    everything = dataclasses.replace(
+        lm, config=tiny.config(**gemma | local | {"full_layers": (0, 1)})
+    )
+    other = everything.score([PROMPTS[c.prompt_index] for c in out], [c.tokens for c in out])
+    assert any(0 < c.acceptance_rate < 1 for c in out)
+    for c, same, changed in zip(out, fresh, other, strict=True):
+        np.testing.assert_allclose(c.log_probs, same, atol=2e-4)
+        assert np.abs(c.log_probs - changed).max() > 1e-2
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("case", ["llama3", "qwen3", "mistral_window", "gemma3", "olmo2"])
+def test_chains_of_every_family_have_the_log_probs_of_a_fresh_pass(case, tmp_path):
+    lm = models.load(cases.write_checkpoint(case, tmp_path), dtype="float32")
+    lm = dataclasses.replace(lm, stop_ids=(0,))
+    out = sample.power(lm, PROMPTS, num_mcmc_steps=4, block_size=6, **SMALL)
+    assert any(0 < c.acceptance_rate < 1 for c in out)
+    fresh = lm.score([PROMPTS[c.prompt_index] for c in out], [c.tokens for c in out])
+    for c, same in zip(out, fresh, strict=True):
+        np.testing.assert_allclose(c.log_probs, same, atol=2e-4)
 
 
 def test_slots_are_picked_to_fit_the_memory(tiny_qwen, monkeypatch):

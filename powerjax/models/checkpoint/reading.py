@@ -17,7 +17,7 @@ import numpy as np
 from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding
 
-from powerjax.models import tensor_file, weight_files
+from powerjax.models import families, tensor_file, weight_files
 from powerjax.models.config import ModelConfig
 from powerjax.models.layout import EMBEDDINGS, HEAD, Tensor, tensors
 from powerjax.models.sharding import param_sharding
@@ -27,6 +27,39 @@ log = logging.getLogger(__name__)
 
 # Constants that older versions of transformers saved beside the weights; they are computed here.
 _CONSTANTS = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|position_ids)")
+# What tensors of the text model are called in a checkpoint that reads images too, by transformers
+# (conversion_mapping.py, "llava") and in memory -> in the text model's own checkpoint.
+_OF_TEXT = (
+    ("language_model.model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+    ("model.language_model.", "model."),
+    ("lm_head.", "lm_head."),
+)
+
+
+def read_headers(folder: Path, hf: dict[str, Any]) -> dict[str, StoredTensor]:
+    """Returns every tensor of the folder's model by name, see `weight_files.read_headers`.
+
+    Of a model that reads images too, these are the text model's, by the names that they have in a
+    checkpoint of their own. The log says that the others are left out.
+
+    hf: config.json as a dict.
+    """
+    stored = weight_files.read_headers(folder, hf.get("transformers_weights"))
+    if not families.reads_images(hf):
+        return stored
+    text = {}
+    for name, tensor in stored.items():
+        for prefix, own in _OF_TEXT:
+            if name.startswith(prefix):
+                text[own + name.removeprefix(prefix)] = tensor
+                break
+    log.warning(
+        "%s reads text and images: its text model is loaded as a %s, and the %d tensors of its"
+        " image part are left out; no prompt may have an image",
+        *(folder, families.of_config(hf).architecture, len(stored) - len(text)),
+    )
+    return text
 
 
 def fit(config: ModelConfig, stored: dict[str, StoredTensor], dtype, folder: Path) -> ModelConfig:
@@ -38,7 +71,7 @@ def fit(config: ModelConfig, stored: dict[str, StoredTensor], dtype, folder: Pat
     Tensors that the model has no place for are named in the log.
 
     Args:
-      stored: the files' tensors by name, from `weight_files.read_headers`; may get an entry.
+      stored: the files' tensors by name, from `read_headers`; may get an entry.
       dtype: the dtype that the tensors will be loaded as.
       folder: the folder that messages name.
 
