@@ -68,7 +68,7 @@ def build_tokenizer(metadata: Mapping[str, Any], path: Path) -> Any:
     for token, type_ in zip(tokens, types, strict=True):
         if type_ == _CONTROL:
             tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
-        elif type_ == _USER_DEFINED and token.strip(_SPACE):
+        elif type_ == _USER_DEFINED and token.strip(f" {_SPACE}"):  # else a piece
             tokenizer.add_tokens([AddedToken(token, special=False, normalized=False)])
     special = {
         name: _special(metadata, tokens, name) for name in ("bos", "eos", "unknown", "padding")
