@@ -21,7 +21,7 @@ _DTYPES = {
     "BF16": ml_dtypes.bfloat16,
 }
 _CHUNK_BYTES = 8 << 20  # read at once
-_LFS_POINTER = b"version https://git-lfs."  # what a clone without Git LFS has in place of a file
+LFS_POINTER = b"version https://git-lfs."  # what a clone without Git LFS has in place of a file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +63,9 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     size = os.path.getsize(path)
     advice = "download it again"
     with open(path, "rb") as file:
-        beginning = file.read(len(_LFS_POINTER))
-        if beginning == _LFS_POINTER:
-            raise ValueError(
-                f"{path} is a Git LFS pointer, not the file itself: run git lfs pull in its folder,"
-                f" or {advice}"
-            )
+        beginning = file.read(len(LFS_POINTER))
+        if beginning == LFS_POINTER:
+            raise lfs_pointer(path)
         file.seek(8)
         header_size = int.from_bytes(beginning[:8], "little")
         if size < 8 or header_size > size - 8:
@@ -96,6 +93,14 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             )
         stored[name] = StoredTensor(path, name, dtype, shape, start + first)
     return stored
+
+
+def lfs_pointer(path: Path) -> ValueError:
+    """Returns the error about a pointer of Git LFS in the place of a file."""
+    return ValueError(
+        f"{path} is a Git LFS pointer, not the file itself: run git lfs pull in its folder, or"
+        " download it again"
+    )
 
 
 def read_tensor(

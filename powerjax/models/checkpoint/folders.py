@@ -39,6 +39,8 @@ def find_folder(name_or_folder: str, *, revision: str | None = None, weights: bo
         raise FileNotFoundError(
             f"{folder} is a file, and a model is a folder or a GGUF file: give the folder it is in"
         )
+    if folder.suffix == ".gguf":
+        raise FileNotFoundError(f"{folder}: no such file")
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name_or_folder):
         raise FileNotFoundError(
             f"{name_or_folder}: no such folder, and not a Hugging Face id (owner/name)"

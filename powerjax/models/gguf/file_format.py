@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from powerjax.models import tensor_file
+
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)  # they differ in big-endian files alone
 # Number of the type in the file -> its code for `struct`; 8 is a string and 9 an array.
@@ -85,7 +87,10 @@ def read(path: Path) -> Header:
     """
     size = os.path.getsize(path)
     with open(path, "rb") as file:
-        if file.read(len(MAGIC)) != MAGIC:
+        beginning = file.read(len(tensor_file.LFS_POINTER))
+        if beginning == tensor_file.LFS_POINTER:
+            raise tensor_file.lfs_pointer(path)
+        if not beginning.startswith(MAGIC):
             raise ValueError(f"{path} is not a GGUF file (it does not begin with GGUF): {_ADVICE}")
         _refuse_part(path)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

@@ -205,7 +205,7 @@ def write(
     writer = gguf.GGUFWriter(path, architecture)
     for key, value in (metadata(architecture) | (extra or {})).items():
         if key != "general.architecture":
-            _add(writer, key, value)
+            add(writer, key, value)
     arch = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == architecture)
     names = gguf.get_tensor_name_map(arch, CONFIGS[architecture]["num_hidden_layers"])
     kinds = itertools.cycle(types)
@@ -229,10 +229,7 @@ def write(
         writer.add_tensor("rope_freqs.weight", rope_freqs(CONFIGS[architecture]))
     for own, x in (further or {}).items():
         writer.add_tensor(own, x)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return checkpoint
 
 
@@ -244,7 +241,15 @@ def write_folder(folder: Path, architecture: str, checkpoint: dict[str, np.ndarr
     return folder
 
 
-def _add(writer: gguf.GGUFWriter, key: str, value) -> None:
+def finish(writer: gguf.GGUFWriter) -> None:
+    """Writes what was added."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def add(writer: gguf.GGUFWriter, key: str, value) -> None:
     """Adds one value under the type that llama.cpp writes it as."""
     kinds = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
     kinds |= {str: writer.add_string, list: writer.add_array}

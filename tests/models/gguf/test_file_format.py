@@ -49,6 +49,9 @@ def test_a_truncated_file(whole, tmp_path):
 def test_a_file_that_is_none(tmp_path, whole):
     _refused(tmp_path / "m.gguf", b"", "is not a GGUF file")
     _refused(tmp_path / "m.gguf", b"PK" + whole[2:], "is not a GGUF file", "download it again")
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9999\n"
+    _refused(tmp_path / "m.gguf", pointer, "Git LFS pointer", "git lfs pull")
+    check_refusal(FileNotFoundError, "nowhere.gguf: no such file", name_or_folder="nowhere.gguf")
 
 
 def test_versions_and_byte_orders(whole, tmp_path):
