@@ -58,7 +58,15 @@ def _of_gguf(path: Path):
             return beside
         log.warning("%s: the tokenizer.json beside it has other tokens and is not read", path)
     log.info("%s: the tokenizer is that of the file", path)
-    return gguf.build_tokenizer(metadata, path)
+    try:
+        return gguf.build_tokenizer(metadata, path)
+    except ValueError:
+        raise
+    except Exception as error:  # the tokenizers library raises bare Exception on damaged values
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise ValueError(
+            f"the vocabulary of {path} cannot be read ({reason}): download it again"
+        ) from error
 
 
 def stop_ids(folder: str | Path, hf_config: dict) -> tuple[int, ...]:

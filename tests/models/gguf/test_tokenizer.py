@@ -119,6 +119,14 @@ def test_a_vocabulary_that_is_not_built_is_named_with_the_remedy(changes, part, 
     assert str(tmp_path / "m.gguf") in message
 
 
+def test_a_damaged_vocabulary_is_named(tmp_path):
+    tokenizer = vocabularies.byte_level("gpt-2")
+    merges = vocabularies.metadata(tokenizer, "gpt2")["tokenizer.ggml.merges"]
+    metadata = vocabularies.metadata(tokenizer, "gpt2", merges=["no such", *merges])
+    with pytest.raises(ValueError, match=r"the vocabulary of .*m.gguf cannot be read \(.*no"):
+        text.load_tokenizer(_file(tmp_path / "gguf", metadata))
+
+
 def test_a_file_without_a_vocabulary_has_no_tokenizer(tmp_path):
     files.write(tmp_path / "m.gguf", "qwen2")
     assert text.load_tokenizer(tmp_path / "m.gguf") is None
