@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,7 +102,11 @@ class Torch:
     def __init__(self, folder: Path):
         import torch
         from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+        warnings.simplefilter("ignore", FutureWarning)  # newer ones call past_key_values cache
         self._torch = torch
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 

@@ -45,6 +45,11 @@ def find_folder(name_or_folder: str, *, revision: str | None = None, weights: bo
         raise FileNotFoundError(
             f"{name_or_folder}: no such folder, and not a Hugging Face id (owner/name)"
         )
+    if name_or_folder.lower().endswith("-gguf"):
+        raise FileNotFoundError(
+            f"{name_or_folder} holds GGUF files by its name: download one of them, as by"
+            f" `hf download {name_or_folder} FILE.gguf --local-dir .`, and give its path"
+        )
     import huggingface_hub
 
     try:

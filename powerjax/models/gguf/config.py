@@ -24,6 +24,15 @@ _GEMMA3_27B_LAYERS = 62
 _STOP_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 _DOCUMENT_ENDS = ("<|endoftext|>", "<|end_of_text|>", "<eos>", "</s>")
 _CONTROL = 3  # the token type of special tokens
+# Keys that would change the mathematics, and that no model of the architectures has.
+_CHANGES = (
+    "attention.clamp_kqv",
+    "attention.scale",
+    "attn_logit_softcapping",
+    "embedding_scale",
+    "logit_scale",
+    "residual_scale",
+)
 _KEYS = {  # of config.json -> of GGUF, below the architecture's name
     "hidden_size": "embedding_length",
     "intermediate_size": "feed_forward_length",
@@ -80,6 +89,10 @@ def hf_config(
     for key in (own for own in _KEYS.values() if not own.endswith("epsilon")):
         if type(sizes.get(key)) is not int or sizes.get(key) < 1:
             raise ValueError(f"has the {sizes.name(key)} {sizes.get(key)!r}: download it again")
+    unread = [sizes.name(key) for key in _CHANGES if sizes.get(key)]
+    if unread or sizes.get("attention.causal") is False:
+        what = unread[0] if unread else "attention in both directions"
+        raise ValueError(f"has {what}, which is not supported")
     if sizes.get("expert_count"):
         raise ValueError(f"is a mixture of {sizes.get('expert_count')} experts, which is not read")
     head_dim = _head_dim(sizes)

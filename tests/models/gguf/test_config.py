@@ -108,6 +108,8 @@ def test_all_ends_are_stop_ids(ids, expected):
         ({"block_count": None}, "lacks llama.block_count"),
         ({"embedding_length": "x"}, "llama.embedding_length 'x'"),
         ({"expert_count": 8}, "mixture of 8 experts"),
+        ({"logit_scale": 0.5}, "has llama.logit_scale, which is not supported"),
+        ({"attention__causal": False}, "attention in both directions"),
         ({"attention__value_length": 128}, "keys of 64 numbers per head and values of 128"),
         ({"attention__head_count": [4, 2]}, "llama.attention.head_count that differs"),
     ],

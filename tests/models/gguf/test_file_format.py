@@ -52,6 +52,7 @@ def test_a_file_that_is_none(tmp_path, whole):
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9999\n"
     _refused(tmp_path / "m.gguf", pointer, "Git LFS pointer", "git lfs pull")
     check_refusal(FileNotFoundError, "nowhere.gguf: no such file", name_or_folder="nowhere.gguf")
+    check_refusal(FileNotFoundError, "hf download a/B-GGUF FILE.gguf", name_or_folder="a/B-GGUF")
 
 
 def test_versions_and_byte_orders(whole, tmp_path):
