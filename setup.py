@@ -29,6 +29,7 @@ setup(
         "chex",
         "datasets",
         "flax>=0.12",
+        "gguf>=0.19",  # dequantises GGUF files; what it brings, transformers and datasets bring
         "huggingface_hub",
         "jax>=0.10.2",
         "jinja2",  # transformers' chat templates ask for it, and do not bring it

@@ -64,8 +64,9 @@ _LIMIT = shared.define_limit(
 _MODEL = flags.DEFINE_string(
     "model",
     None,
-    "A model that scores all completions: tiny, a Hugging Face id, or a folder. Its mean"
-    " log-likelihood per token is added to the table as evaluated r. Default: no model scores.",
+    "A model that scores all completions: tiny, a Hugging Face id, a folder, or a GGUF file. Its"
+    " mean log-likelihood per token is added to the table as evaluated r. Default: no model"
+    " scores.",
 )
 _RANDOM_WEIGHTS = shared.define_random_weights()
 _ADAPTER = shared.define_adapter("--model scores the completions with this adapter.")

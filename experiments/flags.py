@@ -34,8 +34,8 @@ def define_model() -> Holder[str]:
     return flags.DEFINE_string(
         "model",
         "tiny",
-        "The model: tiny (the one that comes with the project), a Hugging Face id, or a folder in"
-        " Hugging Face's format.",
+        "The model: tiny (the one that comes with the project), a Hugging Face id, a folder in"
+        " Hugging Face's format, or a GGUF file (model.gguf).",
     )
 
 

@@ -36,7 +36,8 @@ EPOCHS, BATCH_SIZE = 3, 8
 _MODEL = flags.DEFINE_string(
     "model",
     "Qwen/Qwen2.5-7B",
-    "The model: a Hugging Face id, a model folder, or the path of a config.json.",
+    "The model: a Hugging Face id, a model folder, a GGUF file (model.gguf), or the path of a"
+    " config.json.",
 )
 _HARDWARE = flags.DEFINE_string(
     "hardware",
@@ -109,9 +110,9 @@ def main(_) -> None:
 
 
 def read_config(model: str) -> ModelConfig:
-    """Returns the config of a model: a config.json, or a folder or Hugging Face id that has one."""
+    """Returns the config of a model: a config.json, or whatever `models.load` takes."""
     path = Path(model)
-    if path.is_file():
+    if path.suffix == ".json" and path.is_file():
         return checkpoint.model_config(path, json_file.read(path))
     folder = checkpoint.find_folder(model, weights=False)
     return checkpoint.model_config(folder, checkpoint.read_config(folder))

@@ -65,6 +65,8 @@ def save_merged(
         for name in _TEXT_FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, partial / name)
+        if source.is_file() and lm.tokenizer is not None:  # a GGUF file
+            lm.tokenizer.save_pretrained(partial)
 
     _write(folder, write)
 

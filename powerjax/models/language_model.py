@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from powerjax.models import checkpoint, lora, peft, scoring, text, weight_hash
+from powerjax.models import checkpoint, gguf, lora, peft, scoring, text, weight_hash
 from powerjax.models import prompts as prompts_lib
 from powerjax.models.config import ModelConfig
 from powerjax.models.decoder import CausalLM
@@ -37,6 +37,8 @@ class LM:
     weights: a name for `params`, such as "random-0" for random weights of seed 0. None where they
         have no name; `identity` then takes a hash of them.
     origin: the `identity` from before the adapter was merged; None where none was merged.
+    quantised: the types that the weights' file held them in, such as "Q4_K and Q6_K". The model's
+        law is then that of the quantised weights. None where they were not quantised.
     """
 
     config: ModelConfig
@@ -51,6 +53,7 @@ class LM:
     adapter_name: str | None = None
     weights: str | None = None
     origin: dict[str, Any] | None = None
+    quantised: str | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "dtype", jnp.dtype(self.dtype))
@@ -200,10 +203,12 @@ class LM:
     def __repr__(self) -> str:
         c = self.config
         where = jax.tree.leaves(self.params)[0].sharding
+        rounded = f" (quantised: {self.quantised})" if self.quantised else ""
         places = f"{len(where.device_set)} x {next(iter(where.device_set)).platform}"
         return (
             f"LM({self.name or 'unnamed'}{self._adapter_note()}: {c.architecture}, "
-            f"{self.num_parameters / 1e6:.3g} M parameters in {self.dtype.name} on {places}; "
+            f"{self.num_parameters / 1e6:.3g} M parameters{rounded} in {self.dtype.name} on"
+            f" {places}; "
             f"{c.num_layers} layers, width {c.hidden_size}, {c.num_heads} heads "
             f"({c.num_kv_heads} kv), vocabulary {c.vocab_size}, "
             f"context {c.max_position_embeddings}; stop ids {list(self.stop_ids)}; "
@@ -222,7 +227,9 @@ def load(
     seed: int = 0,
     revision: str | None = None,
 ) -> LM:
-    """Loads "tiny", a Hugging Face id, or a folder in the Hugging Face format.
+    """Loads "tiny", a Hugging Face id, a folder in the Hugging Face format, or a GGUF file.
+
+    Quantised weights of a GGUF file are dequantised into `dtype`.
 
     Args:
       dtype: the dtype of weights, activations and cache: bfloat16, float32 or float16.
@@ -230,12 +237,12 @@ def load(
       fsdp: whether to split the weights over the mesh's "data" axis as well.
       adapter: a PEFT LoRA folder, applied without a merge (`LM.merged` merges it).
       random_weights: whether to draw N(0, initializer_range) weights for the same architecture
-        (the paper's RandW); needs config.json alone.
+        (the paper's RandW); needs the config alone.
       seed: the seed of the random weights, from 0 to 2**32 - 1.
       revision: branch, tag or commit of a Hugging Face id.
 
     Raises FileNotFoundError or ValueError, in one line, where there is no such model, or the folder
-    is damaged or asks for something that is not supported.
+    or file is damaged or asks for something that is not supported.
     """
     dtype_name = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
     if dtype_name not in _DTYPES:
@@ -265,6 +272,7 @@ def load(
             None if adapter is None else peft.load(adapter, config, mesh, base=stored, dtype=dtype)
         ),
         weights=f"random-{seed}" if random_weights else None,
+        quantised=None if stored is None else gguf.dequantised_from(stored),
     )
 
 

@@ -4,11 +4,12 @@ Files are read in chunks and not memory-mapped: pages of a map count as resident
 are dropped, and loading promises to hold no second copy of the weights.
 """
 
+import dataclasses
 import json
 import math
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -20,10 +21,11 @@ _DTYPES = {
     "BF16": ml_dtypes.bfloat16,
 }
 _CHUNK_BYTES = 8 << 20  # read at once
-_LFS_POINTER = b"version https://git-lfs."  # what a clone without Git LFS has in place of a file
+LFS_POINTER = b"version https://git-lfs."  # what a clone without Git LFS has in place of a file
 
 
-class StoredTensor(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class StoredTensor:
     """One tensor in a file: where its bytes begin, and what they are."""
 
     path: Path
@@ -31,6 +33,26 @@ class StoredTensor(NamedTuple):
     dtype: str  # as the file spells it, "BF16"
     shape: tuple[int, ...]
     offset: int  # of the tensor's first byte, from the beginning of the file
+
+    def item_dtype(self) -> np.dtype:
+        """Returns the dtype in which `rows` gives numbers. Raises ValueError where none is read."""
+        if self.dtype not in _DTYPES:
+            raise ValueError(
+                f"{self.name} in {self.path} has dtype {self.dtype}, "
+                f"only {', '.join(_DTYPES)} are read (no quantised checkpoints)"
+            )
+        return np.dtype(_DTYPES[self.dtype])
+
+    def rows(self, file: BinaryIO, start: int, count: int) -> np.ndarray:
+        """Returns `count` rows of the tensor, from `start` on: [count, columns], or [count].
+
+        file: the file at `path`, opened.
+        """
+        dtype = self.item_dtype()
+        columns = self.shape[1:]
+        num_columns = math.prod(columns)
+        file.seek(self.offset + start * num_columns * dtype.itemsize)
+        return np.fromfile(file, dtype, count * num_columns).reshape(count, *columns)
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
@@ -41,12 +63,9 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     size = os.path.getsize(path)
     advice = "download it again"
     with open(path, "rb") as file:
-        beginning = file.read(len(_LFS_POINTER))
-        if beginning == _LFS_POINTER:
-            raise ValueError(
-                f"{path} is a Git LFS pointer, not the file itself: run git lfs pull in its folder,"
-                f" or {advice}"
-            )
+        beginning = file.read(len(LFS_POINTER))
+        if beginning == LFS_POINTER:
+            raise lfs_pointer(path)
         file.seek(8)
         header_size = int.from_bytes(beginning[:8], "little")
         if size < 8 or header_size > size - 8:
@@ -76,6 +95,14 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     return stored
 
 
+def lfs_pointer(path: Path) -> ValueError:
+    """Returns the error about a pointer of Git LFS in the place of a file."""
+    return ValueError(
+        f"{path} is a Git LFS pointer, not the file itself: run git lfs pull in its folder, or"
+        " download it again"
+    )
+
+
 def read_tensor(
     tensor: StoredTensor,
     dtype,
@@ -93,23 +120,19 @@ def read_tensor(
 
     Raises ValueError for a stored dtype that is not read.
     """
-    stored = stored_dtype(tensor)
     index = index or tuple(slice(None) for _ in tensor.shape)
     bounds = [s.indices(n)[:2] for s, n in zip(index, tensor.shape, strict=True)]
     row_start, row_stop = bounds[0]
-    columns = slice(*bounds[1]) if len(bounds) == 2 else ...
-    row_items = tensor.shape[1] if len(bounds) == 2 else 1
+    columns = tuple(slice(*bound) for bound in bounds[1:])
     shape = tuple(stop - start for start, stop in bounds)
     out = _aligned_empty(shape[::-1] if transpose else shape, np.dtype(dtype))
     view = out.T if transpose else out
-    step = max(1, _CHUNK_BYTES // (row_items * stored.itemsize))
+    row_bytes = math.prod(tensor.shape[1:]) * stored_dtype(tensor).itemsize
+    step = max(1, _CHUNK_BYTES // row_bytes)
     with open(tensor.path, "rb") as file:
-        file.seek(tensor.offset + row_start * row_items * stored.itemsize)
         for start in range(row_start, row_stop, step):
             count = min(step, row_stop - start)
-            chunk = np.fromfile(file, stored, count * row_items)
-            if len(bounds) == 2:
-                chunk = chunk.reshape(count, row_items)[:, columns]
+            chunk = tensor.rows(file, start, count)[:, *columns]
             view[start - row_start : start - row_start + count] = chunk
     return out
 
@@ -119,12 +142,7 @@ def stored_dtype(tensor: StoredTensor) -> np.dtype:
 
     Raises ValueError for a dtype that is not read.
     """
-    if tensor.dtype not in _DTYPES:
-        raise ValueError(
-            f"{tensor.name} in {tensor.path} has dtype {tensor.dtype}, "
-            f"only {', '.join(_DTYPES)} are read (no quantised checkpoints)"
-        )
-    return np.dtype(_DTYPES[tensor.dtype])
+    return tensor.item_dtype()
 
 
 def equal(first: StoredTensor, second: StoredTensor, dtype) -> bool:

@@ -1,20 +1,23 @@
 """Text in and out: the tokenizer, chat templates and raw prompts, stop ids. Needs no torch."""
 
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from powerjax.models import json_file
+from powerjax.models import gguf, json_file
 from powerjax.records.prompt_style import CHAT
 from powerjax.records.prompt_style import RAW as RAW  # `prompts` has both names from here
+
+log = logging.getLogger(__name__)
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 
 
 def load_tokenizer(folder: str | Path):
-    """Returns the folder's tokenizer, or None where the folder has no tokenizer files.
+    """Returns the tokenizer of a folder or GGUF file, or None where it has none.
 
     A tokenizer.json is read as it stands. AutoTokenizer of transformers 5 would instead rebuild
     the normaliser of LlamaTokenizer (Phi-3's) from defaults, which loses one leading space in 15 of
@@ -23,6 +26,8 @@ def load_tokenizer(folder: str | Path):
     Raises ValueError where the files cannot be read.
     """
     folder = Path(folder)
+    if folder.is_file():
+        return _of_gguf(folder)
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         return None
     # Silences the advice to install PyTorch, which is not needed here. transformers reads the
@@ -36,6 +41,33 @@ def load_tokenizer(folder: str | Path):
     except Exception as error:  # the tokenizers library raises bare Exception on damaged files
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ValueError(f"the tokenizer files in {folder} cannot be read: {reason}") from error
+
+
+def _of_gguf(path: Path):
+    """Returns the tokenizer of a GGUF file.
+
+    That is the tokenizer.json beside it, where it has the file's tokens, and else one built of the
+    file's metadata. The log says which.
+    """
+    metadata = gguf.read(path).metadata
+    if (path.parent / "tokenizer.json").is_file():
+        beside = load_tokenizer(path.parent)
+        if gguf.has_tokens_of(beside, metadata):
+            log.info("%s: the tokenizer is the tokenizer.json beside it", path)
+            if not has_chat_template(beside):
+                beside.chat_template = metadata.get("tokenizer.chat_template")
+            return beside
+        log.warning("%s: the tokenizer.json beside it has other tokens and is not read", path)
+    log.info("%s: the tokenizer is that of the file", path)
+    try:
+        return gguf.build_tokenizer(metadata, path)
+    except ValueError:
+        raise
+    except Exception as error:  # the tokenizers library raises bare Exception on damaged values
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise ValueError(
+            f"the vocabulary of {path} cannot be read ({reason}): download it again"
+        ) from error
 
 
 def stop_ids(folder: str | Path, hf_config: dict) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
 """Which files of a folder are its model's weights: those that transformers reads.
 
 These are model.safetensors, or else the shards that model.safetensors.index.json names. Shards
-without an index are read too. Other safetensors files are not read, and are named in the log.
+without an index are read too. Other safetensors files are not read, and are named in the log. A
+GGUF file is a whole model by itself.
 """
 
 import itertools
@@ -11,19 +12,18 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from powerjax.models import json_file, tensor_file
+from powerjax.models import gguf, json_file, tensor_file
 
 log = logging.getLogger(__name__)
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-NO_GGUF = "GGUF is not read: take the folder of safetensors that it was made from"
 _SHARD = re.compile(r"model-\d+-of-(\d*[1-9]\d*)\.safetensors")
 _CONVERT = "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
 
 
 def read_headers(folder: Path, named: str | None = None) -> dict[str, tensor_file.StoredTensor]:
-    """Returns every tensor of the folder's model, by name.
+    """Returns every tensor of the folder's or GGUF file's model, by its Hugging Face name.
 
     named: the file or index of shards that config.json names as `transformers_weights`; None where
         it names none.
@@ -31,6 +31,8 @@ def read_headers(folder: Path, named: str | None = None) -> dict[str, tensor_fil
     Raises FileNotFoundError where there are no weights or a shard is missing, and ValueError where
     a file is damaged or two files hold the same tensor.
     """
+    if folder.is_file():
+        return gguf.read_headers(folder)
     names = _names(folder, named)
     missing = sorted(name for name in names if not (folder / name).is_file())
     if missing:
@@ -102,7 +104,7 @@ def _why_none(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir())
     pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
     tensors = [name for name in names if name.endswith(".safetensors")]
-    gguf = [name for name in names if name.endswith(".gguf")]
+    whole = [name for name in names if name.endswith(".gguf")]
     if ADAPTER in tensors or ADAPTER_CONFIG in names:
         return (
             f"{folder} holds an adapter and no model: give its base model, and this folder as the"
@@ -126,12 +128,17 @@ def _why_none(folder: Path) -> str:
             f"{folder} holds its weights as {pickles[0]}, a pickle, and only safetensors are read:"
             f" convert it with transformers, {_CONVERT}"
         )
-    if gguf:
-        return f"{folder} holds its weights as {gguf[0]}, and {NO_GGUF}"
+    if whole:
+        return f"{folder} holds no safetensors: {give_gguf(folder / whole[0])}"
     return (
         f"{folder} has no *.safetensors file: convert the checkpoint, or give "
         "random_weights=True for its shapes alone"
     )
+
+
+def give_gguf(path: Path) -> str:
+    """Returns what to do with a GGUF file that was found where a folder's files were looked for."""
+    return f"a GGUF file is a model by itself, so give its path, {path}"
 
 
 def grouped(names: Iterable[str]) -> str:

@@ -247,10 +247,10 @@ def test_no_such_folder(name):
 
 @pytest.mark.parametrize(
     ("name", "part"),
-    [("m-q4.gguf", "GGUF is not read"), ("model.safetensors", "give the one it is in")],
+    [("config.json", "give the folder it is in"), ("model.safetensors", "or a GGUF file")],
 )
 def test_a_file_for_a_folder(name, part, tmp_path):
-    (tmp_path / name).write_bytes(b"GGUF")
+    (tmp_path / name).write_bytes(b"{}")
     check_refusal(FileNotFoundError, name, part, name_or_folder=tmp_path / name)
 
 
@@ -260,7 +260,7 @@ def test_a_file_for_a_folder(name, part, tmp_path):
         ({"adapter_config.json": '{"base_model_name_or_path": "org/base"}'}, ("(org/base)",)),
         ({"adapter/adapter_config.json": "{}"}, ("its student is", "/adapter")),
         ({"merged/config.json": "{}", "metrics.jsonl": ""}, ("its student is", "/merged")),
-        ({"a.gguf": ""}, ("a.gguf", "GGUF is not read")),
+        ({"a.gguf": ""}, ("/a.gguf", "give its path")),
         ({"config.json": "[]"}, ("config.json", "no JSON object")),
         ({"config.json": "[" * 100_000}, ("config.json", "not valid JSON")),
     ],

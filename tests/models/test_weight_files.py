@@ -136,7 +136,7 @@ def test_an_index_without_files_is_refused(index, folder):
         ("pytorch_model.bin", ("pickle", "save_pretrained")),
         ("consolidated.00.pth", ("pickle", "save_pretrained")),
         ("weights.safetensors", ("weights.safetensors", "rename it to model.safetensors")),
-        ("model-q4.gguf", ("GGUF is not read",)),
+        ("model-q4.gguf", ("/model-q4.gguf", "give its path")),
         ("adapter_model.safetensors", ("holds an adapter", "as the adapter")),
     ],
 )

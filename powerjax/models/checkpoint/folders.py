@@ -1,10 +1,10 @@
-"""Finding a model's folder, downloading it if need be, and reading its config.json."""
+"""Finding a model's folder or GGUF file, downloading it if need be, and reading its config."""
 
 import re
 from pathlib import Path
 from typing import Any
 
-from powerjax.models import json_file, weight_files
+from powerjax.models import gguf, json_file, weight_files
 from powerjax.models.config import ModelConfig
 
 _TINY = Path(__file__).parents[1] / "assets" / "tiny"
@@ -13,7 +13,7 @@ _WEIGHT_FILES = ("*.safetensors",)
 
 
 def find_folder(name_or_folder: str, *, revision: str | None = None, weights: bool = True) -> Path:
-    """Returns the folder of "tiny", of a local path, or of a Hugging Face id.
+    """Returns the folder of "tiny", of a local path, or of a Hugging Face id; or a GGUF file.
 
     A Hugging Face id that is not in the local cache is downloaded.
 
@@ -33,14 +33,22 @@ def find_folder(name_or_folder: str, *, revision: str | None = None, weights: bo
     folder = Path(name_or_folder).expanduser()
     if folder.is_dir():
         return folder
+    if gguf.is_gguf(folder):
+        return folder
     if folder.is_file():
-        why = "a model is a folder: give the one it is in"
         raise FileNotFoundError(
-            f"{folder} is a file, and {weight_files.NO_GGUF if folder.suffix == '.gguf' else why}"
+            f"{folder} is a file, and a model is a folder or a GGUF file: give the folder it is in"
         )
+    if folder.suffix == ".gguf":
+        raise FileNotFoundError(f"{folder}: no such file")
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name_or_folder):
         raise FileNotFoundError(
             f"{name_or_folder}: no such folder, and not a Hugging Face id (owner/name)"
+        )
+    if name_or_folder.lower().endswith("-gguf"):
+        raise FileNotFoundError(
+            f"{name_or_folder} holds GGUF files by its name: download one of them, as by"
+            f" `hf download {name_or_folder} FILE.gguf --local-dir .`, and give its path"
         )
     import huggingface_hub
 
@@ -79,10 +87,12 @@ def _download_failure(name: str, revision: str | None, error: Exception) -> str:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Returns the folder's config.json as a dict.
+    """Returns the folder's config.json as a dict, or what a GGUF file says in its place.
 
     Raises FileNotFoundError where there is none, and says what the folder looks like instead.
     """
+    if folder.is_file():
+        return gguf.read_config(folder)
     path = folder / "config.json"
     if path.is_file():
         return json_file.read(path)
@@ -98,16 +108,14 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder} has no config.json, and is a run's folder: its student is"
             f" {' or '.join(str(folder / name) for name in inside)}"
         )
-    gguf = sorted(folder.glob("*.gguf"))
-    if gguf:
-        raise FileNotFoundError(
-            f"{folder} has no config.json but {gguf[0].name}, and {weight_files.NO_GGUF}"
-        )
+    found = sorted(folder.glob("*.gguf"))
+    if found:
+        raise FileNotFoundError(f"{folder} has no config.json: {weight_files.give_gguf(found[0])}")
     raise FileNotFoundError(f"{folder} has no config.json: is it a model folder?")
 
 
 def model_config(folder: Path, hf: dict[str, Any]) -> ModelConfig:
-    """Returns `ModelConfig.from_hf` of the folder's config.json; errors name the folder too."""
+    """Returns `ModelConfig.from_hf` of what `read_config` read; errors name the folder too."""
     try:
         return ModelConfig.from_hf(hf)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Weights from safetensors files onto the devices.
+"""Weights from safetensors and GGUF files onto the devices.
 
 Every tensor goes straight from its file to its place on the mesh in its final dtype. The host never
 holds a second copy of the model.
@@ -125,15 +125,21 @@ def _check(table: dict[str, Tensor], stored: dict[str, StoredTensor], folder: Pa
     if missing:
         others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ValueError(
-            f"{folder} holds no tensor {missing[0]}{others}: its weights do not fit config.json"
+            f"{folder} holds no tensor {missing[0]}{others}: its weights do not fit"
+            f" {_config_of(folder)}"
         )
     for tensor in table.values():
         expected = (tensor.file_rows, *tensor.shape[:-1]) if tensor.transpose else tensor.shape
         if stored[tensor.name].shape != expected:
             raise ValueError(
                 f"tensor {tensor.name} in {folder} has shape {stored[tensor.name].shape}, "
-                f"config.json asks for {expected}"
+                f"{_config_of(folder)} asks for {expected}"
             )
+
+
+def _config_of(folder: Path) -> str:
+    """Returns what messages call the source of the config."""
+    return "its metadata" if folder.is_file() else "config.json"
 
 
 def _name_unread(config: ModelConfig, stored: dict[str, StoredTensor], folder: Path) -> None:
