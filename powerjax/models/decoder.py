@@ -7,6 +7,7 @@ Shape letters, here and in every file of this package: B rows, S cache slots, T 
 heads, K kv heads, H head dim, D model, F ffw, V vocabulary, L layers. Kernels are [in, out].
 """
 
+import threading
 from typing import Any
 
 import flax.linen as nn
@@ -23,6 +24,10 @@ from powerjax.models.layers import Embedding, Linear, RMSNorm, Unembedding, fork
 from powerjax.models.layers import by_row as by_row  # earlier versions had it here
 from powerjax.models.layers import precision as precision  # and this
 from powerjax.models.sharding import param_sharding
+
+# Flax makes a class for each transformation, and changes the fields of the classes above while it
+# does. The engines of a mesh trace their models in threads.
+_MAKING_CLASSES = threading.Lock()
 
 
 def gather(
@@ -170,10 +175,11 @@ class CausalLM(nn.Module):
         c = self.config
         self.embed_tokens = Embedding(c, self.dtype)
         block = Block
-        if self.mesh is not None:
-            block = nn.map_variables(Block, "params", self._gather)
-        if self.remat:  # outside the gathering, so that no gathered weight is kept
-            block = nn.remat(block)
+        with _MAKING_CLASSES:
+            if self.mesh is not None:
+                block = nn.map_variables(Block, "params", self._gather)
+            if self.remat:  # outside the gathering, so that no gathered weight is kept
+                block = nn.remat(block)
         split = self.mesh is not None and self.mesh.shape["model"] > 1
         mesh = self.mesh if split else None
         self.layers = [block(c, self.dtype, self.implementation, mesh) for _ in range(c.num_layers)]
