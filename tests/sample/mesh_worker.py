@@ -26,8 +26,8 @@ OPTIONS = {
     "eight_heads": {"alpha": 2.0, "block_size": 10, "stop": "horizon", "max_new_tokens": 20},
     "tiny": {"alpha": 4.0, "block_size": 64, "max_new_tokens": 64},
 }
-# A move and a proposal model, and the meshes: each job on a split one, each mesh with every move. An
-# engine on each of eight devices compiles its programs eight times.
+# Jobs (a move, a proposal model) and their meshes: each job on a split one, each mesh with some
+# job. An engine on each of eight devices compiles its programs eight times.
 PROPOSED = {
     "restart student": ("8x1", "2x4"),
     "suffix student": ("1x8", "2x4"),
