@@ -52,10 +52,20 @@ cuda_extra() {
   fi
 }
 
+# keep_bytecode: where Python may write no bytecode beside its sources, lets it keep it in .venv.
+# Compiling all packages at installing takes pip most of a minute, and every process that keeps
+# nothing compiles again what it imports.
+keep_bytecode() {
+  if [[ -z "${PYTHONDONTWRITEBYTECODE:-}" ]]; then return; fi
+  unset PYTHONDONTWRITEBYTECODE
+  export PYTHONPYCACHEPREFIX="$PWD/.venv/bytecode"
+}
+
 # install [EXTRA...]: makes .venv if there is none, and installs unless setup.py is unchanged since
 # these extras were installed. Fails where PYTHON is another version than that of .venv.
 install() {
-  local extras python stamp compile
+  local extras python stamp
+  keep_bytecode
   extras=" $(echo "$* ${EXTRAS:-}" | tr ',' ' ') "
   if [[ "$extras" == *" cuda "* ]]; then extras=${extras/ cuda / $(cuda_extra) }; fi
   extras=$(echo "$extras" | xargs | tr ' ' ',')
@@ -68,17 +78,13 @@ install() {
   fi
   stamp=".venv/.installed-${extras:-core}"
   if [[ "$(cat "$stamp" 2>/dev/null)" == "$(cksum setup.py)" ]]; then return; fi
-  # Python compiles what is imported when it is, and keeps it, unless it may write nothing. Compiling
-  # all packages takes pip most of a minute.
-  compile=--no-compile
-  if [[ -n "${PYTHONDONTWRITEBYTECODE:-}" ]]; then compile=--compile; fi
   say "installing powerjax${extras:+[$extras]} into .venv (a few minutes on a new machine)"
   if [[ "$extras" == *parity* ]]; then
     # Installed before anything that depends on torch, and pinned to this version: a torch without a
     # version would bring gigabytes of CUDA.
-    .venv/bin/python -m pip install -qq "$compile" --disable-pip-version-check torch==2.13.0
+    .venv/bin/python -m pip install -qq --no-compile --disable-pip-version-check torch==2.13.0
   fi
-  .venv/bin/python -m pip install -qq "$compile" --disable-pip-version-check \
+  .venv/bin/python -m pip install -qq --no-compile --disable-pip-version-check \
     -e ".${extras:+[$extras]}"
   cksum setup.py >"$stamp"
 }

@@ -8,6 +8,7 @@ heads, K kv heads, H head dim, D model, F ffw, V vocabulary, L layers. Kernels a
 """
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,9 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": nn.silu,
     "gelu_pytorch_tanh": functools.partial(nn.gelu, approximate=True),
 }
+# Flax makes a class for each transformation, and changes the fields of the classes above while it
+# does. The engines of a mesh trace their models in threads.
+_MAKING_CLASSES = threading.Lock()
 
 
 def gather(
@@ -203,10 +207,11 @@ class CausalLM(nn.Module):
         c = self.config
         self.embed_tokens = Embedding(c, self.dtype)
         block = Block
-        if self.mesh is not None:
-            block = nn.map_variables(Block, "params", self._gather)
-        if self.remat:  # outside the gathering, so that no gathered weight is kept
-            block = nn.remat(block)
+        with _MAKING_CLASSES:
+            if self.mesh is not None:
+                block = nn.map_variables(Block, "params", self._gather)
+            if self.remat:  # outside the gathering, so that no gathered weight is kept
+                block = nn.remat(block)
         split = self.mesh is not None and self.mesh.shape["model"] > 1
         mesh = self.mesh if split else None
         self.layers = [

@@ -43,7 +43,6 @@ def generate(
     long_context: bool = False,
     other_long_context: bool = False,
     trace: int = 0,
-    prefix_rows: int | None = None,
     on_finish: Callable[[Finished], None],
     on_fail: Callable[[Request], None] | None = None,
     on_call: Callable[[Stats], bool] | None = None,
@@ -65,7 +64,6 @@ def generate(
       long_context: whether longrope's long factors are used.
       other_long_context: the same of the proposal model or the scorer.
       trace: how many moves of a chain are traced.
-      prefix_rows: how many prompts the device's queue holds; None: `feed.count_prefix_rows`.
       on_finish: called with each chain that finished.
       on_fail: called with the request of each chain whose logits were not finite.
       on_call: called with the stats so far after each call of the slots; False ends the run early.
@@ -76,7 +74,7 @@ def generate(
     started = time.perf_counter()
     model = placement.module(lm, long_context, proposal, other_long_context)
     variables, home = placement.variables(lm, proposal), placement.home(lm, proposal)
-    rows = prefix_rows or count_prefix_rows(requests, num_slots)
+    rows = count_prefix_rows(num_slots)
     feed = Feed(model, variables, prompts, requests, num_slots, rows, home)
     max_tokens = int(settings.max_new_tokens)
     window, most = shapes.first_window(max(map(len, prompts)), max_tokens)

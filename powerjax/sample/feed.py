@@ -16,15 +16,14 @@ from powerjax.sample.placement import Home
 from powerjax.sample.stats import Request
 
 
-def count_prefix_rows(requests: Sequence[Request], num_slots: int) -> int:
-    """How many prompts the device's queue must hold.
+def count_prefix_rows(num_slots: int) -> int:
+    """How many prompts the device's queue holds.
 
-    It is enough for num_slots chains and a batch of prompts more, which is what `Feed.refill` fills
-    the queue up to.
+    It is enough for num_slots chains of as many prompts and a batch of prompts more, which is what
+    `Feed.refill` fills the queue up to. The number of prompts and of their chains has no part in
+    it, so that jobs of other sizes run in the same compiled programs.
     """
-    groups = collections.Counter(r.prompt_index for r in requests)
-    wanted = num_slots + min(shapes.PREFILL_ROWS, num_slots)
-    return min(len(groups), -(-wanted // min(groups.values())) + 1)
+    return num_slots + min(shapes.PREFILL_ROWS, num_slots)
 
 
 class Feed:

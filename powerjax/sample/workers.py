@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from powerjax.models.language_model import LM
-from powerjax.sample import engine, feed, mh, placement
+from powerjax.sample import engine, mh, placement
 from powerjax.sample.stats import Finished, Request, Stats
 
 _SMALL_MODEL_BYTES = 32 << 20
@@ -110,7 +110,6 @@ def generate(
             on_call=desk.show,
         )
     shares = _shares(requests, len(models))
-    prefix_rows = max(feed.count_prefix_rows(share, slots_per_engine) for share in shares)
 
     def run_engine(number: int, report: "_Report") -> Stats:
         return engine.generate(
@@ -121,7 +120,6 @@ def generate(
             num_slots=slots_per_engine,
             **models[number][1],
             **options,
-            prefix_rows=prefix_rows,
             on_finish=report.put,
             on_fail=report.put,
             on_call=report.show,

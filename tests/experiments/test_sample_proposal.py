@@ -101,34 +101,47 @@ def _kill_midway(process, path, at_least):
     assert programs.end(process)[0] == -signal.SIGKILL
 
 
+_MOVES = ("restart", "suffix", "mixture")
+
+
 @pytest.mark.full
-@pytest.mark.parametrize("move", ["restart", "suffix", "mixture"])
-def test_a_killed_run_and_two_processes_leave_the_same_records(tmp_path, adapter, move):
-    job = [*_JOB, f"--proposal_adapter={adapter}", f"--move={move}", "--trace"]
-    whole = tmp_path / "whole"
-    code, _, err = programs.end(programs.start("experiments.sample", *job, f"--out={whole}"))
-    assert code == 0, err
-    expected = _by_id(whole)
-    assert len(expected) == 16
+def test_a_killed_run_and_two_processes_leave_the_same_records(tmp_path, adapter):
+    """Runs of all three moves. One process, or one pair, makes what none is to be killed in."""
 
-    killed = tmp_path / "killed"
-    command = "experiments.sample", *job, f"--out={killed}"
-    _kill_midway(programs.start(*command), killed / "records.jsonl", 3)
-    assert 3 <= len(_by_id(killed)) < 16
-    code, out, err = programs.end(programs.start(*command))
-    assert code == 0 and "going on from there" in out, err
-    _assert_same(killed, expected)
+    def command(kind, move, *more):
+        out = f"--out={tmp_path / f'{kind} {move}'}"
+        return [*_JOB, f"--proposal_adapter={adapter}", f"--move={move}", "--trace", out, *more]
 
-    shared = tmp_path / "shared"
-    place = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2", f"--out={shared}"]
-    pair = [
-        programs.start("experiments.sample", *job, *place, f"--process_id={i}") for i in range(2)
-    ]
-    for process in pair:
-        code, _, err = programs.end(process)
+    wholes = [command("whole", move) for move in _MOVES]
+    for code, _, err in programs.ends("experiments.sample", wholes):
         assert code == 0, err
-    assert len(list(shared.glob("records-*-of-00002.jsonl"))) == 2
-    _assert_same(shared, expected)
+    expected = {move: _by_id(tmp_path / f"whole {move}") for move in _MOVES}
+    assert [len(drawn) for drawn in expected.values()] == [16, 16, 16]
+
+    for move in _MOVES:
+        killed = tmp_path / f"killed {move}"
+        process = programs.start("experiments.sample", *command("killed", move))
+        _kill_midway(process, killed / "records.jsonl", 3)
+        assert 3 <= len(_by_id(killed)) < 16
+    again = [command("killed", move) for move in _MOVES]
+    for code, out, err in programs.ends("experiments.sample", again):
+        assert code == 0 and "going on from there" in out, err
+
+    places = [[f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"] for _ in _MOVES]
+    pair = [
+        [
+            command("shared", move, *place, f"--process_id={i}")
+            for move, place in zip(_MOVES, places, strict=True)
+        ]
+        for i in range(2)
+    ]
+    for ends in programs.ends_side_by_side("experiments.sample", pair):
+        for code, _, err in ends:
+            assert code == 0, err
+    for move in _MOVES:
+        assert len(list((tmp_path / f"shared {move}").glob("records-*-of-00002.jsonl"))) == 2
+        for kind in ("killed", "shared"):
+            _assert_same(tmp_path / f"{kind} {move}", expected[move])
 
 
 @pytest.mark.full

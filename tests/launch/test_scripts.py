@@ -320,3 +320,18 @@ def test_a_venv_of_another_version_than_python_names_is_refused(tmp_path, wanted
     else:
         assert (done.returncode, installs) == (1, []) and done.stderr.count("\n") == 1
         assert re.search(refused, done.stderr)
+
+
+def test_where_python_keeps_no_bytecode_it_is_kept_in_the_venv(tmp_path):
+    _python(tmp_path / ".venv/bin/python", "3.12")
+    (tmp_path / "setup.py").touch()
+    show = 'echo "${PYTHONDONTWRITEBYTECODE-unset} ${PYTHONPYCACHEPREFIX-unset}"'
+    for before, after in (("1", f"unset {tmp_path}/.venv/bytecode"), ("", " unset")):
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", f"source {LAUNCH}/environment.sh; install; {show}"],
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": before},
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stdout) == (0, f"{after}\n"), done.stderr

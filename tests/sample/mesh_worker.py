@@ -26,7 +26,13 @@ OPTIONS = {
     "eight_heads": {"alpha": 2.0, "block_size": 10, "stop": "horizon", "max_new_tokens": 20},
     "tiny": {"alpha": 4.0, "block_size": 64, "max_new_tokens": 64},
 }
-PROPOSED = ("restart student", "suffix student", "suffix other")  # a move, a proposal model
+# Jobs (a move, a proposal model) and their meshes: each job on a split one, each mesh with some
+# job. An engine on each of eight devices compiles its programs eight times.
+PROPOSED = {
+    "restart student": ("8x1", "2x4"),
+    "suffix student": ("1x8", "2x4"),
+    "suffix other": ("8x1", "2x4"),
+}
 COMMON = {"num_mcmc_steps": 3, "num_samples": 2, "seed": 3, "progress": False}
 
 
@@ -34,14 +40,14 @@ def load(name: str, grid=None) -> models.LM:
     """Returns the model on a mesh, or on JAX's default device where `grid` is None."""
     if name == "tiny":
         return models.load("tiny", dtype="float32", mesh=grid)
-    return tiny.random_lm(tiny.eight_heads(), mesh=grid, name=name)
+    return tiny.random_lm(tiny.eight_heads(num_layers=1), mesh=grid, name=name)
 
 
 def load_proposal(name: str, lm: models.LM) -> models.LM:
     """Returns the proposal model of a job, on the devices of the model."""
     if name == "student":
         return tiny.student(lm)
-    return tiny.random_lm(tiny.eight_heads(num_layers=1), seed=2, mesh=lm.mesh, name=name)
+    return tiny.random_lm(tiny.eight_heads(num_layers=2), seed=2, mesh=lm.mesh, name=name)
 
 
 def prompts(name: str) -> list:
@@ -73,10 +79,10 @@ def main() -> dict:
             grid = mesh.make_mesh(model=model_axis)
             lm = load(name, grid)
             drawn[f"{name} {shape}"] = draw(name, lm, SLOTS * grid.shape["data"])
-    for job in PROPOSED:
+    for job, shapes in PROPOSED.items():
         move, proposal = job.split()
-        for shape, model_axis in ({"one": None} | MESHES["eight_heads"]).items():
-            grid = None if model_axis is None else mesh.make_mesh(model=model_axis)
+        for shape in ("one", *shapes):
+            grid = None if shape == "one" else mesh.make_mesh(model=MESHES["eight_heads"][shape])
             lm = load("eight_heads", grid)
             drawn[f"{job} {shape}"] = draw(
                 "eight_heads",

@@ -70,8 +70,10 @@ def test_split_models_differ_only_at_a_boundary(ran, name, shape, record_propert
         assert margin(lm, prompt, key, settings) < 1
 
 
-@pytest.mark.parametrize("shape", ["8x1", "1x8", "2x4"])
-@pytest.mark.parametrize("job", mesh_worker.PROPOSED)
+@pytest.mark.parametrize(
+    ("job", "shape"),
+    [(job, shape) for job, shapes in mesh_worker.PROPOSED.items() for shape in shapes],
+)
 def test_a_proposal_model_is_split_with_the_model(ran, job, shape, record_property):
     """Chains part from those of one device only where rounding decides, at most 2 of 40."""
     expected, split = ran[0][f"{job} one"], ran[0][f"{job} {shape}"]
