@@ -19,12 +19,11 @@ import subprocess
 import sys
 import time
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
 from benchmarks import proposal, shapes
+from benchmarks.floor import Floor
 from benchmarks.lines import Lines
 from powerjax import models, sample
 from powerjax.tasks import arithmetic
@@ -203,64 +202,6 @@ print(first[0] - began, time.time() - began, slots.run._cache_size(), feed._pref
         f"{float(printed[1]):.1f} to the 128th; programs compiled: slots {printed[2]}, prefill "
         f"{printed[3]} (one a shape), with the small ones {printed[4]}",
     )
-
-
-class Floor:
-    """What this machine can do at most, measured when the object is made.
-
-    The bandwidth is the better of an in-place scaling and a matrix-vector product. The matmul rate
-    is the best of several shapes.
-    """
-
-    def __init__(self):
-        rng = np.random.default_rng(0)
-        big = jnp.asarray(rng.random((8192, 32_768), np.float32))  # 1 GiB
-        vector = jnp.ones(8192)
-        product = jax.jit(lambda v, x: v @ x)
-        read = big.nbytes / _best(lambda: product(vector, big))
-        scale = jax.jit(lambda x: x * 1.0001, donate_argnums=0)
-        times = []
-        for _ in range(5):
-            began = time.perf_counter()
-            big = jax.block_until_ready(scale(big))
-            times.append(time.perf_counter() - began)
-        self.bytes_per_s = max(read, 2 * big.nbytes / min(times))
-        self.flops_per_s = max(
-            2 * m * k * n / _best(jax.jit(jnp.matmul).lower(a, b).compile(), a, b)
-            for m, k, n in ((64, 896, 4864), (256, 896, 4864), (2048, 2048, 2048))
-            for a, b in [(jnp.ones((m, k)), jnp.ones((k, n)))]
-        )
-
-    def step_s(self, config: models.ModelConfig, rows: int, length: int) -> float:
-        """Returns the least seconds of a decode step.
-
-        That is the larger of the time to read the weights and the cache of `rows` rows of `length`
-        tokens, and the time for the operations.
-        """
-        c = config
-        per_layer = c.hidden_size * c.head_dim * 2 * (c.num_heads + c.num_kv_heads)
-        weights = c.num_layers * (per_layer + 3 * c.hidden_size * c.intermediate_size)
-        weights += c.vocab_size * c.hidden_size
-        cache = rows * length * 2 * c.num_layers * c.num_kv_heads * c.head_dim
-        attention = rows * length * 2 * c.num_layers * c.num_heads * c.head_dim
-        return max(
-            4 * (weights + cache) / self.bytes_per_s,
-            2 * (rows * weights + attention) / self.flops_per_s,
-        )
-
-    def __str__(self):
-        return f"{self.bytes_per_s / 1e9:.0f} GB/s, {self.flops_per_s / 1e9:.0f} GFLOP/s"
-
-
-def _best(run, *args, repeats: int = 15) -> float:
-    """Returns the shortest of several calls, in seconds."""
-    jax.block_until_ready(run(*args))
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        jax.block_until_ready(run(*args))
-        times.append(time.perf_counter() - began)
-    return min(times)
 
 
 FLATTEN = 0.125  # scales the embedded model's logits for an acceptance rate near one half

@@ -20,7 +20,8 @@ from jax.experimental.pallas import triton
 
 _CHUNK = 512  # slots of one program; a multiple of every block below
 _MASKED = -1e30  # finite: exp(-inf - -inf) would be nan
-_NUM_STAGES = 3  # loads under way at a time
+_BLOCK_BYTES = 8192  # of the keys, and of the values, of one load
+_SHARED_BYTES = 64 * 1024
 
 
 def decode_attention(
@@ -56,14 +57,12 @@ def decode_attention(
             jax.ShapeDtypeStruct(partial, jnp.float32),
             jax.ShapeDtypeStruct(partial, jnp.float32),
         )
-    width = jnp.dtype(q.dtype).itemsize * _power_of_two(head_dim)
+    block, num_stages = _tile(jnp.dtype(q.dtype).itemsize * _power_of_two(head_dim))
     result = pl.pallas_call(
-        functools.partial(
-            _attend_kernel, block=_block(width), groups=groups, window=window, chunks=chunks
-        ),
+        functools.partial(_attend_kernel, block=block, groups=groups, window=window, chunks=chunks),
         out_shape=out,
         grid=(num_kv_heads, batch, chunks),
-        compiler_params=triton.CompilerParams(num_warps=4, num_stages=_NUM_STAGES),
+        compiler_params=triton.CompilerParams(num_warps=4, num_stages=num_stages),
         interpret=interpret,
         name="decode_attention",
     )(queries, k, v, positions[:, 0])
@@ -84,13 +83,16 @@ def _power_of_two(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
 
-def _block(width: int) -> int:
-    """Returns how many slots are loaded at a time. width: bytes of one slot of one head.
+def _tile(width: int) -> tuple[int, int]:
+    """Returns how many slots are loaded at a time, and how many loads are under way.
 
-    Keys and values of `_NUM_STAGES` blocks of 16 KiB each fit the shared memory of an A100 twice
-    less a few KiB, so that the loads of one program hide behind those of another.
+    Keys and values under way take at most 64 KiB. With the queries they fit the 99 KiB of shared
+    memory of the smallest cards from Ampere on.
+
+    width: bytes of one slot of one head.
     """
-    return max(16, min(_CHUNK, 16_384 // width))
+    slots = max(16, min(_CHUNK, _BLOCK_BYTES // width))
+    return slots, 3 if 3 * 2 * slots * width <= _SHARED_BYTES else 2
 
 
 def _attend_kernel(q_ref, k_ref, v_ref, position_ref, *out_refs, block, groups, window, chunks):
