@@ -15,8 +15,9 @@ The parts, the most important first (`--only=card,decode` runs some of them):
     generate        Hugging Face `generate` of the same shape (needs torch)
     chains          whole power-sampling chains of the Qwen2.5-0.5B shape
     chains_torch    the same chains by one `generate` call per proposal (needs torch)
-    training        the LoRA step of the 7B shape, 8 rows of 1,024 tokens
+    training_cublas the LoRA step of the 7B shape, 8 rows of 1,024 tokens, by cuBLAS's products
     training_torch  the same step by PEFT (needs torch and peft)
+    training        the same with XLA's own products too, with cudnn's attention and XLA's
     top_k           the draw over a vocabulary of 152,064 with top_k 20 and without
     start           seconds to the first completion with a warm compilation cache
     memory          peak memory and slots against what experiments.plan says of this card
@@ -169,6 +170,9 @@ def environment(name: str, compiled: Path) -> dict[str, str]:
     variables.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.95")  # as in launch/a100.sh
     if PARTS[name].on_host:
         variables["JAX_PLATFORMS"] = "cpu"
+    if PARTS[name].xla_flags:
+        flags = (os.environ.get("XLA_FLAGS", ""), PARTS[name].xla_flags)
+        variables["XLA_FLAGS"] = " ".join(flags).strip()
     return variables
 
 

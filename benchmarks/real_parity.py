@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import hashlib
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -27,9 +28,9 @@ from benchmarks.lines import Lines
 from powerjax import models, sample
 from powerjax.models import gguf, tensor_file, text, weight_files
 
-_MODEL = flags.DEFINE_string("model", None, "The model: a folder or a GGUF file.", required=True)
+_MODEL = flags.DEFINE_string("model", None, "The model: a folder or a GGUF file.")
 _REFERENCE = flags.DEFINE_string(
-    "reference", None, "The same model as a folder in Hugging Face's format.", required=True
+    "reference", None, "The same model as a folder in Hugging Face's format."
 )
 _NUM_GREEDY = 64
 _TEXTS = (
@@ -152,6 +153,8 @@ def weights_of(path: Path, reference: Path, lines: Lines) -> Iterator[Path]:
 
 
 def main(_):
+    if _MODEL.value is None or _REFERENCE.value is None:
+        sys.exit("benchmarks.real_parity: name the model by --model and its folder by --reference")
     path, reference = Path(_MODEL.value).expanduser(), Path(_REFERENCE.value).expanduser()
     lines = Lines(40, 22)
     lines.begin()

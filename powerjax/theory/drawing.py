@@ -57,7 +57,8 @@ class Drawing(NamedTuple):
     """End of the CSV's name -> table; "" for the CSV that is named as the figure is."""
 
 
-_P, _T = ParamSpec("_P"), TypeVar("_T")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 def styled(draw: Callable[_P, _T]) -> Callable[_P, _T]:

@@ -39,7 +39,6 @@ ODD = tiny.config(hidden_size=48, num_layers=1, num_heads=6, num_kv_heads=3, **_
 # name: model, "data" axis, "model" axis, whether weights are split over "data" too
 RUNS = {
     "even 2x4": (EVEN, 2, 4, False),
-    "even 4x2": (EVEN, 4, 2, False),
     "even 8x1": (EVEN, 8, 1, False),
     "even 1x8": (EVEN, 1, 8, False),
     "even 2x4 fsdp": (EVEN, 2, 4, True),
