@@ -3,7 +3,7 @@
 #
 # Makes .venv, installs powerjax[test] into it, checks the code's style and layout with ruff, and runs
 # the short tests, in about eight minutes on two quiet cores. --full runs every test, in about
-# twenty-five, and installs what the longer ones need: mkdocs, and torch (for CPUs), with which they
+# twenty, and installs what the longer ones need: mkdocs, and torch (for CPUs), with which they
 # compare with transformers itself. --parity runs the short tests and these comparisons.
 #
 # Two processes share the tests, file by file; -n 0 runs them in one process, as --pdb needs it. The
