@@ -98,6 +98,15 @@ def test_without_a_gpu_the_switch_takes_xlas_path_on_one_device_and_on_two():
     np.testing.assert_allclose(jax.jit(call)(q, k, v, positions), plain, atol=1e-6)
 
 
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU from Ampere on")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_on_a_card_it_is_what_the_interpreter_computes(dtype):
+    arrays = _arrays([0, 20, 63, S - 1], head_dim=24, dtype=dtype)
+    compiled = np.asarray(decode_kernel.decode_attention(*arrays), float)
+    atol = 1e-5 if dtype == "float32" else 1e-2
+    np.testing.assert_allclose(compiled, _kernel(*arrays).astype(float), atol=atol)
+
+
 @pytest.mark.parametrize(
     ("platform", "kind", "capability", "chosen"),
     [
