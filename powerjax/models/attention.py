@@ -44,8 +44,8 @@ def attention(
       implementation: "xla" (any device and dtype), "triton" or "cudnn"; None takes `fastest`.
         triton (decode_kernel.py) computes single-token decoding on NVIDIA GPUs and reads only the
         slots in use; everything else, and other devices, take the xla path. cudnn (NVIDIA,
-        bfloat16 or float16) computes single-token decoding and whole sequences; a chunk of tokens
-        over a cached prefix takes the xla path, and so does a window in force.
+        bfloat16 or float16) computes single-token decoding and whole sequences. With it a chunk of
+        tokens over a cached prefix takes the xla path, and so does a layer whose window is in force.
       window: how many slots a query sees, its own included; None for all. It is in force where it
         is shorter than S.
       place: the sharding of k and v, if they are split over devices; None if they are not.
@@ -72,9 +72,10 @@ def attention(
 
 @functools.cache
 def fastest() -> str:
-    """Returns the implementation that measured fastest in decoding on JAX's default device.
+    """Returns the implementation that decoding takes by default on JAX's default device.
 
-    That is triton on NVIDIA GPUs from Ampere (compute capability 8.0) on, and xla elsewhere.
+    That is triton on NVIDIA GPUs from Ampere (compute capability 8.0) on, and xla elsewhere. It was
+    measured on an H100 alone.
     """
     device = jax.devices()[0]
     if device.platform != "gpu" or "NVIDIA" not in device.device_kind:
@@ -164,9 +165,8 @@ def _triton(q, k, v, positions, window: int | None, place: NamedSharding | None)
 
     if place is None:
         return attend(q, k, v, positions)
-    heads = P(
-        None, None, *place.spec[1:2]
-    )  # a kernel is not divided by XLA: each device has its heads
+    # XLA does not divide a kernel over devices, so each device is given its own heads.
+    heads = P(None, None, *place.spec[1:2])
     specs = (heads, place.spec, place.spec, P())
     attend = jax.shard_map(
         attend, mesh=place.mesh, in_specs=specs, out_specs=heads, check_vma=False

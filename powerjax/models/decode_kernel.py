@@ -21,7 +21,7 @@ from jax.experimental.pallas import triton
 _CHUNK = 512  # slots of one program; a multiple of every block below
 _MASKED = -1e30  # finite: exp(-inf - -inf) would be nan
 _BLOCK_BYTES = 8192  # of the keys, and of the values, of one load
-_SHARED_BYTES = 64 * 1024
+_SHARED_BYTES = 64 * 1024  # of the keys and values that are under way
 
 
 def decode_attention(
