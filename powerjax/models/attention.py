@@ -44,8 +44,8 @@ def attention(
       implementation: "xla" (any device and dtype), "triton" or "cudnn"; None takes `fastest`.
         triton (decode_kernel.py) computes single-token decoding on NVIDIA GPUs and reads only the
         slots in use; everything else, and other devices, take the xla path. cudnn (NVIDIA,
-        bfloat16 or float16) computes single-token decoding and whole sequences. With it a chunk of
-        tokens over a cached prefix takes the xla path, and so does a layer whose window is in force.
+        bfloat16 or float16) computes single-token decoding and whole sequences. With cudnn, a chunk
+        of tokens over a cached prefix takes the xla path, and so does a window in force.
       window: how many slots a query sees, its own included; None for all. It is in force where it
         is shorter than S.
       place: the sharding of k and v, if they are split over devices; None if they are not.
